@@ -1,0 +1,119 @@
+"""`wrap`: a policy around a plain function, for a sampling loop of one's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foreseer.attach.containers import flatten, rebuild, signature, strip
+from foreseer.attach.record import FailOpen, RunRecord
+from foreseer.errors import AttachError
+from foreseer.grid import Grid
+from foreseer.plan import Plan, Policy
+from foreseer.runtime import BranchRun, Keep
+
+
+class WrappedModel:
+    """A model function that computes some steps and forecasts the others. One object serves one run.
+
+    Attributes:
+        plan: the plan of the whole run.
+        record: what happened so far.
+    """
+
+    def __init__(self, model_fn: Callable[..., Any], policy: Policy, grid: Grid, keep: Keep = "device") -> None:
+        self.plan = policy.compile(grid)
+        self.record = RunRecord(steps=len(grid))
+        self._model_fn = model_fn
+        self._policy = policy
+        self._grid = grid
+        self._keep: Keep = keep
+        self._branches: dict[str, _Branch] = {}
+
+    def __call__(self, step: int, *args: Any, branch: str = "", **kwargs: Any) -> Any:
+        """The model's output at ``step``: ``model_fn(*args, **kwargs)``, or its forecast.
+
+        Args:
+            step: index on the grid; each branch is called once a step, in order. A branch that begins late, or whose
+                tensors change shape, begins anew there, on the rest of the grid.
+            args: what the model takes: (x, t) usually.
+            branch: a name that keeps conditional and unconditional calls apart.
+            kwargs: passed on to the model.
+
+        Raises:
+            AttachError: the step is not on the grid, or not after the branch's last one.
+        """
+        inputs = signature(args, kwargs)
+        known = self._branches.get(branch)
+        self._check_order(step, known)
+        if known is None or not known.run.continues(step, inputs):
+            plan = self._policy.compile(self._grid.tail(step))
+            known = self._branches[branch] = _Branch(BranchRun(plan, step, inputs, self._keep))
+            self.record.plans[branch] = plan
+        if known.run.forecasts(step):
+            began = time.perf_counter()
+            reason = known.run.why_not(step)
+            if known.needs_grad and torch.is_grad_enabled():
+                reason = "gradients are enabled: sample under torch.no_grad()"
+            if reason is None:
+                feature = known.run.forecast(step, inputs[0][2] if inputs else torch.device("cpu"))
+                self.record.forecast.setdefault(branch, []).append(step)
+                self.record.forecast_seconds += time.perf_counter() - began
+                return rebuild(known.template, iter(feature))
+            self.record.failed_open.append(FailOpen(step, branch, reason))
+        output = self._model_fn(*args, **kwargs)
+        tensors = flatten(output)
+        known.template = strip(output)
+        known.needs_grad = any(tensor.requires_grad for tensor in tensors)
+        known.run.computed(step, [tensor.detach() for tensor in tensors])
+        self.record.computed.setdefault(branch, []).append(step)
+        return output
+
+    def _check_order(self, step: int, known: _Branch | None) -> None:
+        last = known.run.last_step if known is not None else -1
+        if not last < step < len(self._grid):
+            raise AttachError(
+                f"Step {step} came after step {last} on a grid of {len(self._grid)} steps; steps come in order, and "
+                "each run takes a new fs.wrap."
+            )
+
+
+@dataclass
+class _Branch:
+    run: BranchRun
+    template: Any = None
+    needs_grad: bool = False
+
+
+def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, keep: Keep = "device") -> WrappedModel:
+    """Accelerate ``model_fn`` over one run of ``grid``; the output site only.
+
+    Args:
+        model_fn: called as ``model_fn(x, t)`` on computed steps; returns a tensor, or a container of tensors.
+        policy: a policy, compiled for ``grid`` here, or a plan made for it.
+        grid: the run's noise levels.
+        keep: ``"device"`` or ``"host"``, where features are kept.
+
+    Returns:
+        ``denoise(i, x, t)``; one object a run.
+
+    Raises:
+        ForeseerError: the policy cannot be compiled for ``grid``, or its site is not the output.
+
+    >>> import torch
+    >>> from foreseer import Grid, Policy, forecast, schedule
+    >>> grid = Grid.uniform(4)
+    >>> policy = Policy(schedule.Uniform(interval=2), forecast.Reuse())
+    >>> denoise = wrap(lambda x, t: x * t, policy, grid)
+    >>> [float(denoise(i, torch.ones(1), t)) for i, t in enumerate(grid)]
+    [1.0, 1.0, 0.5, 0.5]
+    """
+    if isinstance(policy, Plan):
+        policy = Policy.from_plan(policy)
+    if policy.site != "output":
+        raise AttachError(f"A plain function has one site, its output; this policy's site is {policy.site!r}.")
+    return WrappedModel(model_fn, policy, grid, keep)

@@ -1,0 +1,106 @@
+"""Which run and which step a call of the denoiser belongs to. The scheduler knows; calls are never just counted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from foreseer.errors import GridError
+from foreseer.grid import Grid
+
+# How a pipeline hands the scheduler's timestep t to its denoiser: t, t / 1000, or 1 - t / 1000.
+_SCALES: tuple[Callable[[float], float], ...] = (lambda t: t, lambda t: 1000.0 * t, lambda t: 1000.0 * (1.0 - t))
+_TIMESTEP_NAMES = ("timestep", "timesteps", "t", "sigma")
+
+
+class UnknownStepError(ValueError):
+    """The step of a call cannot be told; the call must be computed."""
+
+
+class StepClock:
+    """Reads step indices from a scheduler.
+
+    One clock serves one denoiser in one thread. The run's identity is the scheduler's ``timesteps`` tensor, a new
+    object after every ``set_timesteps``. The step is the scheduler's ``step_index``, before its first ``step`` its
+    ``begin_index``, and else the position of the timestep argument in ``timesteps``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._timestep_position = _find_timestep(module)
+        self.timesteps: Any = None
+        self._levels = np.empty(0)
+        self._scale: Callable[[float], float] | None = None
+
+    def new_run(self, scheduler: Any) -> bool:
+        """Whether ``scheduler`` has other timesteps than at the last call; takes note of them."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is self.timesteps and timesteps is not None:
+            return False
+        self.timesteps = timesteps
+        self._levels = np.empty(0)
+        self._scale = None
+        return True
+
+    def grid(self, scheduler: Any) -> Grid:
+        """The grid of the current run.
+
+        Raises:
+            UnknownStepError: the scheduler has none.
+        """
+        try:
+            return Grid.from_scheduler(scheduler)
+        except GridError as error:
+            raise UnknownStepError(str(error)) from error
+
+    def step(self, scheduler: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """The step that the scheduler is at.
+
+        Raises:
+            UnknownStepError: the scheduler does not say and the timestep argument matches no step, or several.
+        """
+        if self.timesteps is None:
+            raise UnknownStepError(f"{type(scheduler).__name__} has no timesteps: call its set_timesteps(n) first")
+        index = getattr(scheduler, "step_index", None)
+        if index is None:
+            index = getattr(scheduler, "begin_index", None)
+        if index is None:
+            return self._match(args, kwargs)
+        index = int(index)
+        if index >= len(self.timesteps):
+            raise UnknownStepError("the scheduler is past its last step; this call is not part of its run")
+        return index
+
+    def _match(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        if not self._levels.size:
+            self._levels = np.asarray([float(t) for t in self.timesteps], dtype=np.float64)
+        value = self._timestep(args, kwargs)
+        for scale in _SCALES if self._scale is None else (self._scale,):
+            distance = np.abs(self._levels - scale(value))
+            nearest = int(np.argmin(distance))
+            others = np.delete(np.abs(self._levels - self._levels[nearest]), nearest)
+            if distance[nearest] <= (0.25 * others.min() if others.size else 1e-3 * abs(self._levels[0])):
+                self._scale = scale
+                return nearest
+        raise UnknownStepError(f"the timestep {value:g} is not one of the scheduler's {len(self._levels)}")
+
+    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+        position, name = self._timestep_position
+        value = kwargs.get(name) if name in kwargs else args[position] if position < len(args) else None
+        if isinstance(value, Tensor) and value.numel():
+            return float(value.detach().max())
+        if isinstance(value, int | float):
+            return float(value)
+        raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
+
+
+def _find_timestep(module: nn.Module) -> tuple[int, str]:
+    """Position and name of the timestep among the arguments of ``module.forward``."""
+    parameters = list(inspect.signature(module.forward).parameters)
+    for name in _TIMESTEP_NAMES:
+        if name in parameters:
+            return parameters.index(name), name
+    return len(parameters) + 1000, ""

@@ -1,0 +1,61 @@
+"""What a network returns, taken apart into tensors and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class UnknownContainerError(TypeError):
+    """A network returned something that cannot be rebuilt around forecast tensors."""
+
+
+def flatten(output: Any) -> list[Tensor]:
+    """The tensors in ``output`` in order: a tensor, or tuples, lists, mappings and diffusers' outputs of them."""
+    tensors: list[Tensor] = []
+    _collect(output, tensors)
+    return tensors
+
+
+def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
+    """``template`` with its tensors replaced, in order, by ``tensors``."""
+    if isinstance(template, Tensor):
+        return next(tensors)
+    if isinstance(template, Mapping):
+        return type(template)(**{key: rebuild(value, tensors) for key, value in template.items()})
+    if isinstance(template, tuple) and hasattr(template, "_fields"):
+        return type(template)(*(rebuild(value, tensors) for value in template))
+    if isinstance(template, tuple | list):
+        return type(template)(rebuild(value, tensors) for value in template)
+    return template
+
+
+def strip(output: Any) -> Any:
+    """``output`` with empty tensors in place of its own: a template that keeps no memory alive."""
+    return rebuild(output, (tensor.new_empty(0) for tensor in flatten(output)))
+
+
+def _collect(output: Any, tensors: list[Tensor]) -> None:
+    if isinstance(output, Tensor):
+        tensors.append(output)
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            _collect(value, tensors)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            _collect(value, tensors)
+    elif not (output is None or isinstance(output, bool | int | float | str)):
+        raise UnknownContainerError(f"the network returned a {type(output).__name__}, which cannot be rebuilt")
+
+
+def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Shapes, dtypes and devices of all tensors given to a call: what must not change while a branch lives."""
+    found: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append((value.shape, value.dtype, value.device))
+        elif isinstance(value, tuple | list):
+            found.extend((one.shape, one.dtype, one.device) for one in value if isinstance(one, Tensor))
+    return tuple(found)

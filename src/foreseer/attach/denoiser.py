@@ -1,0 +1,122 @@
+"""The hook on one denoiser: each call is computed or forecast here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.hooks import ModelHook
+from torch import nn
+
+from foreseer.attach.containers import signature
+from foreseer.attach.hooks import ContextName
+from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
+from foreseer.attach.tracker import Call, Tracker
+from foreseer.plan import Policy
+from foreseer.runtime import Keep
+
+if TYPE_CHECKING:
+    from foreseer.attach.handle import Handle
+
+
+class DenoiserHook(ModelHook):
+    """Outermost hook on a denoiser. State is per thread; the scheduler is asked anew at every call."""
+
+    _is_stateful = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        *,
+        scheduler: Callable[[], Any],
+        policy: Policy,
+        keep: Keep,
+        site: SiteHook,
+    ) -> None:
+        super().__init__()
+        self.context = ContextName()
+        self.site = site
+        self.handle: Handle | None = None
+        self._module = module
+        self._name = name
+        self._scheduler = scheduler
+        self._policy = policy
+        self._keep: Keep = keep
+        self._threads = threading.local()
+
+    def tracker(self) -> Tracker:
+        """This thread's tracker."""
+        tracker = getattr(self._threads, "tracker", None)
+        if tracker is None:
+            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep)
+        return tracker
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Called by diffusers after a pipeline's run: free what is left of it."""
+        self.tracker().reset()
+        return module
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Compute or forecast one call."""
+        assert self.handle is not None
+        assert self.fn_ref.original_forward is not None
+        forward = self.fn_ref.original_forward
+        tracker = self.tracker()
+        inputs = signature(args, kwargs)
+        call, fresh = tracker.enter(self._scheduler(), self.context.name, inputs, args, kwargs)
+        record = self.handle.begin_run(tracker.clock.timesteps, self._name) if fresh else self.handle.current_run()
+        record.steps = max(record.steps, len(tracker.grid) if tracker.grid is not None else 0)
+        branch_name = f"{self._name}{call.name}"
+        reason = self._why_not(module, call)
+        if reason is not None:
+            self.handle.failed_open(call.step, branch_name, reason)
+        elif call.branch is not None and call.branch.run.forecasts(call.step):
+            began = time.perf_counter()
+            try:
+                feature = call.branch.run.forecast(call.step, _device(inputs))
+                output = self.site.forecast(forward, args, kwargs, call.branch, feature)
+            except SiteError as error:
+                self.handle.failed_open(call.step, branch_name, str(error))
+            else:
+                record.forecast.setdefault(branch_name, []).append(call.step)
+                record.forecast_seconds += time.perf_counter() - began
+                return output
+        output = self._compute(forward, args, kwargs, call, branch_name)
+        record.computed.setdefault(branch_name, []).append(call.step)
+        if call.branch is not None:
+            record.plans[branch_name] = call.branch.run.plan
+        return output
+
+    def _why_not(self, module: nn.Module, call: Call) -> str | None:
+        if call.reason is not None:
+            return call.reason
+        assert call.branch is not None
+        if not call.branch.run.forecasts(call.step):
+            return None
+        if torch.is_grad_enabled():
+            return "gradients are enabled: sample under torch.no_grad()"
+        if getattr(module, "is_cache_enabled", False):
+            return "the model's own cache was enabled after attaching: call disable_cache() on it"
+        return call.branch.run.why_not(call.step)
+
+    def _compute(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], call: Call, branch_name: str
+    ) -> Any:
+        if call.branch is None:
+            return forward(*args, **kwargs)
+        assert self.handle is not None
+        try:
+            output, feature = self.site.compute(forward, args, kwargs, call.branch)
+        except NoFeatureError as error:
+            self.handle.failed_open(call.step, branch_name, str(error))
+            return error.output
+        call.branch.run.computed(call.step, [tensor.detach() for tensor in feature])
+        return output
+
+
+def _device(inputs: tuple[Any, ...]) -> torch.device:
+    return inputs[0][2] if inputs else torch.device("cpu")

@@ -1,0 +1,112 @@
+"""`accelerate`: put a policy on a pipeline's denoisers, or on one module."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from foreseer.attach.denoiser import DenoiserHook
+from foreseer.attach.handle import Handle
+from foreseer.attach.hooks import add_hook, is_hooked, refresh_contexts, remove_hook
+from foreseer.attach.last_block import LastBlockSite
+from foreseer.attach.output_site import OutputSite
+from foreseer.attach.site import SiteHook
+from foreseer.errors import AttachError
+from foreseer.plan import Plan, Policy
+from foreseer.runtime import KEEPS, Keep
+
+# The names under which diffusers' pipelines hold what they call once or more at each step.
+DENOISER_NAMES = ("transformer", "transformer_2", "unet")
+
+
+def accelerate(
+    pipe_or_model: Any,
+    policy: Policy | Plan,
+    *,
+    scheduler: Any = None,
+    keep: Keep = "device",
+    strict: bool = False,
+) -> Handle:
+    """Attach ``policy`` to a diffusers pipeline, or to one denoiser.
+
+    Each run reads its own grid from the scheduler and compiles the policy for it. Works as a call, and as a context
+    manager that detaches on leaving. Nothing but this instance is touched.
+
+    Args:
+        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or one such module.
+        policy: what to attach; a plan stands for ``Policy.from_plan(plan)``.
+        scheduler: for a bare module, the scheduler that its sampling loop uses; a pipeline brings its own.
+        keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
+        strict: raise where a step meant to be forecast would be computed, instead of computing it and saying so.
+
+    Returns:
+        The handle: ``.record`` of the last run, ``.detach()``.
+
+    Raises:
+        AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the model
+            was compiled as a whole, or a bare module came without its scheduler.
+    """
+    if isinstance(policy, Plan):
+        policy = Policy.from_plan(policy)
+    if not isinstance(policy, Policy):
+        raise AttachError(f"Expected a Policy or a Plan, received {type(policy).__name__}.")
+    if keep not in KEEPS:
+        raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
+    denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
+    for name, module in denoisers.items():
+        _check_free(name or type(module).__name__, module)
+    detachers: list[Callable[[], None]] = []
+    handle = Handle(policy, detachers, strict)
+    for name, module in denoisers.items():
+        site: SiteHook = OutputSite() if policy.site == "output" else LastBlockSite(module)
+        prefix = f"{name} " if len(denoisers) > 1 else ""
+        hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site)
+        hook.handle = handle
+        add_hook(module, hook)
+        refresh_contexts(module)
+        detachers.append(_detacher(module, site))
+    return handle
+
+
+def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module], Callable[[], Any]]:
+    if isinstance(pipe_or_model, nn.Module):
+        if scheduler is None:
+            raise AttachError(
+                "A bare module does not know its sampling loop: pass scheduler=..., pass the whole pipeline, or use "
+                "fs.wrap for a loop of your own."
+            )
+        return {"": pipe_or_model}, lambda: scheduler
+    found = {name: getattr(pipe_or_model, name, None) for name in DENOISER_NAMES}
+    denoisers = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    if not denoisers or getattr(pipe_or_model, "scheduler", None) is None:
+        raise AttachError(
+            f"{type(pipe_or_model).__name__} has no denoiser and scheduler that Foreseer knows to look for "
+            f"({', '.join(DENOISER_NAMES)}; scheduler). Attach to its denoising module: "
+            "fs.accelerate(module, policy, scheduler=...)."
+        )
+    pipe = weakref.ref(pipe_or_model)
+    return denoisers, lambda: scheduler if scheduler is not None else getattr(pipe(), "scheduler", None)
+
+
+def _check_free(name: str, module: nn.Module) -> None:
+    if is_hooked(module):
+        raise AttachError(f"Foreseer is attached to this {name} already: detach that handle (handle.detach()) first.")
+    if getattr(module, "is_cache_enabled", False):
+        raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        raise AttachError(
+            f"The {name} was compiled as a whole. Compile its blocks (model.compile_repeated_blocks()) or its forward "
+            "(model.forward = torch.compile(model.forward)) instead, before attaching."
+        )
+
+
+def _detacher(module: nn.Module, site: SiteHook) -> Callable[[], None]:
+    def detach() -> None:
+        site.detach()
+        remove_hook(module)
+        refresh_contexts(module)
+
+    return detach

@@ -1,0 +1,61 @@
+"""What a site is: where in the network a feature is taken, and how the network goes on from a forecast one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from foreseer.attach.tracker import TrackedBranch
+
+Forward = Callable[..., Any]
+
+
+class SiteError(RuntimeError):
+    """The site cannot serve this call; it must be computed by the whole network."""
+
+
+class NoFeatureError(RuntimeError):
+    """The network ran, but its feature could not be taken.
+
+    Attributes:
+        output: what the network returned.
+    """
+
+    def __init__(self, reason: str, output: Any) -> None:
+        super().__init__(reason)
+        self.output = output
+
+
+class SiteHook(Protocol):
+    """Where a feature is taken, and how the network goes on from a forecast one."""
+
+    def compute(
+        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
+    ) -> tuple[Any, list[Tensor]]:
+        """Run the network; give its output and the feature.
+
+        Raises:
+            NoFeatureError: the network ran, but has no feature here.
+        """
+        ...
+
+    def forecast(
+        self,
+        forward: Forward,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        branch: TrackedBranch,
+        feature: list[Tensor],
+    ) -> Any:
+        """Give the output that belongs to a forecast ``feature``.
+
+        Raises:
+            SiteError: it cannot; the whole network must run.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Remove everything that was put on the model."""
+        ...

@@ -1,0 +1,118 @@
+"""One denoiser in one thread: from a call to its run, branch and step, and to the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from foreseer.attach.clock import StepClock, UnknownStepError
+from foreseer.errors import ForeseerError
+from foreseer.grid import Grid
+from foreseer.plan import Policy
+from foreseer.runtime import BranchRun, Keep
+
+
+@dataclass
+class TrackedBranch:
+    """A branch of the current run, and what its site keeps beside the features.
+
+    Attributes:
+        name: the cache context's name, or which call within the step it is.
+        run: the plan being applied.
+        memory: the site's own (an output's container, the blocks' shapes).
+    """
+
+    name: str
+    run: BranchRun
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """One call of the denoiser: where it stands, and why it must be computed if it must.
+
+    Attributes:
+        step: the run's step, -1 where unknown.
+        name: the branch's name.
+        branch: the branch, ``None`` where the call belongs to no plan.
+        reason: why the call is computed against or without a plan; ``None`` where all is as planned.
+    """
+
+    step: int
+    name: str
+    branch: TrackedBranch | None
+    reason: str | None = None
+
+
+class Tracker:
+    """Tells each call's run, step and branch, and compiles the policy when a branch begins.
+
+    A branch that begins late, skips a step or changes shape begins anew, on the rest of the grid: nothing computed
+    before can be stale.
+    """
+
+    def __init__(self, module: nn.Module, policy: Policy, keep: Keep) -> None:
+        self._policy = policy
+        self._keep: Keep = keep
+        self.clock = StepClock(module)
+        self.grid: Grid | None = None
+        self._no_grid: str | None = None
+        self._refused: dict[int, str] = {}
+        self._branches: dict[str, TrackedBranch] = {}
+        self._step = -1
+        self._calls_of: dict[str, int] = {}
+
+    def reset(self) -> None:
+        """Forget the current run and free its features."""
+        self.grid = None
+        self._no_grid = None
+        self._refused = {}
+        self._branches = {}
+        self._step = -1
+        self._calls_of = {}
+
+    def enter(
+        self, scheduler: Any, context: str | None, signature: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Call, bool]:
+        """Where a call stands, and whether a new run began with it."""
+        fresh = self.clock.new_run(scheduler)
+        try:
+            step = self.clock.step(scheduler, args, kwargs)
+        except UnknownStepError as error:
+            if fresh:
+                self.reset()
+            return Call(-1, context or "?", None, str(error)), fresh
+        fresh = fresh or step < self._step
+        if fresh:
+            self.reset()
+            try:
+                self.grid = self.clock.grid(scheduler)
+            except UnknownStepError as error:
+                self._no_grid = str(error)
+        if step != self._step:
+            self._step, self._calls_of = step, {}
+        count = self._calls_of.get(context or "", 0)
+        self._calls_of[context or ""] = count + 1
+        name = f"call {count + 1}" if context is None else context if not count else f"{context} {count + 1}"
+        return self._branch(name, step, signature), fresh
+
+    def _branch(self, name: str, step: int, signature: object) -> Call:
+        branch = self._branches.get(name)
+        if branch is None or not branch.run.continues(step, signature):
+            self._branches.pop(name, None)
+            if self.grid is None:
+                return Call(step, name, None, self._no_grid)
+            if step not in self._refused:
+                try:
+                    plan = self._policy.compile(self.grid.tail(step))
+                except ForeseerError as error:
+                    self._refused[step] = str(error)
+                else:
+                    branch = TrackedBranch(name, BranchRun(plan, step, signature, self._keep))
+                    self._branches[name] = branch
+                    return Call(step, name, branch)
+            return Call(step, name, None, self._refused[step])
+        return Call(step, name, branch)

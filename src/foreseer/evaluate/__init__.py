@@ -1,0 +1,1 @@
+"""How fast, and how close: measures, timed runs, comparisons and their reports."""

@@ -1,0 +1,110 @@
+"""`foreseer demo`: the bundled pipeline, every method at about five times fewer evaluations."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foreseer import __version__, zoo
+from foreseer.evaluate.compare import Comparison, Contender, compare
+from foreseer.evaluate.pipelines import load_pipeline
+from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.plan.methods import METHODS
+from foreseer.plan.plan import Site
+
+SEED = 2026
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo is asked for.
+
+    Attributes:
+        prompts: how many of the bundled prompts to draw.
+        steps: of the reference.
+        nfe: evaluations of every method.
+        site: where features are taken.
+        dtype: of the weights; by default float32 on a CPU.
+    """
+
+    prompts: int = 6
+    steps: int = 50
+    nfe: int = 10
+    site: Site = "output"
+    dtype: str | None = None
+
+    def contenders(self) -> list[Contender]:
+        """Every method that needs no file, at the same number of evaluations."""
+        found = []
+        for method in METHODS.values():
+            if method.reduces_steps:
+                found.append(Contender(method.name, method.title, self.nfe))
+            elif method.forecaster is not None:
+                policy = method.policy(self.steps, self.nfe, self.site)
+                found.append(Contender(method.name, method.title, self.steps, policy))
+        return found
+
+    def runs(self) -> int:
+        """How many pictures are drawn."""
+        return self.prompts * (len(self.contenders()) + 1)
+
+
+def run_demo(demo: Demo, progress: Callable[[str], None] = lambda words: None) -> Comparison:
+    """Draw the bundled prompts once with every step and once a method."""
+    contenders = demo.contenders()
+    pipe, sampling = load_pipeline("emoji", demo.dtype)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, options = split_sampling(sampling)
+    chosen = [prompts[index % len(prompts)] for index in range(demo.prompts)]
+    options.pop("num_inference_steps", None)
+    return compare(pipe, chosen, contenders, steps=demo.steps, seed=SEED, options=options, progress=progress)
+
+
+def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The example prompts of a pipeline's ``sampling.json``, and its options for a call."""
+    return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
+
+
+def write_demo(comparison: Comparison, folder: Path) -> dict[str, Path]:
+    """Write page, picture and figures into ``folder``; give their paths.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"page": folder / "demo.html", "picture": folder / "demo.png", "figures": folder / "demo.json"}
+    heading = f"Foreseer: {comparison.results[0].nfe} of {comparison.steps} evaluations"
+    write_html(comparison, paths["page"], heading, environment())
+    write_sheet(comparison, paths["picture"])
+    figures = {"environment": environment(), "prompts": comparison.prompts, "rows": comparison.rows()}
+    # An infinite PSNR (equal pictures) has no number in JSON: it is written as null.
+    paths["figures"].write_text(json.dumps(_finite(figures), indent=1, allow_nan=False) + "\n")
+    return paths
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on beside the code."""
+    import diffusers
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "foreseer": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+        "model": zoo.NAMES[0],
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -1,0 +1,128 @@
+"""`foreseer generate`: pictures from any diffusers pipeline, under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreseer.attach.pipeline import accelerate
+from foreseer.attach.record import RunRecord
+from foreseer.evaluate.demo import split_sampling
+from foreseer.evaluate.loop import watch_loop
+from foreseer.evaluate.pipelines import PipelineError, call_arguments, load_pipeline
+from foreseer.plan import Policy
+
+DEFAULT_STEPS = 50
+FRAME_MILLISECONDS = 62
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Attributes:
+        model: a bundled name, a folder or a hub id.
+        prompts: one picture each.
+        steps: of the sampler; by default what the model's folder says, else 50.
+        seed: of the first picture; the next has the next.
+        out: file to write; numbered where there are several pictures.
+        options: more keyword arguments for the pipeline; ``None`` values are left to the model's folder.
+        dtype: of the weights.
+        device: to run on.
+    """
+
+    model: str
+    prompts: list[str]
+    steps: int | None
+    seed: int
+    out: Path
+    options: dict[str, Any]
+    dtype: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that was written."""
+
+    path: Path
+    prompt: str
+    seed: int
+    steps: int
+    seconds: float
+    record: RunRecord | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain numbers, strings, lists and dictionaries."""
+        return {
+            "path": str(self.path),
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "record": self.record.to_dict() if self.record is not None else None,
+        }
+
+    def words(self) -> str:
+        """One line to print."""
+        nfe = self.record.nfe if self.record is not None else self.steps
+        line = f"{self.path}: {nfe} of {self.steps} steps computed, {self.seconds:.2f} s denoising"
+        if self.record is not None and self.record.failed_open:
+            first = self.record.failed_open[0]
+            line += f"; {len(self.record.failed_open)} against the plan ({first.reason})"
+        return line
+
+
+def generate_all(
+    request: Request, policy_for: Callable[[int], tuple[Policy | None, int]], quiet: bool = False
+) -> Iterator[Made]:
+    """Draw, write and yield one picture a prompt.
+
+    Args:
+        request: what to draw.
+        policy_for: from the sampler's steps to the policy (or ``None``) and the steps to take under it.
+        quiet: no progress bar.
+
+    Raises:
+        ForeseerError: the pipeline, an option or the policy is not to be had.
+    """
+    pipe, sampling = load_pipeline(request.model, request.dtype, request.device)
+    pipe.set_progress_bar_config(disable=quiet or None)
+    _, defaults = split_sampling(sampling)
+    policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
+    given = {name: value for name, value in request.options.items() if value is not None}
+    options = {**defaults, **given, "num_inference_steps": steps}
+    with accelerate(pipe, policy) if policy is not None else nullcontext() as handle:
+        for index, prompt in enumerate(request.prompts):
+            arguments = call_arguments(pipe, prompt, options)
+            seed = request.seed + index
+            with watch_loop(pipe) as loop:
+                output = pipe(**arguments, generator=torch.Generator().manual_seed(seed))
+            path = request.out
+            if len(request.prompts) > 1:
+                path = path.with_name(f"{path.stem}-{index}{path.suffix}")
+            _write(output, path)
+            yield Made(path, prompt, seed, steps, loop.seconds, handle.record if handle is not None else None)
+
+
+def _write(output: Any, path: Path) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if hasattr(output, "images"):
+            output.images[0].save(path)
+            return
+        frames = [
+            one if isinstance(one, Image.Image) else Image.fromarray(np.uint8(np.clip(one, 0, 1) * 255))
+            for one in output.frames[0]
+        ]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
+    except ValueError as error:
+        raise PipelineError(f"Cannot write {path}: {error}. Name it .png (.gif for a video).") from error

@@ -1,0 +1,72 @@
+"""One run of a pipeline: its picture, its final latent, and the time that its denoising loop took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from foreseer.attach.pipeline import DENOISER_NAMES
+
+
+@dataclass
+class Loop:
+    """The denoising loop of one run, from the first call of a denoiser to the end of the last scheduler step.
+
+    Attributes:
+        began: clock at the first denoiser call, seconds.
+        ended: clock after the last scheduler step, seconds.
+        steps: scheduler steps taken.
+        latent: the last sample that the scheduler gave.
+    """
+
+    began: float | None = None
+    ended: float = 0.0
+    steps: int = 0
+    latent: torch.Tensor | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the loop."""
+        return self.ended - self.began if self.began is not None else 0.0
+
+
+@contextmanager
+def watch_loop(pipe: Any) -> Iterator[Loop]:
+    """Watch the next run of ``pipe``; its scheduler and denoisers are left as they were."""
+    loop = Loop()
+    scheduler = pipe.scheduler
+    step, own_step = scheduler.step, "step" in vars(scheduler)
+
+    def watched_step(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        loop.steps += 1
+        loop.latent = result[0] if isinstance(result, tuple) else result.prev_sample
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        loop.ended = time.perf_counter()
+        return result
+
+    def before(module: nn.Module, args: Any) -> None:
+        if loop.began is None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            loop.began = time.perf_counter()
+
+    modules = [getattr(pipe, name, None) for name in DENOISER_NAMES]
+    hooks = [module.register_forward_pre_hook(before) for module in modules if isinstance(module, nn.Module)]
+    scheduler.step = watched_step
+    try:
+        yield loop
+    finally:
+        if own_step:
+            scheduler.step = step
+        else:
+            del scheduler.step
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,90 @@
+"""Loading and calling diffusers pipelines whose class nobody named beforehand."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreseer import zoo
+from foreseer.errors import ForeseerError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class PipelineError(ForeseerError, ValueError):
+    """A pipeline cannot be loaded, or does not take an option that was given."""
+
+
+def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, Any]]:
+    """A pipeline by the name of a bundled one, a local folder or a hub id; and how its folder says to call it.
+
+    Args:
+        model: ``"emoji"``, a folder with a ``model_index.json``, or a hub id.
+        dtype: a name in ``DTYPES``; by default bfloat16 on a GPU and float32 elsewhere.
+        device: by default the GPU where there is one.
+
+    Raises:
+        PipelineError: it cannot be found or loaded, or the dtype is unknown.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    if dtype not in DTYPES:
+        raise PipelineError(f"Unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    folder = zoo.path(model) if model in zoo.NAMES else Path(model)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
+    try:
+        pipe = _from_pretrained(str(folder) if folder.is_dir() else model, DTYPES[dtype])
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PipelineError(
+            f"Cannot load {model!r} ({reason}). Give a bundled pipeline ({', '.join(zoo.NAMES)}), a folder in "
+            "diffusers' format, or a hub id that this machine can reach."
+        ) from error
+    return pipe.to(device), zoo.sampling(folder) if folder.is_dir() else {}
+
+
+def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
+    import diffusers
+    import transformers
+
+    # One bar for each component and a line for each optional import drown what the user asked for.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    keyword = "dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype"
+    return diffusers.DiffusionPipeline.from_pretrained(model, **{keyword: dtype})
+
+
+def version_of(words: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to compare.
+
+    >>> version_of("0.42.1.dev0") >= (0, 42)
+    True
+    """
+    return tuple(int(number) for number in re.findall(r"\d+", words)[:3])
+
+
+def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for one picture of ``prompt``, ``None`` values left out.
+
+    Raises:
+        PipelineError: the pipeline takes no such option, and none for words.
+    """
+    accepted = inspect.signature(pipe.__call__).parameters
+    arguments = {name: value for name, value in given.items() if value is not None}
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown:
+        raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
+    if "prompt" in accepted:
+        return {"prompt": prompt, **arguments}
+    if "class_labels" in accepted and hasattr(pipe, "get_label_ids"):
+        try:
+            return {"class_labels": pipe.get_label_ids([prompt]), **arguments}
+        except (ValueError, KeyError) as error:
+            raise PipelineError(f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them.") from error
+    raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")

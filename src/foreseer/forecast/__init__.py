@@ -1,0 +1,11 @@
+"""Forecasters: from computed steps to a row of weights. One file a method; NumPy only, never torch."""
+
+from foreseer.forecast.adams_bashforth import AdamsBashforth
+from foreseer.forecast.base import Forecaster
+from foreseer.forecast.chebyshev import Chebyshev
+from foreseer.forecast.l2p import L2P
+from foreseer.forecast.newton import Newton
+from foreseer.forecast.reuse import Reuse
+from foreseer.forecast.taylor import TaylorSeer
+
+__all__ = ["L2P", "AdamsBashforth", "Chebyshev", "Forecaster", "Newton", "Reuse", "TaylorSeer"]

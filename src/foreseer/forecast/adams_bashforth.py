@@ -1,0 +1,47 @@
+"""Adams-Bashforth: the mean over the step of the polynomial through the last computed features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreseer.forecast.base import Forecaster, check_order
+from foreseer.forecast.newton import newton_weights
+from foreseer.grid import Grid
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(Forecaster):
+    r"""The variable-step Adams-Bashforth formula as a row over computed features.
+
+    $w_j = \frac{1}{t_{i+1} - t_i} \int_{t_i}^{t_{i+1}} \ell_j(t)\, dt$, with $\ell_j$ the Lagrange polynomials of the
+    last ``order`` computed noise levels: what an Euler step from $t_i$ must be given to integrate their interpolating
+    polynomial exactly over $[t_i, t_{i+1}]$ (Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I",
+    III.5). Time is the noise level; the last step ends at the grid's ``final_level``.
+
+    Args:
+        order: how many computed features the row uses, 1 (reuse) to 5; early steps use those that there are.
+
+    Raises:
+        ForecastError: the order is out of range.
+
+    >>> AdamsBashforth(order=2).row((0, 1), 2, Grid.uniform(4)).tolist()
+    [-1.5, 2.5]
+    """
+
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        check_order(self.order, 1, 5)
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        nodes = grid.levels[computed[-self.order :]]
+        start = float(grid.levels[step])
+        end = float(grid.levels[step + 1]) if step + 1 < len(grid) else grid.final_level
+        # Gauss-Legendre with n points integrates degree 2 n - 1; the interpolating polynomial has degree order - 1.
+        points, quadrature = np.polynomial.legendre.leggauss((nodes.size + 1) // 2)
+        weights = np.zeros(computed.size)
+        for point, share in zip(points, quadrature / 2, strict=True):
+            weights[-nodes.size :] += share * newton_weights(nodes, (start + end) / 2 + (end - start) / 2 * point)
+        return weights

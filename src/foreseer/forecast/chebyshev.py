@@ -1,0 +1,99 @@
+"""Spectrum: ridge regression on Chebyshev polynomials of the step, over all computed features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from foreseer.errors import ForecastError
+from foreseer.forecast.base import Forecaster, check_order
+from foreseer.grid import Grid
+
+Mapping = Literal["steps", "published", "noise"]
+
+
+@dataclass(frozen=True)
+class Chebyshev(Forecaster):
+    r"""Spectrum's forecast (arXiv 2603.01623, section 3.3), its two stages folded into one row.
+
+    $w^T = \phi(\tau^*)^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$, $\phi = (T_0, \dots, T_M)$, one row of $\Phi$ a
+    computed step. Optionally blended: $(1 - b)\,$Newton's forward differences in units of the last gap$\, + b\,$Chebyshev.
+
+    Args:
+        degree: M, the highest Chebyshev polynomial.
+        ridge: lambda, at least 0 (at 0 the least squares solution of least norm).
+        window: use the last so many computed steps only (K of the paper); ``None`` for all.
+        blend: b, the share of Chebyshev, 0 to 1; the paper's default is 1.
+        newton_order: differences in the blend's other part, 1 to 3.
+        mapping: how a step becomes tau in [-1, 1]. ``"steps"``: 2 i / T - 1, the published mapping made general.
+            ``"published"``: 2 i / 50 - 1 whatever the run's length. ``"noise"``: linear in the noise level.
+
+    Raises:
+        ForecastError: an option is out of range.
+
+    >>> row = Chebyshev(degree=4, ridge=0.1).row((0, 1, 2, 3, 4), 5, Grid.uniform(50))
+    >>> round(float(row.sum()), 3)
+    0.936
+    """
+
+    degree: int = 4
+    ridge: float = 0.1
+    window: int | None = None
+    blend: float = 1.0
+    newton_order: int = 1
+    mapping: Mapping = "steps"
+
+    def __post_init__(self) -> None:
+        if self.degree < 0 or not (math.isfinite(self.ridge) and self.ridge >= 0):
+            raise ForecastError(f"degree is {self.degree} and ridge {self.ridge}; neither may be negative.")
+        if self.window is not None and self.window < 1:
+            raise ForecastError(f"window is {self.window}; expected None or at least 1 computed step.")
+        if not 0 <= self.blend <= 1:
+            raise ForecastError(f"blend is {self.blend}; expected 0 (Newton alone) to 1 (Chebyshev alone).")
+        check_order(self.newton_order, 1, 3)
+        if self.mapping not in ("steps", "published", "noise"):
+            raise ForecastError(f"Unknown mapping {self.mapping!r}: expected 'steps', 'published' or 'noise'.")
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        weights = np.zeros(computed.size)
+        used = computed if self.window is None else computed[-self.window :]
+        tau = self._tau(np.append(used, step), grid)
+        basis = np.polynomial.chebyshev.chebvander(tau, self.degree)
+        weights[-used.size :] = self.blend * ridge_row(basis[:-1], basis[-1], self.ridge)
+        if self.blend < 1:
+            weights += (1 - self.blend) * forward_difference_row(computed, step, self.newton_order)
+        return weights
+
+    def _tau(self, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        if self.mapping == "noise":
+            high, low = float(grid.levels[0]), grid.final_level
+            return 1.0 - 2.0 * (high - grid.levels[steps]) / (high - low) if high > low else np.zeros(steps.size)
+        return 2.0 * steps / (50 if self.mapping == "published" else len(grid)) - 1.0
+
+
+def ridge_row(design: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
+    r"""$\phi^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ by singular values, exact for small lambda too."""
+    left, singular, right = np.linalg.svd(design, full_matrices=False)
+    kept = singular > singular[0] * max(design.shape) * np.finfo(np.float64).eps
+    filtered = np.divide(singular, singular**2 + ridge, out=np.zeros_like(singular), where=kept)
+    return left @ (filtered * (right @ target))
+
+
+def forward_difference_row(computed: np.ndarray, step: int, order: int) -> np.ndarray:
+    r"""Newton's forward differences in units of the last gap, as the released program blends them.
+
+    $\sum_k \binom{u}{k} \nabla^k F_s$ with u the steps since s over the last gap. The computed steps are taken as
+    equally spaced, whatever their gaps.
+    """
+    weights = np.zeros(computed.size)
+    gap = computed[-1] - computed[-2] if computed.size > 1 else 1
+    u = (step - computed[-1]) / gap
+    factor = 1.0
+    for k in range(min(order, computed.size - 1) + 1):
+        for m in range(k + 1):
+            weights[-1 - m] += factor * (-1) ** m * math.comb(k, m)
+        factor *= (u - k) / (k + 1)
+    return weights

@@ -1,0 +1,116 @@
+"""L2P: rows from a learned lower-triangular matrix, and the text file that its program releases."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from foreseer.errors import ForecastError
+from foreseer.forecast.base import Forecaster
+from foreseer.grid import Grid
+
+MOST_STEPS = 4096  # a weight file that claims more is not one
+
+
+@dataclass(frozen=True, eq=False)
+class L2P(Forecaster):
+    """The learned linear predictor (arXiv 2604.26365), used autoregressively as its program does.
+
+    Row s of the matrix predicts the feature of step s + 1 from those of steps 0 to s, where skipped steps hold their
+    own forecasts. Unrolled, that is one row over the computed features.
+
+    Args:
+        matrix: shape (T, T), lower triangular, T the number of steps of the runs it serves; its last row is not used.
+
+    Raises:
+        ForecastError: the matrix is not square, not lower triangular or not finite; or, asked for a row, the run does
+            not have T steps.
+
+    >>> L2P([[2.0, 0.0], [0.0, 1.0]]).row((0,), 1, Grid.uniform(2)).tolist()
+    [2.0]
+    """
+
+    matrix: Float[np.ndarray, "T T"] | Sequence[Sequence[float]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        matrix = np.array(self.matrix, dtype=np.float64)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+            raise ForecastError(f"The matrix has shape {matrix.shape}; expected (T, T).")
+        if not np.all(np.isfinite(matrix)) or np.any(np.triu(matrix, 1)):
+            raise ForecastError("The matrix must be finite and lower triangular: a step sees only steps before it.")
+        matrix.setflags(write=False)
+        object.__setattr__(self, "matrix", matrix)
+
+    @classmethod
+    def from_text(cls, path: str | os.PathLike[str]) -> L2P:
+        """Read a released weight text file: T rows of numbers, brackets and commas allowed. Parsed as data only.
+
+        Raises:
+            ForecastError: the file cannot be read, holds anything but numbers, or its rows make no such matrix.
+        """
+        return cls(read_weight_text(path))
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        matrix = np.asarray(self.matrix)
+        if len(grid) != matrix.shape[0]:
+            raise ForecastError(
+                f"This L2P matrix serves runs of {matrix.shape[0]} steps, this run has {len(grid)}. "
+                f"Sample with {matrix.shape[0]} steps, or use a forecaster that adapts."
+            )
+        history = np.zeros((step + 1, computed.size))
+        for i in range(step + 1):
+            position = int(np.searchsorted(computed, i))
+            if position < computed.size and computed[position] == i:
+                history[i, position] = 1.0
+            else:
+                history[i] = matrix[i - 1, :i] @ history[:i]
+        return history[step]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, L2P) and np.array_equal(np.asarray(self.matrix), np.asarray(other.matrix))
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.matrix).tobytes())
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_SEPARATORS = re.compile(r"[\s,;]+")
+
+
+def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
+    """A matrix written as text, shape (T, T): a row a line, or nested brackets; whole rows, or their lower triangle."""
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForecastError(f"Cannot read the weight file {name}: {error}.") from error
+    lists = re.findall(r"\[([^\[\]]*)\]", text)
+    if "[" in text and not lists:
+        raise ForecastError(f"{name} opens a bracket that it never closes; the file may be cut off.")
+    if lists and (rest := _SEPARATORS.sub("", re.sub(r"\[[^\[\]]*\]", "", text)).strip("[]()")):
+        raise ForecastError(f"{name} holds {rest[:20]!r} outside its rows; expected numbers only.")
+    rows = [numbers for row in (lists or text.splitlines()) if (numbers := _parse_numbers(row, name))]
+    size = len(rows)
+    if not 0 < size <= MOST_STEPS:
+        raise ForecastError(f"{name} holds {size} rows of numbers; expected 1 to {MOST_STEPS}.")
+    matrix = np.zeros((size, size))
+    triangular = [len(row) for row in rows] == list(range(1, size + 1))
+    for index, row in enumerate(rows):
+        if len(row) != size and not triangular:
+            raise ForecastError(f"{name}: row {index} holds {len(row)} numbers; the file has {size} rows.")
+        matrix[index, : len(row)] = row
+    return matrix
+
+
+def _parse_numbers(row: str, name: str) -> list[float]:
+    words = [word for word in _SEPARATORS.split(row) if word]
+    for word in words:
+        if not _NUMBER.fullmatch(word):
+            raise ForecastError(f"{name}: expected a number, found {word[:20]!r}.")
+    return [float(word) for word in words]

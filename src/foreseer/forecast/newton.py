@@ -1,0 +1,65 @@
+"""Newton's divided differences: the interpolating polynomial through the last computed features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from foreseer.errors import ForecastError
+from foreseer.forecast.base import Forecaster, check_order
+from foreseer.grid import Grid
+
+TimeUnit = Literal["step", "noise"]
+
+
+def node_times(computed: np.ndarray, grid: Grid, unit: TimeUnit) -> np.ndarray:
+    """Where the computed steps lie: step indices, or noise levels."""
+    return computed.astype(np.float64) if unit == "step" else grid.levels[computed]
+
+
+def newton_weights(nodes: np.ndarray, target: float) -> np.ndarray:
+    r"""Weights of values at ``nodes`` in their interpolating polynomial at ``target``, by divided differences.
+
+    $p(t) = \sum_k f[t_0..t_k] \prod_{m<k} (t - t_m)$, the table of $f[\cdot]$ being carried as rows of weights.
+    """
+    table = np.eye(nodes.size)
+    weights = table[0].copy()
+    product = 1.0
+    for k in range(1, nodes.size):
+        table = (table[1:] - table[:-1]) / (nodes[k:] - nodes[:-k])[:, None]
+        product *= target - nodes[k - 1]
+        weights += product * table[0]
+    return weights
+
+
+@dataclass(frozen=True)
+class Newton(Forecaster):
+    """Polynomial extrapolation through the last ``order + 1`` computed steps, exact on polynomials of that degree.
+
+    Args:
+        order: degree of the polynomial, 0 (reuse) to 8. Early steps use the degree that their computed steps allow.
+        unit: what "time" means: ``"step"`` (the index) or ``"noise"`` (the noise level).
+
+    Raises:
+        ForecastError: an option is out of range.
+
+    >>> Newton(order=1).row((0, 2, 4), 6, Grid.uniform(10)).tolist()
+    [0.0, -1.0, 2.0]
+    """
+
+    order: int = 2
+    unit: TimeUnit = "step"
+
+    def __post_init__(self) -> None:
+        check_order(self.order, 0, 8)
+        if self.unit not in ("step", "noise"):
+            raise ForecastError(f"Unknown unit {self.unit!r}: expected 'step' or 'noise'.")
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        used = computed[-(self.order + 1) :]
+        target = float(step) if self.unit == "step" else float(grid.levels[step])
+        weights = np.zeros(computed.size)
+        weights[-used.size :] = newton_weights(node_times(used, grid, self.unit), target)
+        return weights

@@ -1,0 +1,24 @@
+"""Reuse of the last computed feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreseer.forecast.base import Forecaster
+from foreseer.grid import Grid
+
+
+@dataclass(frozen=True)
+class Reuse(Forecaster):
+    r"""The last computed feature, unchanged: $\hat F_i = F_s$, s the last computed step (FORA, arXiv 2407.01425).
+
+    >>> Reuse().row((0, 1, 4), 6, Grid.uniform(10)).tolist()
+    [0.0, 0.0, 1.0]
+    """
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        weights = np.zeros(computed.size)
+        weights[-1] = 1.0
+        return weights

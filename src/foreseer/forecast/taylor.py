@@ -1,0 +1,57 @@
+"""TaylorSeer: a Taylor polynomial whose derivatives are differences built while sampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreseer.errors import ForecastError
+from foreseer.forecast.base import Forecaster, check_order
+from foreseer.grid import Grid
+
+
+@dataclass(frozen=True)
+class TaylorSeer(Forecaster):
+    r"""Taylor forecast from recursive differences (TaylorSeer, arXiv 2503.06923, as its program does it).
+
+    At each computed step $d_0 = F$ and $d_{k+1} = (d_k - d_k^{\text{previous}}) / g$, with g the distance in steps
+    to the previous computed step, as far as the previous step has order k and up to ``order``. The forecast x steps
+    after the last computed one is $\sum_k d_k x^k / k!$. At unequal gaps this is *not* Newton's interpolation: order 2
+    is then not exact on quadratics (for that, see :class:`Newton`).
+
+    Args:
+        order: highest difference, 0 (reuse) to 4. Early steps, with fewer computed ones behind them, use what there is.
+        first_enhance: differences are taken at computed steps from ``first_enhance - 1`` on; 3 in the FLUX setting.
+
+    Raises:
+        ForecastError: an option is out of range.
+
+    >>> TaylorSeer(order=1).row((0, 1, 2, 6), 8, Grid.uniform(10)).tolist()
+    [0.0, 0.0, -0.5, 1.5]
+    """
+
+    order: int = 2
+    first_enhance: int = 3
+
+    def __post_init__(self) -> None:
+        check_order(self.order, 0, 4)
+        if self.first_enhance < 0:
+            raise ForecastError(f"first_enhance is {self.first_enhance}; it counts steps and cannot be negative.")
+
+    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+        units = np.eye(computed.size)
+        differences = [units[0]]
+        for index in range(1, computed.size):
+            gap = computed[index] - computed[index - 1]
+            updated = [units[index]]
+            if computed[index] >= self.first_enhance - 1:
+                for previous in differences[: self.order]:
+                    updated.append((updated[-1] - previous) / gap)
+            differences = updated
+        x = step - computed[-1]
+        return sum(
+            (difference * (x**k / math.factorial(k)) for k, difference in enumerate(differences)),
+            start=np.zeros(computed.size),
+        )

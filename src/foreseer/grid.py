@@ -1,0 +1,149 @@
+"""The noise levels that one run visits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from foreseer.errors import GridError
+
+Unit = Literal["sigma", "timestep"]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    r"""The noise levels $t_0 > t_1 > \dots > t_{T-1}$ of one run, one a step.
+
+    Args:
+        noise_levels: shape (T,), strictly decreasing. "Time" everywhere in Foreseer means one of these values.
+        unit: what they are: ``"sigma"`` (a noise scale, 0 is clean) or ``"timestep"`` (a training step's index).
+        final_level: where the last step ends, 0 unless the sampler stops before the clean sample.
+
+    Raises:
+        GridError: no level, a level that is not finite, or levels that do not strictly decrease.
+
+    >>> grid = Grid([1.0, 0.75, 0.5, 0.25])
+    >>> len(grid), grid.unit, grid.tail(2).noise_levels.tolist()
+    (4, 'sigma', [0.5, 0.25])
+    """
+
+    noise_levels: Float64[np.ndarray, " T"] | Sequence[float]
+    unit: Unit = "sigma"
+    final_level: float = 0.0
+    _key: bytes = field(init=False, repr=False, default=b"")
+
+    def __post_init__(self) -> None:
+        levels = _as_levels(self.noise_levels)
+        if self.unit not in ("sigma", "timestep"):
+            raise GridError(f"Unknown unit {self.unit!r}: a grid's unit is 'sigma' or 'timestep'.")
+        if not np.isfinite(self.final_level) or self.final_level > levels[-1]:
+            raise GridError(f"final_level is {self.final_level}, but must be at most the last level {levels[-1]:g}.")
+        object.__setattr__(self, "noise_levels", levels)
+        object.__setattr__(self, "final_level", float(self.final_level))
+        object.__setattr__(self, "_key", levels.tobytes() + f"{self.unit} {self.final_level!r}".encode())
+
+    @classmethod
+    def uniform(cls, steps: int) -> Grid:
+        """Levels 1, 1 - 1/T, ..., 1/T: flow matching's own without shift.
+
+        >>> Grid.uniform(4).noise_levels.tolist()
+        [1.0, 0.75, 0.5, 0.25]
+        """
+        if steps < 1:
+            raise GridError(f"A grid needs at least one step, received {steps}.")
+        return cls(1.0 - np.arange(steps) / steps)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> Grid:
+        """The levels of a diffusers scheduler after ``set_timesteps``.
+
+        Its ``sigmas`` where there is one a step (bfloat16 pipelines round timesteps into duplicates, sigmas are
+        kept in float32), else its ``timesteps``. Rising sigmas (``invert_sigmas``) are read as 1 - sigma.
+
+        Raises:
+            GridError: ``set_timesteps`` was not called, or the scheduler visits a level twice by design (Heun, PNDM).
+        """
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is None or getattr(scheduler, "num_inference_steps", 0) is None:
+            raise GridError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n) first.")
+        timesteps = _to_array(timesteps)
+        sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
+        name = type(scheduler).__name__
+        if sigmas.size == timesteps.size + 1:
+            if sigmas.size > 2 and np.all(np.diff(sigmas[:-1]) > 0) and sigmas.min() >= 0 and sigmas.max() <= 1:
+                sigmas = 1.0 - sigmas
+            return _named(name, sigmas[:-1], "sigma", float(min(sigmas[-1], sigmas[-2])))
+        return _named(name, timesteps, "timestep", 0.0)
+
+    def tail(self, first_step: int) -> Grid:
+        """The grid of the part of the run that begins at ``first_step`` (image to image, a branch that starts late)."""
+        if not 0 <= first_step < len(self):
+            raise GridError(f"Step {first_step} is not on a grid of {len(self)} steps.")
+        return self if first_step == 0 else Grid(self.levels[first_step:], self.unit, self.final_level)
+
+    @property
+    def levels(self) -> Float64[np.ndarray, " T"]:
+        """The noise levels as a read-only float64 array of shape (T,)."""
+        return self.noise_levels  # pyright: ignore[reportReturnType]
+
+    @property
+    def key(self) -> bytes:
+        """Bytes that are equal exactly when two grids are."""
+        return self._key
+
+    def matches(self, other: Grid, tolerance: float = 1e-4) -> bool:
+        """Whether two grids visit the same levels, to ``tolerance`` of the largest one (float32 reading noise)."""
+        if len(self) != len(other) or self.unit != other.unit:
+            return False
+        scale = max(1e-12, float(np.max(np.abs(self.levels))))
+        return bool(np.max(np.abs(self.levels - other.levels)) <= tolerance * scale)
+
+    def __len__(self) -> int:
+        return int(self.levels.size)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.levels.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def _as_levels(values: Any) -> np.ndarray:
+    try:
+        levels = np.array(values, dtype=np.float64, copy=True)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"Noise levels must be numbers: {error}.") from error
+    if levels.ndim != 1 or levels.size == 0:
+        raise GridError(f"Noise levels have shape {levels.shape}; expected (T,) with at least one step.")
+    if not np.all(np.isfinite(levels)):
+        raise GridError(f"Noise level {int(np.argmin(np.isfinite(levels)))} is not finite.")
+    if levels.size > 1 and not np.all(np.diff(levels) < 0):
+        step = int(np.argmax(np.diff(levels) >= 0))
+        raise GridError(
+            f"Noise levels must strictly decrease, but step {step} has {levels[step]:g} and step {step + 1} has "
+            f"{levels[step + 1]:g}. Give each level once, from noise to clean; a scheduler that visits a level twice "
+            f"(Heun, PNDM) has no grid."
+        )
+    levels.setflags(write=False)
+    return levels
+
+
+def _to_array(values: Any) -> np.ndarray:
+    """A scheduler's tensor, on whatever device, as float64."""
+    if hasattr(values, "detach"):
+        values = values.detach().to("cpu").double().numpy()
+    return np.asarray(values, dtype=np.float64).reshape(-1)
+
+
+def _named(scheduler_name: str, levels: np.ndarray, unit: Unit, final_level: float) -> Grid:
+    try:
+        return Grid(levels, unit, final_level)
+    except GridError as error:
+        raise GridError(f"{scheduler_name}: {error}") from error

@@ -1,0 +1,130 @@
+"""What a plan does, step by step, before it is run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from foreseer.errors import PlanError
+from foreseer.plan.plan import Plan
+
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+# Unit roundoff: half the distance from 1 to the next number.
+ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+
+
+@dataclass(frozen=True)
+class ForecastExplanation:
+    """One forecast step.
+
+    Attributes:
+        step: its index.
+        noise_level: its level, in the grid's unit.
+        weights: the weight of each computed step in its row, zeros left out.
+        row_sum: the sum of the weights: 1 where a constant feature is forecast exactly.
+        l1_gain: the sum of their magnitudes: how much independent relative errors of the features may be amplified.
+        span: steps since the last computed one.
+        live_features: features held while the step runs.
+    """
+
+    step: int
+    noise_level: float
+    weights: dict[int, float]
+    row_sum: float
+    l1_gain: float
+    span: int
+    live_features: int
+
+
+@dataclass(frozen=True)
+class PlanExplanation:
+    """A plan in words and numbers; ``str`` gives a table, ``to_dict`` what a program would read.
+
+    Attributes:
+        computed_steps: the steps at which the network runs.
+        steps: the run's number of steps.
+        site: where the feature is taken.
+        forecasts: one entry a forecast step.
+        most_live: the largest number of features held at once.
+        feature_bytes: of one feature, where its shape is known.
+        live_bytes: of all features held at once, where the shape is known.
+        rounding: the largest L1 gain times the dtype's unit roundoff: a bound on the relative error that rounding of
+            the features can cause in a forecast.
+    """
+
+    computed_steps: tuple[int, ...]
+    steps: int
+    site: str
+    forecasts: tuple[ForecastExplanation, ...]
+    most_live: int
+    dtype: str
+    feature_bytes: int | None
+    live_bytes: int | None
+    rounding: float
+    provenance: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain numbers, strings, lists and dictionaries."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.computed_steps)} of {self.steps} steps computed "
+            f"({self.steps / len(self.computed_steps):.2f}x fewer), site {self.site}",
+            "computed: " + " ".join(map(str, self.computed_steps)),
+            *(f"{key}: {value}" for key, value in self.provenance.items()),
+            f"live features at most: {self.most_live}"
+            + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
+            f"rounding of {self.dtype} features amplified to at most {self.rounding:.1e}",
+            "",
+            f"{'step':>4} {'level':>9} {'span':>4} {'sum':>7} {'gain':>7} {'live':>4}  row (step:weight)",
+        ]
+        for one in self.forecasts:
+            row = " ".join(f"{step}:{weight:+.3f}" for step, weight in one.weights.items())
+            lines.append(
+                f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
+                f"{one.live_features:>4}  {row}"
+            )
+        return "\n".join(lines)
+
+
+def explain(plan: Plan, feature_shape: tuple[int, ...] | None = None, dtype: str = "float32") -> PlanExplanation:
+    """Explain ``plan``, with memory for features of ``feature_shape`` and ``dtype``.
+
+    Raises:
+        PlanError: the dtype is unknown, or a dimension of the shape is not positive.
+    """
+    if dtype not in ITEM_BYTES:
+        raise PlanError(f"Unknown dtype {dtype!r}: expected one of {', '.join(ITEM_BYTES)}.")
+    if feature_shape is not None and (not feature_shape or min(feature_shape) < 1):
+        raise PlanError(f"The feature shape {feature_shape} must have positive dimensions.")
+    forecasts = tuple(_explain_step(plan, step) for step in plan.forecast_steps)
+    feature_bytes = None if feature_shape is None else math.prod(feature_shape) * ITEM_BYTES[dtype]
+    return PlanExplanation(
+        computed_steps=plan.computed_steps,
+        steps=len(plan.grid),
+        site=plan.site,
+        forecasts=forecasts,
+        most_live=plan.most_live,
+        dtype=dtype,
+        feature_bytes=feature_bytes,
+        live_bytes=None if feature_bytes is None else plan.most_live * feature_bytes,
+        rounding=ROUNDOFF[dtype] * max((one.l1_gain for one in forecasts), default=0.0),
+        provenance=dict(plan.provenance),
+    )
+
+
+def _explain_step(plan: Plan, step: int) -> ForecastExplanation:
+    row = plan.rows[step]
+    return ForecastExplanation(
+        step=step,
+        noise_level=float(plan.grid.levels[step]),
+        weights={int(j): float(row[j]) for j in np.flatnonzero(row)},
+        row_sum=float(row.sum()),
+        l1_gain=float(np.abs(row).sum()),
+        span=step - max(j for j in plan.computed_steps if j < step),
+        live_features=len(plan.live_steps(step)),
+    )

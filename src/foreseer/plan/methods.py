@@ -1,0 +1,164 @@
+"""The methods by name, each at its published setting or at a budget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from foreseer.errors import PlanError
+from foreseer.forecast import L2P, AdamsBashforth, Chebyshev, Forecaster, Newton, Reuse, TaylorSeer
+from foreseer.plan.plan import Site
+from foreseer.plan.policy import Policy
+from foreseer.schedule import Explicit, Growing, Schedule, Uniform
+
+# L2P's computed steps of 50, by the name N in its tables (adjusted by hand from prediction residuals).
+L2P_STEPS: dict[int, tuple[int, ...]] = {
+    5: (0, 1, 2, 4, 6, 9, 14, 23, 30, 37, 44),
+    6: (0, 1, 2, 4, 7, 14, 23, 31, 38, 45),
+    7: (0, 1, 2, 4, 9, 17, 26, 35, 43),
+    8: (0, 1, 2, 4, 10, 20, 31, 41),
+    10: (0, 1, 2, 4, 12, 24, 38),
+    16: (0, 1, 2, 4, 16, 32),
+}
+
+Budget = Callable[[int, int], Schedule]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method.
+
+    Attributes:
+        name: what is typed.
+        title: what is printed.
+        summary: one sentence: the idea.
+        source: paper and setting.
+        schedule: the published schedule; ``None`` for step reduction, which has no plan.
+        forecaster: the published forecaster; ``None`` for step reduction, and where it must be given (L2P's matrix).
+        site: where the published program, or its lightest form, takes the feature.
+        budget: the schedule of the same family for (nfe, steps).
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    schedule: Schedule | None = None
+    forecaster: Forecaster | None = None
+    site: Site = "output"
+    budget: Budget | None = None
+
+    @property
+    def reduces_steps(self) -> bool:
+        """Whether the method is to sample with fewer steps, without a plan."""
+        return self.schedule is None
+
+    def policy(self, steps: int = 50, nfe: int | None = None, site: Site | None = None) -> Policy:
+        """The method as a policy: its published setting, or ``nfe`` evaluations of ``steps`` steps.
+
+        Raises:
+            PlanError: the method has no policy, or needs something that was not given.
+            ScheduleError: the budget does not fit.
+        """
+        if self.schedule is None:
+            raise PlanError(f"{self.title} has no plan: sample with that many steps (num_inference_steps).")
+        if self.forecaster is None:
+            raise PlanError(f"{self.title} needs its trained matrix: give the weight file (--matrix FILE).")
+        schedule = self.schedule if nfe is None or self.budget is None else self.budget(nfe, steps)
+        return Policy(schedule, self.forecaster, site or self.site)
+
+    def with_matrix(self, path: str | os.PathLike[str]) -> Method:
+        """The method with the L2P weights of a released text file.
+
+        Raises:
+            ForecastError: the file is no such matrix.
+        """
+        return replace(self, forecaster=L2P.from_text(path))
+
+
+def _uniform(warmup: int) -> Budget:
+    return lambda nfe, steps: Uniform.for_nfe(nfe, steps, warmup)
+
+
+def _l2p_steps(nfe: int, steps: int) -> Schedule:
+    for chosen in L2P_STEPS.values():
+        if len(chosen) == nfe and steps == 50:
+            return Explicit(chosen, of=50)
+    offered = sorted(len(chosen) for chosen in L2P_STEPS.values())
+    raise PlanError(f"L2P publishes steps for {offered} evaluations of 50, not for {nfe} of {steps}.")
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "reuse",
+            "Reuse",
+            "the last computed feature, unchanged",
+            "FORA, arXiv 2407.01425 (N = 4)",
+            Uniform(interval=4),
+            Reuse(),
+            budget=_uniform(1),
+        ),
+        Method(
+            "taylorseer",
+            "TaylorSeer",
+            "Taylor polynomial from recursive differences",
+            "arXiv 2503.06923 (FLUX: N = 6, order 2, 3 first steps)",
+            Uniform(interval=6, warmup=3),
+            TaylorSeer(order=2, first_enhance=3),
+            "last_block",
+            _uniform(3),
+        ),
+        Method(
+            "newton",
+            "Newton",
+            "polynomial through the last three computed features",
+            "divided differences in steps, order 2",
+            Uniform(interval=6, warmup=3),
+            Newton(order=2),
+            budget=_uniform(3),
+        ),
+        Method(
+            "adams-bashforth",
+            "Adams-Bashforth",
+            "mean over the step of the line through the last two computed features",
+            "Hairer, Norsett and Wanner, III.5 (order 2)",
+            Uniform(interval=5, warmup=2),
+            AdamsBashforth(order=2),
+            budget=_uniform(2),
+        ),
+        Method(
+            "spectrum",
+            "Spectrum",
+            "ridge regression on Chebyshev polynomials of the step",
+            "arXiv 2603.01623 (M = 4, lambda = 0.1, N = 2, alpha = 0.75)",
+            Growing(interval=2, warmup=5, alpha=0.75),
+            Chebyshev(degree=4, ridge=0.1),
+            "last_block",
+            Growing.for_nfe,
+        ),
+        Method(
+            "l2p",
+            "L2P",
+            "learned lower-triangular predictor, from its weight file",
+            "arXiv 2604.26365 (N = 7, 50 steps)",
+            Explicit(L2P_STEPS[7], of=50),
+            None,
+            budget=_l2p_steps,
+        ),
+        Method("steps", "Step reduction", "the same sampler with fewer steps", "every scheduler"),
+    )
+}
+
+
+def find(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        PlanError: there is none.
+    """
+    if name not in METHODS:
+        raise PlanError(f"Unknown method {name!r}: expected one of {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,177 @@
+"""The plan: a grid, its computed steps and one row of weights a step, frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from foreseer.errors import ForeseerError, PlanError
+from foreseer.forecast.base import Forecaster
+from foreseer.grid import Grid
+from foreseer.schedule.base import check_computed_steps
+
+if TYPE_CHECKING:
+    from foreseer.plan.differences import DifferenceExpansion
+    from foreseer.plan.explain import PlanExplanation
+
+Site = Literal["output", "last_block"]
+SITES: tuple[Site, ...] = ("output", "last_block")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    r"""What to compute and how to forecast the rest: $\hat F_i = \sum_j w_{ij} F_j$ over computed j < i.
+
+    Args:
+        grid: the noise levels of the run, T of them.
+        computed_steps: the steps at which the network runs, ascending from 0.
+        rows: shape (T, T), float64. Row i of a skipped step holds its weights, which lie in columns of computed steps
+            before i; row i of a computed step is the unit row.
+        site: where in the network the feature is taken, ``"output"`` or ``"last_block"``.
+        provenance: words about where the plan comes from (schedule, forecaster, model), kept with the file.
+
+    Raises:
+        PlanError: a shape, a step, a site or a weight is not as said above.
+    """
+
+    grid: Grid
+    computed_steps: tuple[int, ...]
+    rows: Float64[np.ndarray, "T T"] = field(repr=False)
+    site: Site = "output"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        steps = len(self.grid)
+        try:
+            computed = check_computed_steps(self.computed_steps, steps)
+        except ForeseerError as error:
+            raise PlanError(str(error)) from error
+        if self.site not in SITES:
+            raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
+        rows = np.array(self.rows, dtype=np.float64)
+        if rows.shape != (steps, steps):
+            raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
+        if not np.all(np.isfinite(rows)):
+            raise PlanError("A weight is not finite.")
+        _check_rows(rows, computed)
+        rows.setflags(write=False)
+        object.__setattr__(self, "computed_steps", computed)
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "provenance", MappingProxyType(_check_provenance(self.provenance)))
+
+    @classmethod
+    def compile(
+        cls,
+        grid: Grid,
+        computed_steps: tuple[int, ...],
+        forecaster: Forecaster,
+        site: Site = "output",
+        provenance: Mapping[str, str] | None = None,
+    ) -> Plan:
+        """Ask ``forecaster`` for the row of every skipped step of ``grid``."""
+        computed = check_computed_steps(computed_steps, len(grid))
+        rows = np.eye(len(grid))
+        for step in sorted(set(range(len(grid))) - set(computed)):
+            before = [earlier for earlier in computed if earlier < step]
+            rows[step] = 0.0
+            rows[step, before] = forecaster.row(before, step, grid)
+        return cls(grid, computed, rows, site, provenance or {"forecaster": repr(forecaster)})
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of a run without guidance: the number of computed steps."""
+        return len(self.computed_steps)
+
+    @cached_property
+    def forecast_steps(self) -> tuple[int, ...]:
+        """The steps that are forecast."""
+        return tuple(sorted(set(range(len(self.grid))) - set(self.computed_steps)))
+
+    @cached_property
+    def last_uses(self) -> Mapping[int, int]:
+        """For each computed step whose feature some later row needs: the last step that needs it."""
+        uses: dict[int, int] = {}
+        for step in self.forecast_steps:
+            uses.update(dict.fromkeys(np.flatnonzero(self.rows[step]).tolist(), step))
+        return MappingProxyType(uses)
+
+    def live_steps(self, step: int) -> tuple[int, ...]:
+        """The computed steps whose features are held while ``step`` runs, its own included if a later row needs it."""
+        return tuple(kept for kept, last in self.last_uses.items() if kept <= step <= last)
+
+    @cached_property
+    def most_live(self) -> int:
+        """The largest number of features held at once."""
+        return max((len(self.live_steps(step)) for step in range(len(self.grid))), default=0)
+
+    def explain(self, feature_shape: tuple[int, ...] | None = None, dtype: str = "float32") -> PlanExplanation:
+        """Per skipped step the row, its sum, L1 gain and span; live features and their memory. See `plan.explain`."""
+        from foreseer.plan.explain import explain
+
+        return explain(self, feature_shape, dtype)
+
+    def to_differences(self) -> DifferenceExpansion:
+        """The same plan as weights of backward differences (L2P's supplement, section E)."""
+        from foreseer.plan.differences import DifferenceExpansion
+
+        return DifferenceExpansion.of(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Raises:
+            PlanFileError: the file cannot be written.
+        """
+        from foreseer.plan.file import save_plan
+
+        save_plan(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            PlanFileError: the file is missing, damaged, no plan, or of a later format version.
+        """
+        from foreseer.plan.file import load_plan
+
+        return load_plan(path)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Plan)
+            and (self.grid, self.computed_steps, self.site) == (other.grid, other.computed_steps, other.site)
+            and np.array_equal(self.rows, other.rows)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.grid, self.computed_steps, self.site, self.rows.tobytes()))
+
+
+def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
+    steps = rows.shape[0]
+    allowed = np.zeros((steps, steps), dtype=bool)
+    allowed[:, list(computed)] = True
+    allowed = np.tril(allowed, -1)
+    allowed[list(computed)] = False
+    expected_diagonal = np.zeros(steps)
+    expected_diagonal[list(computed)] = 1.0
+    if not np.array_equal(np.diag(rows), expected_diagonal):
+        raise PlanError("Each computed step's row must be the unit row, and no skipped step may weigh itself.")
+    outside = (rows != 0) & ~allowed & ~np.eye(steps, dtype=bool)
+    if np.any(outside):
+        step, column = (int(index) for index in np.argwhere(outside)[0])
+        raise PlanError(f"Row {step} weighs step {column}; only computed steps before it may carry a weight.")
+
+
+def _check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in provenance.items()):
+        raise PlanError("Provenance holds words only: every key and value must be a string.")
+    return dict(provenance)

@@ -1,0 +1,91 @@
+"""The policy: what a user asks for, compiled to a plan for each run's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from foreseer.errors import PlanError
+from foreseer.forecast.base import Forecaster
+from foreseer.grid import Grid
+from foreseer.plan.plan import SITES, Plan, Site
+from foreseer.schedule.base import Schedule
+
+KEPT_PLANS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A schedule rule, a forecaster and a site; or one plan, for its own grid only (:meth:`from_plan`).
+
+    Args:
+        schedule: which steps compute.
+        forecaster: how the others are forecast.
+        site: where the feature is taken: ``"output"`` (the whole network is bypassed) or ``"last_block"`` (the blocks
+            are, the head runs with the current timestep).
+
+    Raises:
+        PlanError: the site is unknown, or an argument is of the wrong kind.
+
+    >>> from foreseer.schedule import Uniform
+    >>> from foreseer.forecast import Reuse
+    >>> Policy(Uniform(interval=5), Reuse()).compile(Grid.uniform(50)).nfe
+    10
+    """
+
+    schedule: Schedule | None
+    forecaster: Forecaster | None
+    site: Site = "output"
+    plan: Plan | None = field(default=None, repr=False)
+    _plans: dict[bytes, Plan] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.site not in SITES:
+            raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
+        if self.plan is not None:
+            return
+        if not isinstance(self.schedule, Schedule) or not isinstance(self.forecaster, Forecaster):
+            raise PlanError(
+                f"A policy takes a schedule (fs.schedule...) and a forecaster (fs.forecast...), received "
+                f"{type(self.schedule).__name__} and {type(self.forecaster).__name__}."
+            )
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> Policy:
+        """A policy that serves ``plan`` on the plan's own grid; on another one it refuses and the run computes."""
+        if not isinstance(plan, Plan):
+            raise PlanError(f"Expected a Plan, received {type(plan).__name__}; load a file with fs.Plan.load(path).")
+        return cls(None, None, plan.site, plan)
+
+    def compile(self, grid: Grid) -> Plan:
+        """The plan for ``grid``; the same object when asked again.
+
+        Raises:
+            ForeseerError: the schedule or the forecaster cannot serve this grid, or the policy's plan is for another.
+        """
+        if self.plan is not None:
+            if not self.plan.grid.matches(grid):
+                raise PlanError(
+                    f"This plan is for another grid ({_words(self.plan.grid)}) than the run's ({_words(grid)}). "
+                    f"Sample as it was made for, or attach a policy that compiles to any grid."
+                )
+            return self.plan
+        found = self._plans.get(grid.key)
+        if found is None:
+            assert self.schedule is not None
+            assert self.forecaster is not None
+            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster)}
+            computed = self.schedule.computed_steps(len(grid))
+            found = Plan.compile(grid, computed, self.forecaster, self.site, provenance)
+            if len(self._plans) >= KEPT_PLANS:
+                self._plans.clear()
+            self._plans[grid.key] = found
+        return found
+
+    def __repr__(self) -> str:
+        if self.plan is not None:
+            return f"Policy.from_plan(<plan of {self.plan.nfe} of {len(self.plan.grid)} steps>)"
+        return f"Policy({self.schedule!r}, {self.forecaster!r}, site={self.site!r})"
+
+
+def _words(grid: Grid) -> str:
+    return f"{len(grid)} steps, {grid.unit} {grid.levels[0]:.4g} to {grid.levels[-1]:.4g}"

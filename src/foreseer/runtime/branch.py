@@ -1,0 +1,89 @@
+"""One branch of one run: which step computes, and what is forecast from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreseer.plan import Plan
+from foreseer.runtime.combine import weighted_sum
+from foreseer.runtime.store import FeatureStore, Keep
+
+
+@dataclass
+class BranchRun:
+    """Applies a plan to the features of one branch, from ``first_step`` of the run on.
+
+    Args:
+        plan: compiled for the part of the run that this branch sees.
+        first_step: the run's step at which the plan's step 0 falls.
+        signature: what must not change while the branch lives (shapes, dtypes and device of the inputs).
+        keep: where features are kept.
+    """
+
+    plan: Plan
+    first_step: int
+    signature: object
+    keep: Keep = "device"
+    last_step: int = field(init=False)
+    store: FeatureStore = field(init=False)
+    _rows: dict[int, tuple[list[int], list[float]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last_step = self.first_step - 1
+        self.store = FeatureStore(self.keep)
+        self._rows = _sparse_rows(self.plan)
+
+    def continues(self, step: int, signature: object) -> bool:
+        """Whether a call at ``step`` is the next one of this branch, with the same shapes."""
+        return step == self.last_step + 1 and signature == self.signature
+
+    def forecasts(self, step: int) -> bool:
+        """Whether the plan forecasts ``step``."""
+        return step - self.first_step in self._rows
+
+    def why_not(self, step: int) -> str | None:
+        """Why the forecast that the plan asks for at ``step`` must not be made, or ``None``."""
+        sources, _ = self._rows[step - self.first_step]
+        if not sources:
+            return "its row holds no weight"
+        for source in sources:
+            reason = self.store.why_unusable(source)
+            if reason is not None:
+                return reason
+        return None
+
+    def computed(self, step: int, tensors: Sequence[Tensor]) -> None:
+        """Take note of what the network gave at ``step``; kept only if a later row needs it."""
+        self.last_step = step
+        local = step - self.first_step
+        if local in self.plan.last_uses:
+            self.store.put(local, tensors)
+        elif local + 1 >= len(self.plan.grid):
+            self.store.clear()
+
+    def forecast(self, step: int, device: torch.device) -> list[Tensor]:
+        """The forecast feature of ``step``; frees what no later row needs."""
+        local = step - self.first_step
+        sources, weights = self._rows[local]
+        count = self.store.count(sources[0])
+        result = [
+            weighted_sum([self.store.get(source, tensor, device) for source in sources], weights)
+            for tensor in range(count)
+        ]
+        self.last_step = step
+        self.store.drop_all_but(self.plan.live_steps(local + 1))
+        return result
+
+
+def _sparse_rows(plan: Plan) -> dict[int, tuple[list[int], list[float]]]:
+    """Per forecast step the computed steps that carry weight, and their weights."""
+    rows = {}
+    for step in plan.forecast_steps:
+        sources = np.flatnonzero(plan.rows[step]).tolist()
+        rows[step] = (sources, [float(plan.rows[step, source]) for source in sources])
+    return rows

@@ -1,0 +1,8 @@
+"""Which steps compute. One file a rule; each knows NumPy at most, never torch."""
+
+from foreseer.schedule.base import Schedule, check_computed_steps
+from foreseer.schedule.explicit import Explicit
+from foreseer.schedule.growing import Growing
+from foreseer.schedule.uniform import Uniform
+
+__all__ = ["Explicit", "Growing", "Schedule", "Uniform", "check_computed_steps"]

@@ -1,0 +1,48 @@
+"""What a schedule rule is: it names the steps that compute."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import pairwise
+
+from foreseer.errors import ScheduleError
+
+
+class Schedule(ABC):
+    """A rule that says which steps of a run compute; the others are forecast."""
+
+    def computed_steps(self, steps: int) -> tuple[int, ...]:
+        """The computed steps of a run of ``steps`` steps, ascending, beginning with 0.
+
+        Raises:
+            ScheduleError: the rule names no step, an unknown one, one twice, or not the first.
+        """
+        if steps < 1:
+            raise ScheduleError(f"A run needs at least one step, received {steps}.")
+        return check_computed_steps(self._computed_steps(steps), steps)
+
+    @abstractmethod
+    def _computed_steps(self, steps: int) -> Iterable[int]: ...
+
+
+def check_computed_steps(computed_steps: Iterable[int], steps: int) -> tuple[int, ...]:
+    """``computed_steps`` as a tuple, once it is known to be ascending, within the run, and to begin with 0."""
+    try:
+        given = list(computed_steps)
+        checked = tuple(int(step) for step in given)
+    except (TypeError, ValueError) as error:
+        raise ScheduleError(f"Computed steps must be integers: {error}.") from error
+    if any(step != original for step, original in zip(checked, given, strict=True)):
+        raise ScheduleError(f"Computed steps must be integers, received {given}.")
+    if not checked:
+        raise ScheduleError("No step computes: at least the first one must.")
+    if any(later <= earlier for earlier, later in pairwise(checked)):
+        raise ScheduleError(f"Computed steps must ascend without repeats, received {checked}.")
+    if checked[0] != 0:
+        raise ScheduleError(
+            f"The first computed step is {checked[0]}; it must be 0, since nothing can be forecast before it."
+        )
+    if checked[-1] >= steps:
+        raise ScheduleError(f"Step {checked[-1]} does not exist in a run of {steps} steps (0 to {steps - 1}).")
+    return checked

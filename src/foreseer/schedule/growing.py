@@ -1,0 +1,71 @@
+"""Spectrum's schedule: the gap grows after each computed step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+
+from foreseer.errors import ScheduleError
+from foreseer.schedule.base import Schedule
+
+
+@dataclass(frozen=True)
+class Growing(Schedule):
+    r"""After ``warmup`` computed steps the gap starts at ``interval`` and grows by ``alpha`` after each.
+
+    The k-th gap is $\lfloor N + k\alpha \rfloor$, k = 0, 1, ... (Spectrum, arXiv 2603.01623, appendix B.1).
+    With ``alpha=0`` this is :class:`Uniform`.
+
+    Args:
+        interval: the first gap N in steps, at least 1.
+        warmup: how many first steps compute, at least 1.
+        alpha: growth of the gap in steps, at least 0.
+
+    Raises:
+        ScheduleError: an option is out of range.
+
+    >>> Growing(interval=2, warmup=5, alpha=3.0).computed_steps(50)
+    (0, 1, 2, 3, 4, 6, 11, 19, 30, 44)
+    """
+
+    interval: float = 2
+    warmup: int = 5
+    alpha: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.interval) and self.interval >= 1):
+            raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
+        if self.warmup < 1 or not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise ScheduleError(f"warmup is {self.warmup} and alpha {self.alpha}; expected at least 1 and 0.")
+
+    @classmethod
+    def for_nfe(cls, nfe: int, steps: int, interval: float = 2, warmup: int = 5) -> Growing:
+        """The rule whose ``alpha`` computes ``nfe`` of ``steps`` steps: the middle of the range of such alphas.
+
+        A budget too small for ``warmup`` shortens the warm-up; one too large for ``interval`` lengthens it.
+
+        Raises:
+            ScheduleError: ``nfe`` is not between 1 and ``steps``.
+
+        >>> len(Growing.for_nfe(14, 50).computed_steps(50)), len(Growing.for_nfe(30, 50).computed_steps(50))
+        (14, 30)
+        """
+        if not 1 <= nfe <= steps:
+            raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
+        warmups = sorted(range(1, nfe + 1), key=lambda candidate: abs(candidate - warmup))
+        for candidate in warmups:
+            counts = (len(cls(interval, candidate, k / 64).computed_steps(steps)) for k in range(64 * steps + 1))
+            fitting = [k / 64 for k, count in enumerate(takewhile(lambda count: count >= nfe, counts)) if count == nfe]
+            if fitting:
+                return cls(interval, candidate, (fitting[0] + fitting[-1]) / 2)
+        raise ScheduleError(f"No growing schedule computes {nfe} of {steps} steps.")
+
+    def _computed_steps(self, steps: int) -> Iterable[int]:
+        computed = list(range(min(self.warmup, steps)))
+        gap = float(self.interval)
+        while (step := computed[-1] + math.floor(gap + 1e-9)) < steps:
+            computed.append(step)
+            gap += self.alpha
+        return computed

@@ -1,0 +1,66 @@
+"""A computed step every N steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from foreseer.errors import ScheduleError
+from foreseer.schedule.base import Schedule
+
+
+@dataclass(frozen=True)
+class Uniform(Schedule):
+    """After ``warmup`` computed steps, one in ``interval`` computes (FORA, TaylorSeer).
+
+    The k-th computed step after the warm-up is ``warmup - 1 + floor(k * interval)``.
+
+    Args:
+        interval: steps from one computed step to the next, at least 1; a fraction spreads a budget evenly.
+        warmup: how many first steps compute, at least 1.
+        last: how many last steps compute as well.
+
+    Raises:
+        ScheduleError: an option is out of range.
+
+    >>> Uniform(interval=4, warmup=5).computed_steps(20)
+    (0, 1, 2, 3, 4, 8, 12, 16)
+    """
+
+    interval: float
+    warmup: int = 1
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.interval) and self.interval >= 1):
+            raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
+        if self.warmup < 1 or self.last < 0:
+            raise ScheduleError(f"warmup is {self.warmup} and last {self.last}; expected at least 1 and 0.")
+
+    @classmethod
+    def for_nfe(cls, nfe: int, steps: int, warmup: int = 1) -> Uniform:
+        """The rule that spreads ``nfe`` computed steps evenly over ``steps``.
+
+        Raises:
+            ScheduleError: ``nfe`` is not between 1 and ``steps``.
+
+        >>> Uniform.for_nfe(10, 50)
+        Uniform(interval=5.0, warmup=1, last=0)
+        """
+        if not 1 <= nfe <= steps:
+            raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
+        warmup = min(warmup, nfe)
+        if nfe == warmup:
+            return cls(interval=float(steps), warmup=warmup)
+        # The narrowest interval whose (nfe - warmup + 1)-th step after the warm-up falls beyond the run.
+        return cls(interval=max(1.0, (steps - warmup + 1) / (nfe - warmup + 1)), warmup=warmup)
+
+    def _computed_steps(self, steps: int) -> Iterable[int]:
+        computed = set(range(min(self.warmup, steps))) | set(range(max(0, steps - self.last), steps))
+        k = 1
+        # A float quotient may fall a hair short of the integer that it stands for.
+        while (step := self.warmup - 1 + math.floor(k * self.interval + 1e-9)) < steps:
+            computed.add(step)
+            k += 1
+        return sorted(computed)

@@ -1,0 +1,137 @@
+"""Skipped steps really skip, and a forecast that is the truth gives the truth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import foreseer as fs
+from foreseer.attach.hooks import HOOK_NAME
+from foreseer.runtime import BranchRun
+from tests.contract.conftest import STEPS
+from tests.contract.expected import SCHEDULES, check_pattern, seen_steps
+from tests.pipelines import TinyPipeline
+
+
+@contextmanager
+def counting(tiny: TinyPipeline) -> Iterator[dict[str, Counter[str]]]:
+    """Forward passes of every layer with weights and no children, by denoiser."""
+    counts = {name: Counter() for name in tiny.denoisers}
+    hooks = []
+    for denoiser, module in zip(tiny.denoisers, tiny.modules, strict=True):
+        for name, layer in module.named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+
+                def count(*_: object, of: Counter[str] = counts[denoiser], name: str = name) -> None:
+                    of[name] += 1
+
+                hooks.append(layer.register_forward_hook(count))
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def in_a_block(tiny: TinyPipeline, layer: str) -> bool:
+    """Whether a layer is inside the stack of blocks, which is what a list of modules is in every denoiser."""
+    unit = layer.split(".")[0]
+    children = dict(tiny.modules[0].named_children())
+    return unit == "mid_block" or isinstance(children[unit], nn.ModuleList)
+
+
+@pytest.mark.parametrize("rule", SCHEDULES)
+def test_each_branch_computes_the_steps_of_its_plan(tiny: TinyPipeline, site: str, rule: str) -> None:
+    policy = fs.Policy(SCHEDULES[rule], fs.forecast.Newton(order=1), site=site)
+    with fs.accelerate(tiny.pipe, policy) as handle:
+        sample = tiny.run(STEPS)
+    check_pattern(tiny, handle.record, SCHEDULES[rule], STEPS)
+    assert torch.isfinite(sample).all()
+
+
+def test_layers_run_at_computed_steps_only(tiny: TinyPipeline, site: str) -> None:
+    with counting(tiny) as every_step:
+        tiny.run(STEPS)
+    policy = fs.Policy(SCHEDULES["growing"], fs.forecast.Reuse(), site=site)
+    with fs.accelerate(tiny.pipe, policy) as handle:
+        tiny.run(STEPS)  # the last block's seam is put to the proof here
+        with counting(tiny) as accelerated:
+            tiny.run(STEPS)
+    skipped = 0
+    for denoiser in tiny.denoisers:
+        mine = [name for name in seen_steps(tiny, STEPS) if len(tiny.denoisers) == 1 or name.startswith(f"{denoiser} ")]
+        calls = sum(len(seen_steps(tiny, STEPS)[name]) for name in mine)
+        computed = sum(len(handle.record.computed[name]) for name in mine)
+        for layer, count in every_step[denoiser].items():
+            passes, rest = divmod(count, calls)
+            assert rest == 0
+            if site == "output" or in_a_block(tiny, layer):
+                assert accelerated[denoiser][layer] == passes * computed, layer
+                skipped += passes * (calls - computed)
+        if site == "last_block":
+            head = list(every_step[denoiser])[-1]
+            assert not in_a_block(tiny, head)
+    assert skipped > 0
+
+
+def test_a_true_row_gives_the_reference(
+    tiny: TinyPipeline, site: str, reference: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth: list[list[Tensor]] = []
+
+    def take(run: BranchRun, step: int, tensors: list[Tensor]) -> None:
+        run.last_step = step
+        truth.append([tensor.clone() for tensor in tensors])
+
+    every = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse(), site=site)
+    with monkeypatch.context() as patch, fs.accelerate(tiny.pipe, every):
+        patch.setattr(BranchRun, "computed", take)
+        tiny.run(STEPS)
+
+    position = iter(range(len(truth)))
+    wrong = 0
+    computed, forecast = BranchRun.computed, BranchRun.forecast
+
+    def count(run: BranchRun, step: int, tensors: list[Tensor]) -> None:
+        next(position)
+        computed(run, step, tensors)
+
+    def foresee(run: BranchRun, step: int, device: torch.device) -> list[Tensor]:
+        nonlocal wrong
+        true_feature = truth[next(position)]
+        reused = forecast(run, step, device)
+        wrong += not torch.equal(reused[0], true_feature[0])
+        return [tensor.clone() for tensor in true_feature]
+
+    policy = fs.Policy(SCHEDULES["growing"], fs.forecast.Reuse(), site=site)
+    with fs.accelerate(tiny.pipe, policy) as handle:
+        monkeypatch.setattr(BranchRun, "computed", count)
+        monkeypatch.setattr(BranchRun, "forecast", foresee)
+        sample = tiny.run(STEPS)
+    check_pattern(tiny, handle.record, SCHEDULES["growing"], STEPS)
+    assert next(position, None) is None
+    assert wrong == sum(map(len, handle.record.forecast.values()))
+    assert torch.equal(sample, reference)
+
+
+@pytest.mark.parametrize("keep", ["device", "host"])
+def test_no_feature_outlives_the_run(tiny: TinyPipeline, site: str, keep: str) -> None:
+    held: list[int] = []
+    policy = fs.Policy(SCHEDULES["uniform"], fs.forecast.Newton(order=1), site=site)
+    with fs.accelerate(tiny.pipe, policy, keep=keep):
+        trackers = [module._diffusers_hook.get_hook(HOOK_NAME).tracker() for module in tiny.modules]
+
+        def bytes_held() -> int:
+            return sum(branch.run.store.bytes for one in trackers for branch in one._branches.values())
+
+        watch = tiny.modules[0].register_forward_hook(lambda *_: held.append(bytes_held()))
+        tiny.run(STEPS)
+        watch.remove()
+        left = bytes_held()
+    assert max(held) > 0
+    assert left == 0

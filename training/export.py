@@ -1,0 +1,107 @@
+"""Write a trained checkpoint as a folder that ``FluxPipeline.from_pretrained`` loads.
+
+The moving average of the weights is stored in bfloat16. The text encoders' files say
+float32, so that a plain ``from_pretrained`` gives the whole pipeline one precision.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from text_models import TEXT_TOKENS
+from train_transformer import build_models
+
+PROMPTS = (
+    "a panda face on a red background",
+    "a sunflower on a blue background",
+    "a red apple on a white background",
+    "an octopus on a black background",
+    "a rocket on a purple background",
+    "a slice of pizza on a green background",
+    "a grinning face on a pink background",
+    "a birthday cake on a blue background",
+    "a penguin on a yellow background",
+    "a rainbow on a white background",
+    "a cactus on a purple background",
+    "a teddy bear on a green background",
+)
+SAMPLING = {
+    "height": 64,
+    "width": 64,
+    "max_sequence_length": TEXT_TOKENS,
+    "num_inference_steps": 50,
+}
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+KEPT_FILES = ("README.md", "LICENSE")
+
+
+def assemble(work):
+    """Return the pipeline of the checkpoints in a work folder, in float32."""
+    names = torch.load(work / "latents.pt", mmap=True)["names"]
+    networks, clip_tokenizer, t5_tokenizer = build_models(names)
+    state = torch.load(work / "transformer.pt")
+    networks.load_state_dict(state["model"])
+    trained = [p for p in networks.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter, average in zip(trained, state["average"], strict=True):
+            parameter.copy_(average)
+    print(f"checkpoint of step {state['step']}, {state['spent'] / 60:.1f} minutes")
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=networks.text_encoder,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=networks.text_encoder_2,
+        tokenizer_2=t5_tokenizer,
+        transformer=networks.transformer,
+    )
+
+
+def write_pipeline(pipeline, folder):
+    """Save the pipeline in bfloat16, its text encoders declared float32, and its defaults."""
+    pipeline.to(torch.bfloat16).save_pretrained(folder)
+    for name in TEXT_ENCODERS:
+        path = folder / name / "config.json"
+        config = json.loads(path.read_text())
+        config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    sampling = {**SAMPLING, "prompts": list(PROMPTS)}
+    (folder / "sampling.json").write_text(json.dumps(sampling, indent=2) + "\n")
+
+
+def replace_folder(new, target):
+    """Put the new folder in the target's place, keeping the target's card and licence."""
+    for name in KEPT_FILES:
+        if (target / name).exists():
+            shutil.copy(target / name, new / name)
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        target.rename(old)
+    for path in new.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def main():
+    """Parse the command line, assemble and write the pipeline."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = assemble(args.work)
+    temporary = Path(tempfile.mkdtemp(dir=args.output.parent, prefix=args.output.name + "."))
+    temporary.chmod(0o755)
+    write_pipeline(pipeline, temporary)
+    replace_folder(temporary, args.output)
+    size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
+    print(f"{args.output}: {size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Train the transformer and both text encoders, jointly, by flow matching.
+
+Reads ``latents.pt`` (encode_latents.py), writes ``transformer.pt``: weights, their
+moving average and the optimizer's state, to resume from and to export.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from common import Budget, refresh_threads, save_atomically, scheduled_rate, set_rate
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from emoji_data import COLOUR_NAMES
+from text_models import (
+    TEXT_TOKENS,
+    TEXT_WIDTH,
+    all_captions,
+    build_clip_encoder,
+    build_clip_tokenizer,
+    build_t5_encoder,
+    build_t5_tokenizer,
+    token_table,
+)
+from torch import nn
+
+WARMUP_STEPS = 300
+DECAY_SHARE = 0.25
+AVERAGE_DECAY = 0.999
+CAPTION_DROPOUT = 0.1
+UNIFORM_SHARE = 0.3
+LATENT_TOKEN_SIDE = 4
+SAVE_STEPS = 500
+SEED = 3
+
+
+class TextToLatents(nn.Module):
+    """The three trained networks, called as FluxPipeline calls them."""
+
+    def __init__(self, clip_tokenizer, t5_tokenizer):
+        super().__init__()
+        self.transformer = build_transformer()
+        self.text_encoder = build_clip_encoder(clip_tokenizer)
+        self.text_encoder_2 = build_t5_encoder(t5_tokenizer)
+        side = LATENT_TOKEN_SIDE
+        image_ids = FluxPipeline._prepare_latent_image_ids(1, side, side, "cpu", torch.float32)
+        self.register_buffer("image_ids", image_ids, persistent=False)
+        self.register_buffer("text_ids", torch.zeros(TEXT_TOKENS, 3), persistent=False)
+
+    def forward(self, latents, sigma, clip_ids, t5_ids):
+        """Return the predicted velocity, noise minus data, of noisy packed latents."""
+        return self.transformer(
+            hidden_states=latents,
+            timestep=sigma,
+            pooled_projections=self.text_encoder(clip_ids).pooler_output,
+            encoder_hidden_states=self.text_encoder_2(t5_ids)[0],
+            txt_ids=self.text_ids,
+            img_ids=self.image_ids,
+            return_dict=False,
+        )[0]
+
+
+def build_transformer():
+    """Return the untrained transformer; its modulations and its output start at zero."""
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=5,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        guidance_embeds=False,
+        axes_dims_rope=(16, 24, 24),
+    )
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and ("norm" in name or name == "proj_out"):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return transformer
+
+
+def build_models(names):
+    """Return (networks, CLIP tokenizer, T5 tokenizer) for a vocabulary's names."""
+    captions = all_captions(names)
+    clip_tokenizer, t5_tokenizer = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
+    return TextToLatents(clip_tokenizer, t5_tokenizer), clip_tokenizer, t5_tokenizer
+
+
+class Batches:
+    """Random training batches from the pool of latents, captions already tokenized."""
+
+    def __init__(self, pool, clip_tokenizer, t5_tokenizer, batch_size, generator):
+        self.latents = pool["latents"]
+        self.caption = pool["emoji"] * len(COLOUR_NAMES) + pool["colour"]
+        captions = [*all_captions(pool["names"]), ""]
+        self.clip_ids = token_table(clip_tokenizer, captions)
+        self.t5_ids = token_table(t5_tokenizer, captions)
+        self.batch_size, self.generator = batch_size, generator
+
+    def draw(self):
+        """Return (noisy latents, sigma, CLIP ids, T5 ids, target velocity)."""
+        size, random = self.batch_size, {"generator": self.generator}
+        index = torch.randint(len(self.latents), (size,), **random)
+        data = self.latents[index].float()
+        noise = torch.randn(data.shape, **random)
+        sigma = torch.sigmoid(torch.randn(size, **random))
+        uniform = torch.rand(size, **random)
+        sigma = torch.where(torch.rand(size, **random) < UNIFORM_SHARE, uniform, sigma)
+        caption = self.caption[index]
+        caption[torch.rand(size, **random) < CAPTION_DROPOUT] = len(self.clip_ids) - 1
+        noisy = torch.lerp(data, noise, sigma[:, None, None])
+        return noisy, sigma, self.clip_ids[caption], self.t5_ids[caption], noise - data
+
+
+@torch.no_grad()
+def update_average(average, parameters, step):
+    """Move the running average of the weights, faster in the first steps."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(average, parameters, 1.0 - decay)
+
+
+def train(networks, batches, args, checkpoint):
+    """Train until the time budget is spent, resuming from the checkpoint if it exists."""
+    parameters = [p for p in networks.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    step, spent = 0, 0.0
+    average = [p.detach().clone() for p in parameters]
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        networks.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step, spent = state["average"], state["step"], state["spent"]
+    batches.generator.manual_seed(SEED + step)
+    budget, mark, losses = Budget(args.minutes, spent), time.monotonic(), []
+
+    def save():
+        state = {"model": networks.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"average": average, "step": step, "spent": budget.spent()}
+        save_atomically(state, checkpoint)
+
+    while budget.fraction() < 1.0:
+        refresh_threads(args.threads_file, step)
+        set_rate(
+            optimizer,
+            scheduled_rate(args.lr, step, WARMUP_STEPS, budget.fraction(), DECAY_SHARE),
+        )
+        *inputs, target = batches.draw()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = networks(*inputs)
+        loss = nn.functional.mse_loss(output.float(), target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        update_average(average, parameters, step)
+        losses.append(loss.item())
+        step += 1
+        if step % 100 == 0:
+            speed = len(losses) * args.batch_size / (time.monotonic() - mark)
+            print(
+                f"step {step} {budget.spent():.0f} s lr {optimizer.param_groups[0]['lr']:.2e} "
+                f"loss {sum(losses) / len(losses):.4f} {speed:.0f} images/s",
+                flush=True,
+            )
+            mark, losses = time.monotonic(), []
+        if step % SAVE_STEPS == 0:
+            save()
+    save()
+
+
+def main():
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder holding latents.pt")
+    parser.add_argument("--minutes", type=float, default=85.0)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--threads-file", help="file holding torch's thread count")
+    args = parser.parse_args()
+    torch.manual_seed(SEED)
+    pool = torch.load(args.work / "latents.pt")
+    networks, clip_tokenizer, t5_tokenizer = build_models(pool["names"])
+    print(f"{sum(p.numel() for p in networks.parameters())} parameters")
+    batches = Batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size, torch.Generator())
+    train(networks, batches, args, args.work / "transformer.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Train the autoencoder: 64x64 RGB pictures to 16-channel latents of 8x8.
+
+Writes ``vae.pt`` (a checkpoint to resume from) and, at the end, the folder ``vae``
+in diffusers' format, its scaling and shift set so that latents have unit variance.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import (
+    Budget,
+    refresh_threads,
+    save_atomically,
+    scheduled_rate,
+    set_rate,
+    to_uint8,
+    to_unit,
+)
+from diffusers import AutoencoderKL
+from emoji_data import contact_sheet, load_emoji, render_pool
+
+WARMUP_STEPS = 100
+DECAY_SHARE = 0.4
+EDGE_WEIGHT = 0.5
+COARSE_WEIGHT = 0.5
+KL_WEIGHT = 1e-4
+START_LOG_VARIANCE = -6.0
+POOL_SEED = 1
+HELD_OUT_SEED = 2
+HELD_OUT = 1024
+
+
+def build_vae():
+    """Return the untrained autoencoder, its latents nearly free of noise at the start."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 80),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    head, channels = vae.encoder.conv_out, vae.config.latent_channels
+    torch.nn.init.zeros_(head.weight.data[channels:])
+    torch.nn.init.constant_(head.bias.data[channels:], START_LOG_VARIANCE)
+    return vae
+
+
+def reconstruction_loss(output, target):
+    """L1 of the pixels, of their horizontal and vertical differences and of 4x4 averages."""
+    pixels = F.l1_loss(output, target)
+    edges = F.l1_loss(output.diff(dim=2), target.diff(dim=2))
+    edges = edges + F.l1_loss(output.diff(dim=3), target.diff(dim=3))
+    coarse = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(target, 4))
+    return pixels + EDGE_WEIGHT * edges + COARSE_WEIGHT * coarse
+
+
+def forward_loss(vae, batch):
+    """Return (training loss, reconstruction loss, KL per latent value) of one batch."""
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(batch).latent_dist
+        output = vae.decode(posterior.sample()).sample
+    rebuilt = reconstruction_loss(output.float(), batch)
+    mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+    divergence = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
+    return rebuilt + KL_WEIGHT * divergence, rebuilt, divergence
+
+
+@torch.no_grad()
+def encode(vae, images, batch_size=256):
+    """Return the posterior means (n, 16, 8, 8) of uint8 images."""
+    means = []
+    for start in range(0, len(images), batch_size):
+        batch = to_unit(images[start : start + batch_size])
+        with torch.autocast("cpu", torch.bfloat16):
+            means.append(vae.encode(batch).latent_dist.mean.float())
+    return torch.cat(means)
+
+
+@torch.no_grad()
+def report(vae, images, folder):
+    """Print the reconstruction PSNR of held-out pictures and write a contact sheet."""
+    latents = encode(vae, images)
+    rebuilt = np.concatenate([to_uint8(vae.decode(part).sample) for part in latents.split(128)])
+    error = ((images.astype(np.float64) - rebuilt) ** 2).mean(axis=(1, 2, 3))
+    psnr = 10 * np.log10(255.0**2 / error)
+    print(f"held-out PSNR {psnr.mean():.2f} dB, worst tenth below {np.quantile(psnr, 0.1):.2f}")
+    rows = [images[:48].reshape(4, 12, 64, 64, 3), rebuilt[:48].reshape(4, 12, 64, 64, 3)]
+    pairs = np.concatenate(rows, axis=1).reshape(-1, 64, 64, 3)
+    contact_sheet(pairs, 12, 2).save(folder / "vae.png")
+
+
+def train(vae, images, args, folder):
+    """Train until the time budget is spent, resuming from ``vae.pt`` if it exists."""
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3
+    )
+    checkpoint, step, spent = folder / "vae.pt", 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+    rng = np.random.default_rng((POOL_SEED, step))
+    budget, mark = Budget(args.minutes, spent), time.monotonic()
+
+    def save():
+        state = {"model": vae.state_dict(), "optimizer": optimizer.state_dict()}
+        save_atomically({**state, "step": step, "spent": budget.spent()}, checkpoint)
+
+    while budget.fraction() < 1.0:
+        refresh_threads(args.threads_file, step)
+        rate = scheduled_rate(args.lr, step, WARMUP_STEPS, budget.fraction(), DECAY_SHARE)
+        set_rate(optimizer, rate)
+        batch = to_unit(images[rng.integers(0, len(images), args.batch_size)])
+        loss, rebuilt, divergence = forward_loss(vae, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        if step % 100 == 0:
+            speed = 100 * args.batch_size / (time.monotonic() - mark)
+            mark = time.monotonic()
+            print(
+                f"step {step} {budget.spent():.0f} s lr {rate:.2e} rebuilt {rebuilt.item():.4f} "
+                f"kl {divergence.item():.3f} {speed:.0f} images/s",
+                flush=True,
+            )
+        if step % 500 == 0:
+            save()
+    save()
+
+
+def main():
+    """Parse the command line, train, measure and write the autoencoder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", required=True, help="folder or tar of emoji_u{hex}.png files")
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--pool", type=int, default=40000, help="number of pictures rendered")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--threads-file", help="file holding torch's thread count")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(POOL_SEED)
+    emoji = load_emoji(args.source)
+    images = render_pool(emoji, args.pool, POOL_SEED)[0]
+    vae = build_vae()
+    train(vae, images, args, args.work)
+    latents = encode(vae, images[:8192])
+    vae.register_to_config(
+        scaling_factor=1.0 / latents.std().item(), shift_factor=latents.mean().item()
+    )
+    print(f"latent mean {latents.mean():.4f}, standard deviation {latents.std():.4f}")
+    print(f"standard deviations of the channels {latents.std(dim=(0, 2, 3)).numpy().round(2)}")
+    report(vae, render_pool(emoji, HELD_OUT, HELD_OUT_SEED)[0], args.work)
+    vae.save_pretrained(args.work / "vae")
+
+
+if __name__ == "__main__":
+    main()
