@@ -253,6 +253,5 @@ def lumina2() -> TinyPipeline:
 
 
 BUILDERS = {
-    one.__name__: one
-    for one in (flux, sd3, qwen_image, sdxl, dit, pixart_sigma, sana, flux2, z_image, chroma, lumina2)
+    one.__name__: one for one in (flux, sd3, qwen_image, sdxl, dit, pixart_sigma, sana, flux2, z_image, chroma, lumina2)
 }

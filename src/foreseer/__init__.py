@@ -10,24 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("forecast", "schedule", "zoo")
-_NAMES = {
-    "Grid": "foreseer.grid",
-    "Plan": "foreseer.plan",
-    "Policy": "foreseer.plan",
+_MODULES = {
+    "forecast": "foreseer.forecast",
     "methods": "foreseer.plan.methods",
-    "accelerate": "foreseer.attach",
-    "wrap": "foreseer.attach",
-    "Handle": "foreseer.attach",
+    "schedule": "foreseer.schedule",
+    "zoo": "foreseer.zoo",
+}
+_NAMES = {
     "ForeseerError": "foreseer.errors",
     "ForeseerWarning": "foreseer.errors",
+    "Grid": "foreseer.grid",
+    "Handle": "foreseer.attach",
+    "Kernel": "foreseer.kernel",
+    "Plan": "foreseer.plan",
+    "Policy": "foreseer.plan",
+    "accelerate": "foreseer.attach",
+    "calibrate": "foreseer.calibration.calibrate",
+    "learned": "foreseer.calibration.learned",
+    "rollout": "foreseer.calibration.rollout",
+    "sampler_matrix": "foreseer.calibration.sampler",
+    "wrap": "foreseer.attach",
 }
 
 if TYPE_CHECKING:
     from foreseer import forecast, schedule, zoo
     from foreseer.attach import Handle, accelerate, wrap
+    from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.learned import learned
+    from foreseer.calibration.rollout import rollout
+    from foreseer.calibration.sampler import sampler_matrix
     from foreseer.errors import ForeseerError, ForeseerWarning
     from foreseer.grid import Grid
+    from foreseer.kernel import Kernel
     from foreseer.plan import Plan, Policy, methods
 
 __all__ = [
@@ -35,12 +49,17 @@ __all__ = [
     "ForeseerWarning",
     "Grid",
     "Handle",
+    "Kernel",
     "Plan",
     "Policy",
     "__version__",
     "accelerate",
+    "calibrate",
     "forecast",
+    "learned",
     "methods",
+    "rollout",
+    "sampler_matrix",
     "schedule",
     "wrap",
     "zoo",
@@ -49,13 +68,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"foreseer.{name}")
-    if name in _NAMES:
-        module = importlib.import_module(_NAMES[name])
-        value = module if _NAMES[name].endswith(f".{name}") else getattr(module, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'foreseer' has no attribute {name!r}")
+        value = importlib.import_module(_MODULES[name])
+    elif name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    else:
+        raise AttributeError(f"module 'foreseer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -40,8 +40,8 @@ class Grid:
         levels = _as_levels(self.noise_levels)
         if self.unit not in ("sigma", "timestep"):
             raise GridError(f"Unknown unit {self.unit!r}: a grid's unit is 'sigma' or 'timestep'.")
-        if not np.isfinite(self.final_level) or self.final_level > levels[-1]:
-            raise GridError(f"final_level is {self.final_level}, but must be at most the last level {levels[-1]:g}.")
+        if not isinstance(self.final_level, int | float | np.number) or not self.final_level <= levels[-1]:
+            raise GridError(f"final_level is {self.final_level!r}; expected at most the last level {levels[-1]:g}.")
         object.__setattr__(self, "noise_levels", levels)
         object.__setattr__(self, "final_level", float(self.final_level))
         object.__setattr__(self, "_key", levels.tobytes() + f"{self.unit} {self.final_level!r}".encode())
@@ -53,8 +53,8 @@ class Grid:
         >>> Grid.uniform(4).noise_levels.tolist()
         [1.0, 0.75, 0.5, 0.25]
         """
-        if steps < 1:
-            raise GridError(f"A grid needs at least one step, received {steps}.")
+        if not isinstance(steps, int | np.integer) or steps < 1:
+            raise GridError(f"A grid needs at least one step, a whole number; received {steps!r}.")
         return cls(1.0 - np.arange(steps) / steps)
 
     @classmethod
@@ -67,17 +67,18 @@ class Grid:
         Raises:
             GridError: ``set_timesteps`` was not called, or the scheduler visits a level twice by design (Heun, PNDM).
         """
-        timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is None or getattr(scheduler, "num_inference_steps", 0) is None:
+        if not has_steps(scheduler):
             raise GridError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n) first.")
-        timesteps = _to_array(timesteps)
+        timesteps = _to_array(scheduler.timesteps)
         sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
         name = type(scheduler).__name__
         if sigmas.size == timesteps.size + 1:
             if sigmas.size > 2 and np.all(np.diff(sigmas[:-1]) > 0) and sigmas.min() >= 0 and sigmas.max() <= 1:
                 sigmas = 1.0 - sigmas
             return _named(name, sigmas[:-1], "sigma", float(min(sigmas[-1], sigmas[-2])))
-        return _named(name, timesteps, "timestep", 0.0)
+        # A timestep scheduler ends one spacing below its last timestep, where it takes the clean sample to be.
+        spacing = timesteps[-2] - timesteps[-1] if timesteps.size > 1 else timesteps[-1] + 1.0
+        return _named(name, timesteps, "timestep", float(timesteps[-1] - max(spacing, 0.0)))
 
     def tail(self, first_step: int) -> Grid:
         """The grid of the part of the run that begins at ``first_step`` (image to image, a branch that starts late)."""
@@ -96,11 +97,11 @@ class Grid:
         return self._key
 
     def matches(self, other: Grid, tolerance: float = 1e-4) -> bool:
-        """Whether two grids visit the same levels, to ``tolerance`` of the largest one (float32 reading noise)."""
+        """Whether two grids visit the same levels, each to ``tolerance`` of itself (float32 reading noise)."""
         if len(self) != len(other) or self.unit != other.unit:
             return False
-        scale = max(1e-12, float(np.max(np.abs(self.levels))))
-        return bool(np.max(np.abs(self.levels - other.levels)) <= tolerance * scale)
+        mine, its = (np.append(grid.levels, grid.final_level) for grid in (self, other))
+        return np.allclose(mine, its, rtol=tolerance, atol=1e-7 * float(np.max(np.abs(mine))))
 
     def __len__(self) -> int:
         return int(self.levels.size)
@@ -115,11 +116,24 @@ class Grid:
         return hash(self._key)
 
 
+def has_steps(scheduler: Any) -> bool:
+    """Whether ``set_timesteps`` was called; some schedulers hold all training timesteps before, and no count."""
+    timesteps = getattr(scheduler, "timesteps", None)
+    if timesteps is None or len(timesteps) == 0:
+        return False
+    if hasattr(scheduler, "num_inference_steps"):
+        return scheduler.num_inference_steps is not None
+    return len(timesteps) != getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+
+
 def _as_levels(values: Any) -> np.ndarray:
     try:
-        levels = np.array(values, dtype=np.float64, copy=True)
+        given = np.asarray(values)
+        levels = np.array(given, dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
         raise GridError(f"Noise levels must be numbers: {error}.") from error
+    if given.dtype.kind not in "iuf":
+        raise GridError(f"Noise levels must be numbers, received {given.dtype}.")
     if levels.ndim != 1 or levels.size == 0:
         raise GridError(f"Noise levels have shape {levels.shape}; expected (T,) with at least one step.")
     if not np.all(np.isfinite(levels)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from foreseer.attach.containers import flatten, rebuild, signature, strip
 from foreseer.attach.record import FailOpen, RunRecord
-from foreseer.errors import AttachError
+from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import BranchRun, Keep
@@ -51,7 +52,11 @@ class WrappedModel:
         known = self._branches.get(branch)
         self._check_order(step, known)
         if known is None or not known.run.continues(step, inputs):
-            plan = self._policy.compile(self._grid.tail(step))
+            try:
+                plan = self._policy.compile(self._grid, step)
+            except ForeseerError as error:
+                self._branches.pop(branch, None)
+                return self._against_the_plan(step, branch, str(error), self._model_fn(*args, **kwargs))
             known = self._branches[branch] = _Branch(BranchRun(plan, step, inputs, self._keep))
             self.record.plans[branch] = plan
         if known.run.forecasts(step):
@@ -64,7 +69,7 @@ class WrappedModel:
                 self.record.forecast.setdefault(branch, []).append(step)
                 self.record.forecast_seconds += time.perf_counter() - began
                 return rebuild(known.template, iter(feature))
-            self.record.failed_open.append(FailOpen(step, branch, reason))
+            self._note(step, branch, reason)
         output = self._model_fn(*args, **kwargs)
         tensors = flatten(output)
         known.template = strip(output)
@@ -72,6 +77,17 @@ class WrappedModel:
         known.run.computed(step, [tensor.detach() for tensor in tensors])
         self.record.computed.setdefault(branch, []).append(step)
         return output
+
+    def _against_the_plan(self, step: int, branch: str, reason: str, output: Any) -> Any:
+        self._note(step, branch, reason)
+        self.record.computed.setdefault(branch, []).append(step)
+        return output
+
+    def _note(self, step: int, branch: str, reason: str) -> None:
+        if not self.record.failed_open:
+            words = f"Step {step} is computed instead of forecast: {reason.rstrip('.')}."
+            warnings.warn(f"{words} Said once; record.failed_open lists all.", ForeseerWarning, stacklevel=4)
+        self.record.failed_open.append(FailOpen(step, branch, reason))
 
     def _check_order(self, step: int, known: _Branch | None) -> None:
         last = known.run.last_step if known is not None else -1

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from foreseer.errors import GridError
@@ -14,6 +15,7 @@ from foreseer.grid import Grid
 
 # How a pipeline hands the scheduler's timestep t to its denoiser: t, t / 1000, or 1 - t / 1000.
 _SCALES: tuple[Callable[[float], float], ...] = (lambda t: t, lambda t: 1000.0 * t, lambda t: 1000.0 * (1.0 - t))
+_PRECISION = 1e-5  # relative: what a timestep may lose on its way to the denoiser in float32
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t", "sigma")
 
 
@@ -68,32 +70,43 @@ class StepClock:
         if index is None:
             index = getattr(scheduler, "begin_index", None)
         if index is None:
-            return self._match(args, kwargs)
+            return self._match(args, kwargs, counts_steps=hasattr(scheduler, "step_index"))
         index = int(index)
         if index >= len(self.timesteps):
             raise UnknownStepError("the scheduler is past its last step; this call is not part of its run")
         return index
 
-    def _match(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    def _match(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], counts_steps: bool) -> int:
+        """The only level within rounding of the timestep argument; the first of several if none was taken yet.
+
+        Which scale the argument is on is settled by the run's first call: the one that puts it earliest in the run.
+        """
         if not self._levels.size:
             self._levels = np.asarray([float(t) for t in self.timesteps], dtype=np.float64)
-        value = self._timestep(args, kwargs)
+        value, precision = self._timestep(args, kwargs)
+        error = precision * max(1.0, abs(value))
+        fits = []
         for scale in _SCALES if self._scale is None else (self._scale,):
-            distance = np.abs(self._levels - scale(value))
-            nearest = int(np.argmin(distance))
-            others = np.delete(np.abs(self._levels - self._levels[nearest]), nearest)
-            if distance[nearest] <= (0.25 * others.min() if others.size else 1e-3 * abs(self._levels[0])):
-                self._scale = scale
-                return nearest
-        raise UnknownStepError(f"the timestep {value:g} is not one of the scheduler's {len(self._levels)}")
+            tolerance = abs(scale(value + error) - scale(value))
+            steps = np.flatnonzero(np.abs(self._levels - scale(value)) <= tolerance)
+            if steps.size == 1 or (steps.size and counts_steps):
+                fits.append((int(steps[0]), scale))
+        if not fits:
+            raise UnknownStepError(
+                f"the timestep {value:g} is not one of the scheduler's {len(self._levels)}, or it may be several"
+            )
+        step, self._scale = min(fits, key=lambda fit: fit[0])
+        return step
 
-    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float:
+    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, float]:
+        """The timestep argument, and the relative precision of its dtype."""
         position, name = self._timestep_position
         value = kwargs.get(name) if name in kwargs else args[position] if position < len(args) else None
         if isinstance(value, Tensor) and value.numel():
-            return float(value.detach().max())
+            rounding = torch.finfo(value.dtype).eps / 2 if value.is_floating_point() else 0.0
+            return float(value.detach().max()), max(rounding, _PRECISION)
         if isinstance(value, int | float):
-            return float(value)
+            return float(value), _PRECISION
         raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +25,11 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(template, Tensor):
         return next(tensors)
     if isinstance(template, Mapping):
-        return type(template)(**{key: rebuild(value, tensors) for key, value in template.items()})
+        values = {key: rebuild(value, tensors) for key, value in template.items()}
+        if not is_dataclass(template):
+            return type(template)(values)  # pyright: ignore[reportCallIssue]
+        # An output object leaves out of its items the fields that are None.
+        return type(template)(**{field.name: values.get(field.name) for field in fields(template)})
     if isinstance(template, tuple) and hasattr(template, "_fields"):
         return type(template)(*(rebuild(value, tensors) for value in template))
     if isinstance(template, tuple | list):
@@ -34,7 +39,13 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
 
 def strip(output: Any) -> Any:
     """``output`` with empty tensors in place of its own: a template that keeps no memory alive."""
-    return rebuild(output, (tensor.new_empty(0) for tensor in flatten(output)))
+    empty = (tensor.new_empty(0) for tensor in flatten(output))
+    try:
+        return rebuild(output, empty)
+    except TypeError as error:
+        raise UnknownContainerError(
+            f"the network returned a {type(output).__name__}, which cannot be rebuilt"
+        ) from error
 
 
 def _collect(output: Any, tensors: list[Tensor]) -> None:

@@ -49,7 +49,8 @@ class Handle:
     def begin_run(self, identity: Any, denoiser: str) -> RunRecord:
         """The record of the run that ``identity`` stands for: joined if another denoiser began it, else a new one."""
         threads = self._threads
-        if getattr(threads, "identity", None) is not identity or denoiser in threads.denoisers:
+        known = getattr(threads, "record", None) is not None and threads.identity is identity
+        if not known or denoiser in threads.denoisers:
             threads.identity, threads.denoisers = identity, set()
             threads.record = self._last = RunRecord()
         threads.denoisers.add(denoiser)
@@ -65,7 +66,7 @@ class Handle:
         Raises:
             FailedOpenError: the handle is strict.
         """
-        words = f"Step {step} ({branch}) is computed instead of forecast: {reason}."
+        words = f"Step {step} ({branch}) is computed instead of forecast: {reason.rstrip('.')}."
         if self.strict:
             raise FailedOpenError(words)
         self.current_run().failed_open.append(FailOpen(step, branch, reason))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +19,9 @@ from foreseer.attach.site import Forward, NoFeatureError, SiteError
 from foreseer.attach.tracker import TrackedBranch
 
 Mode = Literal["pass", "capture", "bypass"]
+
+# What a network may raise when it goes on from the wrong place.
+_NOT_THIS_SEAM = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
 
 
 @dataclass
@@ -129,17 +132,21 @@ class LastBlockSite:
         finder = SeamFinder(self._model)
         with finder:
             expected = forward(*args, **kwargs)
-        for seam in finder.candidates():
-            self._install(seam)
-            if self._proves_exact(forward, args, kwargs, expected):
-                return
-            self.detach()
+        try:
+            for seam in finder.candidates():
+                if self._proves_exact(seam, forward, args, kwargs, expected):
+                    return
+        except BaseException:
+            self.detach()  # an unproven seam must not outlive an interrupted proof
+            raise
+        self.detach()
         self._no_seam = (
             f"no seam between blocks and head of {type(self._model).__name__} reproduces its output; "
             "use site='output' for this model"
         )
 
     def _install(self, seam: Seam) -> None:
+        self.detach()
         self._seam = seam
         for block in seam.blocks:
             add_hook(block, _BlockHook(self))
@@ -158,21 +165,38 @@ class LastBlockSite:
 
         return before_head
 
-    def _proves_exact(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any) -> bool:
-        assert self._seam is not None
+    def _proves_exact(
+        self, seam: Seam, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any
+    ) -> bool:
+        """Whether the network, its blocks skipped, gives the same bits; if so, with the fewest and earliest heads.
+
+        A later unit of the head (a projection after the modulated norm) also takes as many values as a block gives.
+        Were it given a forecast too, the current timestep would not reach it.
+        """
+        self._install(seam)
         try:
             with self._at_seam(_Passage("capture")) as captured:
                 again = forward(*args, **kwargs)
-            if len(captured.feature) != len(self._seam.heads):
+            features = dict(zip(seam.heads, (tensor.clone() for tensor in captured.feature), strict=True))
+            truth = flatten(expected)
+
+            def exact(heads: tuple[nn.Module, ...]) -> bool:
+                self._install(Seam(seam.blocks, heads))
+                with self._at_seam(_Passage("bypass", captured.stand_ins, [features[head] for head in heads])):
+                    return _equal(truth, flatten(forward(*args, **kwargs)))
+
+            heads = seam.heads
+            if not (_equal(truth, flatten(again)) and exact(heads)):
                 return False
-            feature = [tensor.clone() for tensor in captured.feature]
-            with self._at_seam(_Passage("bypass", captured.stand_ins, feature)):
-                skipped = forward(*args, **kwargs)
-            truth, repeated, found = flatten(expected), flatten(again), flatten(skipped)
-        except (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError):
+            for head in reversed(seam.heads):
+                fewer = tuple(other for other in heads if other is not head)
+                heads = fewer if fewer and _tries(exact, fewer) else heads
+            self._install(Seam(seam.blocks, heads))
+        except torch.OutOfMemoryError:
+            raise
+        except _NOT_THIS_SEAM:
             return False
-        same = len(truth) == len(found) and all(torch.equal(a, b) for a, b in zip(repeated, found, strict=True))
-        return same and all(torch.equal(a, b) for a, b in zip(truth, repeated, strict=True))
+        return True
 
     @contextmanager
     def _at_seam(self, passage: _Passage) -> Iterator[_Passage]:
@@ -181,6 +205,17 @@ class LastBlockSite:
             yield passage
         finally:
             self._threads.passage = _Passage()
+
+
+def _tries(exact: Callable[[tuple[nn.Module, ...]], bool], heads: tuple[nn.Module, ...]) -> bool:
+    try:
+        return exact(heads)
+    except _NOT_THIS_SEAM:
+        return False
+
+
+def _equal(truth: list[Tensor], found: list[Tensor]) -> bool:
+    return len(truth) == len(found) and all(torch.equal(a, b) for a, b in zip(truth, found, strict=True))
 
 
 def _stand_in_for(output: Any) -> Any:

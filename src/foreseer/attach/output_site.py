@@ -21,9 +21,9 @@ class OutputSite:
         output = forward(*args, **kwargs)
         try:
             tensors = flatten(output)
+            branch.memory["output"] = strip(output)
         except UnknownContainerError as error:
             raise NoFeatureError(str(error), output) from error
-        branch.memory["output"] = strip(output)
         return output, tensors
 
     def forecast(

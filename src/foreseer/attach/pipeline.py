@@ -21,6 +21,11 @@ from foreseer.runtime import KEEPS, Keep
 # The names under which diffusers' pipelines hold what they call once or more at each step.
 DENOISER_NAMES = ("transformer", "transformer_2", "unet")
 
+_SITES: dict[str, Callable[[nn.Module], SiteHook]] = {
+    "output": lambda module: OutputSite(),
+    "last_block": LastBlockSite,
+}
+
 
 def accelerate(
     pipe_or_model: Any,
@@ -49,6 +54,19 @@ def accelerate(
         AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the model
             was compiled as a whole, or a bare module came without its scheduler.
     """
+    return attach(pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict)
+
+
+def attach(
+    pipe_or_model: Any,
+    policy: Policy | Plan,
+    *,
+    scheduler: Any = None,
+    keep: Keep = "device",
+    strict: bool = False,
+    make_site: Callable[[nn.Module], SiteHook] | None = None,
+) -> Handle:
+    """As :func:`accelerate`, with a site of one's own for each denoiser."""
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
     if not isinstance(policy, Policy):
@@ -61,7 +79,7 @@ def accelerate(
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict)
     for name, module in denoisers.items():
-        site: SiteHook = OutputSite() if policy.site == "output" else LastBlockSite(module)
+        site = make_site(module) if make_site is not None else _SITES[policy.site](module)
         prefix = f"{name} " if len(denoisers) > 1 else ""
         hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site)
         hook.handle = handle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class NoFeatureError(RuntimeError):
         self.output = output
 
 
+@runtime_checkable
 class SiteHook(Protocol):
     """Where a feature is taken, and how the network goes on from a forecast one."""
 

@@ -79,15 +79,16 @@ class Tracker:
     ) -> tuple[Call, bool]:
         """Where a call stands, and whether a new run began with it."""
         fresh = self.clock.new_run(scheduler)
+        if fresh:
+            self.reset()
         try:
             step = self.clock.step(scheduler, args, kwargs)
         except UnknownStepError as error:
-            if fresh:
-                self.reset()
             return Call(-1, context or "?", None, str(error)), fresh
-        fresh = fresh or step < self._step
-        if fresh:
+        if step < self._step:
             self.reset()
+            fresh = True
+        if self.grid is None and self._no_grid is None:
             try:
                 self.grid = self.clock.grid(scheduler)
             except UnknownStepError as error:
@@ -107,7 +108,7 @@ class Tracker:
                 return Call(step, name, None, self._no_grid)
             if step not in self._refused:
                 try:
-                    plan = self._policy.compile(self.grid.tail(step))
+                    plan = self._policy.compile(self.grid, step)
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:

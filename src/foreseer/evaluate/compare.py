@@ -14,7 +14,7 @@ import torch
 from foreseer.attach.pipeline import accelerate
 from foreseer.evaluate.loop import watch_loop
 from foreseer.evaluate.measures import psnr, relative_error, ssim
-from foreseer.evaluate.pipelines import call_arguments
+from foreseer.pipelines import call_arguments
 from foreseer.plan import Policy
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import __version__, zoo
+from foreseer.calibration.learned import learned
 from foreseer.evaluate.compare import Comparison, Contender, compare
-from foreseer.evaluate.pipelines import load_pipeline
 from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.kernel import Kernel
+from foreseer.pipelines import load_pipeline
+from foreseer.plan import Plan, Policy
 from foreseer.plan.methods import METHODS
 from foreseer.plan.plan import Site
 
@@ -38,14 +41,22 @@ class Demo:
     dtype: str | None = None
 
     def contenders(self) -> list[Contender]:
-        """Every method that needs no file, at the same number of evaluations."""
-        found = []
+        """What was learned for the bundled pipeline first, then every method that needs no file; all at one NFE."""
+        found = self._learned() if self.site == "output" else []
         for method in METHODS.values():
             if method.reduces_steps:
                 found.append(Contender(method.name, method.title, self.nfe))
             elif method.forecaster is not None:
                 policy = method.policy(self.steps, self.nfe, self.site)
                 found.append(Contender(method.name, method.title, self.steps, policy))
+        return found
+
+    def _learned(self) -> list[Contender]:
+        policy = learned(Kernel.load(zoo.kernel_path()), nfe=self.nfe)
+        found = [Contender("learned", "Learned rows", self.steps, policy)]
+        if self.steps == 50 and zoo.plan_path(nfe=self.nfe).is_file():
+            plan = Policy.from_plan(Plan.load(zoo.plan_path(nfe=self.nfe)))
+            found.insert(0, Contender("rollout", "Learned rollout", self.steps, plan))
         return found
 
     def runs(self) -> int:

@@ -15,7 +15,7 @@ from foreseer.attach.pipeline import accelerate
 from foreseer.attach.record import RunRecord
 from foreseer.evaluate.demo import split_sampling
 from foreseer.evaluate.loop import watch_loop
-from foreseer.evaluate.pipelines import PipelineError, call_arguments, load_pipeline
+from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
 from foreseer.plan import Policy
 
 DEFAULT_STEPS = 50

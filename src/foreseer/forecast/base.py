@@ -18,7 +18,7 @@ class Forecaster(ABC):
     Subclasses are frozen dataclasses; what they know of a run is its computed steps and its grid.
     """
 
-    def row(self, computed_steps: Sequence[int], step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
+    def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
         """The weights of the K computed steps in the forecast of ``step``.
 
         Args:
@@ -30,9 +30,11 @@ class Forecaster(ABC):
             ForecastError: the steps are unsorted, empty, not before ``step`` or not on the grid, or the forecaster
                 has no row for them.
         """
-        computed = np.asarray(computed_steps, dtype=np.int64)
+        computed = np.asarray(computed_steps)
         if computed.ndim != 1 or computed.size == 0:
             raise ForecastError(f"Nothing to forecast step {step} from: the computed steps are {computed_steps!r}.")
+        if computed.dtype.kind not in "iu":
+            raise ForecastError(f"Computed steps must be integers, received {computed_steps!r}.")
         if computed[0] != 0 or np.any(np.diff(computed) <= 0) or computed[-1] >= step:
             raise ForecastError(
                 f"The computed steps {tuple(computed.tolist())} must ascend from 0 and stay below step {step}."
@@ -43,6 +45,27 @@ class Forecaster(ABC):
         if weights.shape != computed.shape or not np.all(np.isfinite(weights)):
             raise ForecastError(f"{self!r} has no finite row for step {step} from {tuple(computed.tolist())}.")
         return weights
+
+    def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
+        """The rows of a whole run: unit rows at computed steps, forecasts elsewhere; shape (T, T).
+
+        Raises:
+            ForecastError: as :meth:`row`.
+        """
+        rows = np.eye(len(grid))
+        computed = np.asarray(computed_steps, dtype=np.int64)
+        for step in np.setdiff1d(np.arange(len(grid)), computed).tolist():
+            before = computed[computed < step]
+            rows[step] = 0.0
+            rows[step, before] = self.row(before, step, grid)
+        return rows
+
+    def weighted_rows(
+        self, computed_steps: Sequence[int] | np.ndarray, steps: Sequence[int], weights: Sequence[float], grid: Grid
+    ) -> Float64[np.ndarray, " K"]:
+        """The sum of ``weights[n]`` times the row of ``steps[n]``, all from the same computed steps."""
+        rows = [weight * self.row(computed_steps, step, grid) for step, weight in zip(steps, weights, strict=True)]
+        return np.sum(rows, axis=0) if rows else np.zeros(len(computed_steps))
 
     @abstractmethod
     def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray: ...

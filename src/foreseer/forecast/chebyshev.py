@@ -20,7 +20,7 @@ class Chebyshev(Forecaster):
     r"""Spectrum's forecast (arXiv 2603.01623, section 3.3), its two stages folded into one row.
 
     $w^T = \phi(\tau^*)^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$, $\phi = (T_0, \dots, T_M)$, one row of $\Phi$ a
-    computed step. Optionally blended: $(1 - b)\,$Newton's forward differences in units of the last gap$\, + b\,$Chebyshev.
+    computed step. Optionally blended: b Chebyshev + (1 - b) Newton's forward differences in units of the last gap.
 
     Args:
         degree: M, the highest Chebyshev polynomial.
@@ -36,7 +36,7 @@ class Chebyshev(Forecaster):
 
     >>> row = Chebyshev(degree=4, ridge=0.1).row((0, 1, 2, 3, 4), 5, Grid.uniform(50))
     >>> round(float(row.sum()), 3)
-    0.936
+    0.939
     """
 
     degree: int = 4
@@ -47,9 +47,9 @@ class Chebyshev(Forecaster):
     mapping: Mapping = "steps"
 
     def __post_init__(self) -> None:
-        if self.degree < 0 or not (math.isfinite(self.ridge) and self.ridge >= 0):
+        if not isinstance(self.degree, int) or self.degree < 0 or not (math.isfinite(self.ridge) and self.ridge >= 0):
             raise ForecastError(f"degree is {self.degree} and ridge {self.ridge}; neither may be negative.")
-        if self.window is not None and self.window < 1:
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
             raise ForecastError(f"window is {self.window}; expected None or at least 1 computed step.")
         if not 0 <= self.blend <= 1:
             raise ForecastError(f"blend is {self.blend}; expected 0 (Newton alone) to 1 (Chebyshev alone).")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +15,11 @@ from foreseer.errors import ForecastError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
-MOST_STEPS = 4096  # a weight file that claims more is not one
+MOST_STEPS = 1000  # a weight file that claims more is not one
+MOST_CHARACTERS = 32 * MOST_STEPS**2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class L2P(Forecaster):
     """The learned linear predictor (arXiv 2604.26365), used autoregressively as its program does.
 
@@ -39,7 +40,10 @@ class L2P(Forecaster):
     matrix: Float[np.ndarray, "T T"] | Sequence[Sequence[float]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        matrix = np.array(self.matrix, dtype=np.float64)
+        try:
+            matrix = np.array(self.matrix, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ForecastError(f"The matrix must hold numbers, in rows of one length: {error}.") from error
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
             raise ForecastError(f"The matrix has shape {matrix.shape}; expected (T, T).")
         if not np.all(np.isfinite(matrix)) or np.any(np.triu(matrix, 1)):
@@ -72,6 +76,10 @@ class L2P(Forecaster):
                 history[i] = matrix[i - 1, :i] @ history[:i]
         return history[step]
 
+    def __repr__(self) -> str:
+        matrix = np.asarray(self.matrix)
+        return f"L2P(<{len(matrix)} x {len(matrix)}, sha256 {hashlib.sha256(matrix.tobytes()).hexdigest()[:12]}>)"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, L2P) and np.array_equal(np.asarray(self.matrix), np.asarray(other.matrix))
 
@@ -79,7 +87,7 @@ class L2P(Forecaster):
         return hash(np.asarray(self.matrix).tobytes())
 
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _SEPARATORS = re.compile(r"[\s,;]+")
 
 
@@ -87,15 +95,13 @@ def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
     """A matrix written as text, shape (T, T): a row a line, or nested brackets; whole rows, or their lower triangle."""
     name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ForecastError(f"Cannot read the weight file {name}: {error}.") from error
-    lists = re.findall(r"\[([^\[\]]*)\]", text)
-    if "[" in text and not lists:
-        raise ForecastError(f"{name} opens a bracket that it never closes; the file may be cut off.")
-    if lists and (rest := _SEPARATORS.sub("", re.sub(r"\[[^\[\]]*\]", "", text)).strip("[]()")):
-        raise ForecastError(f"{name} holds {rest[:20]!r} outside its rows; expected numbers only.")
-    rows = [numbers for row in (lists or text.splitlines()) if (numbers := _parse_numbers(row, name))]
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except (OSError, ValueError) as error:
+        raise ForecastError(f"Cannot read the weight file {name!r}: {error}.") from error
+    if len(text) > MOST_CHARACTERS:
+        raise ForecastError(f"{name} has over {MOST_CHARACTERS} characters; no weight file is that large.")
+    rows = [numbers for row in _split_rows(text, name) if (numbers := _parse_numbers(row, name))]
     size = len(rows)
     if not 0 < size <= MOST_STEPS:
         raise ForecastError(f"{name} holds {size} rows of numbers; expected 1 to {MOST_STEPS}.")
@@ -108,8 +114,26 @@ def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
     return matrix
 
 
+def _split_rows(text: str, name: str) -> list[str]:
+    """The rows as text: innermost brackets where there are any, else lines."""
+    if "[" not in text and "]" not in text:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) > MOST_STEPS:
+            raise ForecastError(f"{name} holds {len(lines)} rows of numbers; expected 1 to {MOST_STEPS}.")
+        return lines
+    rows = re.findall(r"\[([^\[\]]*)\]", text)
+    frame = _SEPARATORS.sub("", re.sub(r"\[[^\[\]]*\]", "", text))
+    if frame not in ("", "[]"):
+        raise ForecastError(
+            f"{name} holds {frame[:20]!r} outside its rows: its brackets do not close, or it has words."
+        )
+    return rows
+
+
 def _parse_numbers(row: str, name: str) -> list[float]:
     words = [word for word in _SEPARATORS.split(row) if word]
+    if len(words) > MOST_STEPS:
+        raise ForecastError(f"{name} has a row of {len(words)} numbers; expected at most {MOST_STEPS}.")
     for word in words:
         if not _NUMBER.fullmatch(word):
             raise ForecastError(f"{name}: expected a number, found {word[:20]!r}.")

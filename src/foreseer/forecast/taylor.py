@@ -18,8 +18,8 @@ class TaylorSeer(Forecaster):
 
     At each computed step $d_0 = F$ and $d_{k+1} = (d_k - d_k^{\text{previous}}) / g$, with g the distance in steps
     to the previous computed step, as far as the previous step has order k and up to ``order``. The forecast x steps
-    after the last computed one is $\sum_k d_k x^k / k!$. At unequal gaps this is *not* Newton's interpolation: order 2
-    is then not exact on quadratics (for that, see :class:`Newton`).
+    after the last computed one is $\sum_k d_k x^k / k!$. This is *not* Newton's interpolation: from order 2 on it is
+    not exact on polynomials of its order, whatever the gaps (for that, see :class:`Newton`).
 
     Args:
         order: highest difference, 0 (reuse) to 4. Early steps, with fewer computed ones behind them, use what there is.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -55,7 +55,10 @@ class Plan:
             raise PlanError(str(error)) from error
         if self.site not in SITES:
             raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
-        rows = np.array(self.rows, dtype=np.float64)
+        try:
+            rows = np.array(self.rows, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
         if rows.shape != (steps, steps):
             raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
         if not np.all(np.isfinite(rows)):
@@ -77,11 +80,7 @@ class Plan:
     ) -> Plan:
         """Ask ``forecaster`` for the row of every skipped step of ``grid``."""
         computed = check_computed_steps(computed_steps, len(grid))
-        rows = np.eye(len(grid))
-        for step in sorted(set(range(len(grid))) - set(computed)):
-            before = [earlier for earlier in computed if earlier < step]
-            rows[step] = 0.0
-            rows[step, before] = forecaster.row(before, step, grid)
+        rows = forecaster.rows(computed, grid)
         return cls(grid, computed, rows, site, provenance or {"forecaster": repr(forecaster)})
 
     @property
@@ -144,6 +143,9 @@ class Plan:
 
         return load_plan(path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (self.grid, self.computed_steps, self.rows, self.site, dict(self.provenance))
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Plan)
@@ -172,6 +174,7 @@ def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
 
 
 def _check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in provenance.items()):
+    words = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in words):
         raise PlanError("Provenance holds words only: every key and value must be a string.")
     return dict(provenance)

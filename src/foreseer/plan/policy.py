@@ -42,6 +42,10 @@ class Policy:
         if self.site not in SITES:
             raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
         if self.plan is not None:
+            if not isinstance(self.plan, Plan) or (self.schedule, self.forecaster) != (None, None):
+                raise PlanError("A policy is a schedule and a forecaster, or one plan: see Policy.from_plan(plan).")
+            if self.plan.site != self.site:
+                raise PlanError(f"The plan's site is {self.plan.site!r}, the policy's {self.site!r}.")
             return
         if not isinstance(self.schedule, Schedule) or not isinstance(self.forecaster, Forecaster):
             raise PlanError(
@@ -56,29 +60,35 @@ class Policy:
             raise PlanError(f"Expected a Plan, received {type(plan).__name__}; load a file with fs.Plan.load(path).")
         return cls(None, None, plan.site, plan)
 
-    def compile(self, grid: Grid) -> Plan:
-        """The plan for ``grid``; the same object when asked again.
+    def compile(self, grid: Grid, first_step: int = 0) -> Plan:
+        """The plan for the part of ``grid`` that begins at ``first_step``; the same object when asked again.
+
+        Args:
+            grid: the noise levels of the whole run.
+            first_step: where the branch begins that is to follow the plan; the plan counts its steps from there.
 
         Raises:
             ForeseerError: the schedule or the forecaster cannot serve this grid, or the policy's plan is for another.
         """
+        part = grid.tail(first_step)
         if self.plan is not None:
-            if not self.plan.grid.matches(grid):
+            if not self.plan.grid.matches(part):
                 raise PlanError(
-                    f"This plan is for another grid ({_words(self.plan.grid)}) than the run's ({_words(grid)}). "
+                    f"This plan is for another grid ({_words(self.plan.grid)}) than the run's ({_words(part)}). "
                     f"Sample as it was made for, or attach a policy that compiles to any grid."
                 )
             return self.plan
-        found = self._plans.get(grid.key)
+        key = grid.key + str(first_step).encode()
+        found = self._plans.get(key)
         if found is None:
             assert self.schedule is not None
             assert self.forecaster is not None
             provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster)}
-            computed = self.schedule.computed_steps(len(grid))
-            found = Plan.compile(grid, computed, self.forecaster, self.site, provenance)
+            computed = self.schedule.on(grid, first_step)
+            found = Plan.compile(part, computed, self.forecaster, self.site, provenance)
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
-            self._plans[grid.key] = found
+            self._plans[key] = found
         return found
 
     def __repr__(self) -> str:

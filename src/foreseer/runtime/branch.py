@@ -63,8 +63,7 @@ class BranchRun:
         local = step - self.first_step
         if local in self.plan.last_uses:
             self.store.put(local, tensors)
-        elif local + 1 >= len(self.plan.grid):
-            self.store.clear()
+        self.store.drop_all_but(self.plan.live_steps(local + 1))
 
     def forecast(self, step: int, device: torch.device) -> list[Tensor]:
         """The forecast feature of ``step``; frees what no later row needs."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from foreseer.errors import ScheduleError
+from foreseer.grid import Grid
 
 
 class Schedule(ABC):
@@ -21,6 +22,13 @@ class Schedule(ABC):
         if steps < 1:
             raise ScheduleError(f"A run needs at least one step, received {steps}.")
         return check_computed_steps(self._computed_steps(steps), steps)
+
+    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
+        """The computed steps of the part of a run on ``grid`` that begins at ``first_step``, counted from there.
+
+        A branch that begins late, and image to image, see such a part: by default the rule begins anew there.
+        """
+        return self.computed_steps(len(grid) - first_step)
 
     @abstractmethod
     def _computed_steps(self, steps: int) -> Iterable[int]: ...

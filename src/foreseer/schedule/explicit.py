@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from foreseer.errors import ScheduleError
+from foreseer.grid import Grid
 from foreseer.schedule.base import Schedule, check_computed_steps
 
 
@@ -28,9 +30,13 @@ class Explicit(Schedule):
     of: int | None = None
 
     def __init__(self, steps: Iterable[int], of: int | None = None) -> None:
-        given = list(steps)
-        object.__setattr__(self, "steps", check_computed_steps(given, of or (max(given, default=0) + 1)))
+        object.__setattr__(self, "steps", check_computed_steps(steps, of if of is not None else sys.maxsize))
         object.__setattr__(self, "of", of)
+
+    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
+        """The listed steps of the part that begins at ``first_step``, which computes; they count on the whole run."""
+        self.computed_steps(len(grid))
+        return (0, *(step - first_step for step in self.steps if step > first_step))
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
         if self.of is not None and steps != self.of:

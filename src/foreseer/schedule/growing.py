@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
 
 from foreseer.errors import ScheduleError
 from foreseer.schedule.base import Schedule
@@ -16,7 +16,7 @@ class Growing(Schedule):
     r"""After ``warmup`` computed steps the gap starts at ``interval`` and grows by ``alpha`` after each.
 
     The k-th gap is $\lfloor N + k\alpha \rfloor$, k = 0, 1, ... (Spectrum, arXiv 2603.01623, appendix B.1).
-    With ``alpha=0`` this is :class:`Uniform`.
+    With ``alpha=0`` and a whole ``interval`` this is :class:`Uniform`.
 
     Args:
         interval: the first gap N in steps, at least 1.
@@ -37,7 +37,7 @@ class Growing(Schedule):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.interval) and self.interval >= 1):
             raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
-        if self.warmup < 1 or not (math.isfinite(self.alpha) and self.alpha >= 0):
+        if not isinstance(self.warmup, int) or self.warmup < 1 or not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise ScheduleError(f"warmup is {self.warmup} and alpha {self.alpha}; expected at least 1 and 0.")
 
     @classmethod
@@ -54,12 +54,17 @@ class Growing(Schedule):
         """
         if not 1 <= nfe <= steps:
             raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
-        warmups = sorted(range(1, nfe + 1), key=lambda candidate: abs(candidate - warmup))
-        for candidate in warmups:
-            counts = (len(cls(interval, candidate, k / 64).computed_steps(steps)) for k in range(64 * steps + 1))
-            fitting = [k / 64 for k, count in enumerate(takewhile(lambda count: count >= nfe, counts)) if count == nfe]
-            if fitting:
-                return cls(interval, candidate, (fitting[0] + fitting[-1]) / 2)
+        if nfe == 1:
+            return cls(interval=float(steps), warmup=1, alpha=0.0)
+        finest = range(64 * steps + 1)
+        for candidate in sorted(range(1, nfe + 1), key=lambda other: abs(other - warmup)):
+
+            def fewer(k: int, candidate: int = candidate) -> int:
+                return -len(cls(interval, candidate, k / 64).computed_steps(steps))
+
+            first, beyond = bisect_left(finest, -nfe, key=fewer), bisect_right(finest, -nfe, key=fewer)
+            if first < beyond:
+                return cls(interval, candidate, (first + beyond - 1) / 128)
         raise ScheduleError(f"No growing schedule computes {nfe} of {steps} steps.")
 
     def _computed_steps(self, steps: int) -> Iterable[int]:

@@ -35,7 +35,7 @@ class Uniform(Schedule):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.interval) and self.interval >= 1):
             raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
-        if self.warmup < 1 or self.last < 0:
+        if not (isinstance(self.warmup, int) and isinstance(self.last, int)) or self.warmup < 1 or self.last < 0:
             raise ScheduleError(f"warmup is {self.warmup} and last {self.last}; expected at least 1 and 0.")
 
     @classmethod

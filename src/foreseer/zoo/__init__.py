@@ -27,6 +27,16 @@ def load(name: str = "emoji", **options: Any) -> Any:
     return FluxPipeline.from_pretrained(path(name), local_files_only=True, **options)
 
 
+def kernel_path(name: str = "emoji") -> Path:
+    """The kernel that was calibrated on a bundled pipeline."""
+    return path(name).with_name(f"{name}.kernel.safetensors")
+
+
+def plan_path(name: str = "emoji", nfe: int = 10) -> Path:
+    """The rollout plan of a bundled pipeline for 50 steps; there is one for 10 evaluations."""
+    return path(name).with_name(f"{name}-{nfe}.plan.safetensors")
+
+
 def sampling(folder: str | Path) -> dict[str, Any]:
     """What a pipeline's folder says of how to call it (``sampling.json``); empty where it says nothing."""
     file = Path(folder) / "sampling.json"

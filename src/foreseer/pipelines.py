@@ -88,3 +88,18 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
         except (ValueError, KeyError) as error:
             raise PipelineError(f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them.") from error
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file, blank ones left out.
+
+    Raises:
+        PipelineError: the file cannot be read, or holds no prompt.
+    """
+    try:
+        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"Cannot read the prompts in {path}: {error}.") from error
+    if not prompts:
+        raise PipelineError(f"{path} holds no prompt: write one a line.")
+    return prompts

@@ -1,0 +1,1 @@
+"""Timings and memory; see README.md for how each figure is obtained."""

@@ -1,0 +1,44 @@
+"""What every benchmark shares: the bundled pipeline, one run of it, and the file that figures go to."""
+
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foreseer.evaluate.demo import environment, split_sampling
+from foreseer.pipelines import call_arguments, load_pipeline
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def bundled() -> tuple[Any, list[str], dict[str, Any]]:
+    """The bundled pipeline, its example prompts and its call options."""
+    pipe, sampling = load_pipeline("emoji")
+    pipe.set_progress_bar_config(disable=True)
+    prompts, options = split_sampling(sampling)
+    return pipe, prompts, options
+
+
+def sample(pipe: Any, prompt: str, options: dict[str, Any], steps: int, seed: int) -> torch.Tensor:
+    """The final latent of one run."""
+    arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": steps, "output_type": "latent"})
+    return pipe(**arguments, generator=torch.Generator().manual_seed(seed)).images
+
+
+def write(name: str, command: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows with date, hardware and command to ``results/NAME.json``, and print them as a Markdown table."""
+    about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
+    RESULTS.mkdir(exist_ok=True)
+    content = {**about, "environment": environment(), "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows:
+        print(
+            "| "
+            + " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values())
+            + " |"
+        )

@@ -1,0 +1,168 @@
+"""Every method at equal evaluations, on prompts and seeds that calibration never saw: the bundled pipeline, 50 steps.
+
+Fidelity only (no timing). Published methods run at their own schedules for the budget; learned ones on searched steps.
+
+    python -m benchmarks.learning [--prompts 64] [--calibration 64] [--cfg 3]
+"""
+
+import argparse
+import itertools
+import math
+import statistics
+
+import diffusers
+import numpy as np
+import torch
+
+import foreseer as fs
+from benchmarks.common import bundled, write
+from foreseer.calibration.l2p import train_l2p
+from foreseer.evaluate.measures import psnr, relative_error
+from foreseer.plan.methods import L2P_STEPS
+from foreseer.schedule import Explicit, Optimal
+
+STEPS = 50
+BUDGETS = (14, 11, 9, 7, 6, 5)
+CALIBRATION_SEED, HELD_OUT_SEED = 10_000, 777_000
+SOLVERS = {
+    "Euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
+    "DPM-Solver++ 2M": lambda config: diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.shift
+    ),
+    "UniPC": lambda config: diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.shift
+    ),
+}
+
+
+def captions(prompts: list[str], count: int, offset: int) -> list[str]:
+    """Captions over all pairs of a thing and a colour of the example prompts, beginning at ``offset``."""
+    things = sorted({prompt.split(" on a ")[0] for prompt in prompts})
+    colours = sorted({prompt.split(" on a ")[1] for prompt in prompts})
+    pairs = [f"{thing} on a {colour}" for thing, colour in itertools.product(things, colours)]
+    order = np.random.default_rng(0).permutation(len(pairs))
+    return [pairs[order[(offset + index) % len(pairs)]] for index in range(count)]
+
+
+class Bench:
+    """The held-out prompts, and what sampling them gives."""
+
+    def __init__(self, pipe, options, prompts, steps=STEPS):
+        self.pipe, self.options, self.prompts, self.steps = pipe, options, prompts, steps
+        self.reference = self.sample(steps)
+
+    def sample(self, steps, policy=None):
+        """Latents and pictures of all prompts."""
+        made = []
+        for index, prompt in enumerate(self.prompts):
+            generator = torch.Generator().manual_seed(HELD_OUT_SEED + index)
+            arguments = {**self.options, "num_inference_steps": steps, "output_type": "latent"}
+            if policy is None:
+                latent = self.pipe(prompt, generator=generator, **arguments).images
+            else:
+                with fs.accelerate(self.pipe, policy, strict=True):
+                    latent = self.pipe(prompt, generator=generator, **arguments).images
+            made.append((latent.numpy(), self.decode(latent)))
+        return made
+
+    @torch.no_grad()
+    def decode(self, latent):
+        """The picture in [0, 1] that a packed latent stands for."""
+        height, width = self.options["height"], self.options["width"]
+        unpacked = self.pipe._unpack_latents(latent, height, width, self.pipe.vae_scale_factor)
+        vae = self.pipe.vae
+        image = vae.decode(unpacked / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+        return self.pipe.image_processor.postprocess(image, output_type="np")[0]
+
+    def score(self, made, reference=None):
+        """Mean PSNR in dB and median relative error of the final latent."""
+        pairs = list(zip(made, reference or self.reference, strict=True))
+        decibels = [min(psnr(image, true), 99.0) for (_, image), (_, true) in pairs]
+        errors = [relative_error(latent, true) for (latent, _), (true, _) in pairs]
+        return statistics.mean(decibels), statistics.median(errors)
+
+
+def published_policies(budget):
+    """Fixed formulas at their own schedules."""
+    return {
+        name: fs.methods.find(name).policy(STEPS, budget, "output")
+        for name in ("reuse", "taylorseer", "newton", "adams-bashforth", "spectrum")
+    }
+
+
+def learned_policies(pipe, options, kernel, prompts, budget):
+    """L2P, kernel rows and rollout, at L2P's steps and on searched ones."""
+    l2p, rows = train_l2p(kernel), fs.forecast.KernelRows(kernel)
+    found = Optimal(kernel, budget)
+    taylor = fs.forecast.TaylorSeer(order=2)
+    policies = {
+        "TaylorSeer, searched steps": fs.Policy(Optimal(kernel, budget, forecaster=taylor), taylor),
+        "L2P, searched steps": fs.Policy(Optimal(kernel, budget, forecaster=l2p), l2p),
+        "kernel rows, searched steps": fs.Policy(found, rows),
+        "rollout, searched steps": rolled(pipe, kernel, prompts, budget, options),
+        "rollout, 4 prompts": rolled(pipe, kernel, prompts[:4], budget, options),
+    }
+    steps = next((chosen for chosen in L2P_STEPS.values() if len(chosen) == budget), None)
+    if steps is not None:
+        policies = {
+            "L2P as published": fs.Policy(Explicit(steps, of=STEPS), l2p),
+            "kernel rows, L2P's steps": fs.Policy(Explicit(steps, of=STEPS), rows),
+            **policies,
+        }
+    return policies
+
+
+def rolled(pipe, kernel, prompts, budget, options, **more):
+    """A rollout plan as a policy."""
+    plan = fs.rollout(pipe, kernel, prompts, nfe=budget, seed=CALIBRATION_SEED, **options, **more)
+    return fs.Policy.from_plan(plan)
+
+
+def run_solvers(bench, budget):
+    """The same number of evaluations by a solver with fewer steps."""
+    own = bench.pipe.scheduler
+    for name, make in SOLVERS.items():
+        bench.pipe.scheduler = make(own.config)
+        try:
+            yield f"{name}, {budget} steps", bench.score(bench.sample(budget))
+        finally:
+            bench.pipe.scheduler = own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--calibration", type=int, default=64)
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--cfg", type=float, default=None)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe, examples, options = bundled()
+    options.pop("num_inference_steps")
+    if given.cfg is not None:
+        options |= {"true_cfg_scale": given.cfg, "negative_prompt": ""}
+    training = captions(examples, given.calibration, 0)
+    kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
+    bench = Bench(pipe, options, captions(examples, given.prompts, given.calibration))
+    cells: dict[str, dict[int, tuple[float, float]]] = {}
+    for budget in given.budgets:
+        policies = published_policies(budget) | learned_policies(pipe, options, kernel, training, budget)
+        scores = dict(run_solvers(bench, budget))
+        scores |= {name: bench.score(bench.sample(STEPS, policy)) for name, policy in policies.items()}
+        for name, score in scores.items():
+            cells.setdefault(name.split(f", {budget} steps")[0], {})[budget] = score
+            print(f"{budget:>3} NFE  {name:<32} {score[0]:6.2f} dB  latent {score[1]:.4f}", flush=True)
+    missing = (math.nan, math.nan)
+    rows = [
+        {"method": name}
+        | {f"{budget} NFE, dB": round(by.get(budget, missing)[0], 2) for budget in given.budgets}
+        | {f"{budget} NFE, latent": round(by.get(budget, missing)[1], 5) for budget in given.budgets}
+        for name, by in cells.items()
+    ]
+    name = "learning" if given.cfg is None else f"learning_cfg{given.cfg:g}"
+    command = f"python -m benchmarks.learning --prompts {given.prompts} --calibration {given.calibration}"
+    write(name, command + ("" if given.cfg is None else f" --cfg {given.cfg:g}"), rows)
+
+
+if __name__ == "__main__":
+    main()

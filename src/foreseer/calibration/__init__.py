@@ -1,0 +1,1 @@
+"""From a few prompts to second moments, and from these to rows and steps."""

@@ -1,0 +1,130 @@
+"""`calibrate`: from a few prompts to a kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreseer import __version__
+from foreseer.calibration.record import Trajectory, gram, record_run
+from foreseer.calibration.sampler import SamplerError, sampler_matrix
+from foreseer.errors import ForeseerError
+from foreseer.kernel import Kernel
+from foreseer.pipelines import call_arguments
+
+
+class CalibrationError(ForeseerError, ValueError):
+    """No prompts, runs that do not belong together, or a checkpoint of another calibration."""
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Kernel:
+    """Run ``pipe`` on each prompt with every step computed, and keep the second moments of its outputs.
+
+    What is recorded is what the scheduler is given: with classifier-free guidance, the guided combination, which is
+    what counts for the error. One prompt's trajectory is held at a time.
+
+    Args:
+        pipe: a diffusers pipeline, not attached.
+        prompts: a handful will do; 4 are within about 1 dB of 64.
+        num_inference_steps: T, the grid of the kernel; plans can be made for other step counts too.
+        seed: of the first prompt's initial noise; the next has the next.
+        checkpoint: a file that is written after each prompt; found there again, its prompts are not run again.
+        progress: called with (prompts done, prompts in all).
+        options: keyword arguments of the pipeline's call (height, guidance, ...).
+
+    Raises:
+        CalibrationError: there is no prompt, or the checkpoint belongs to another calibration.
+        KernelError: an output was not finite.
+    """
+    if not prompts:
+        raise CalibrationError("There is no prompt to calibrate on; a handful will do.")
+    identity = _identity(pipe, list(prompts), num_inference_steps, seed, options)
+    kernel = _resume(checkpoint, identity)
+    done = kernel.prompts if kernel is not None else 0
+    for index in range(done, len(prompts)):
+        if progress is not None:
+            progress(index, len(prompts))
+        arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
+        generator = torch.Generator().manual_seed(seed + index)
+        with record_run(pipe) as trajectory:
+            pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
+        one = _kernel_of(trajectory, identity)
+        kernel = one if kernel is None else _joined(kernel, one)
+        if checkpoint is not None:
+            kernel.save(checkpoint)
+    assert kernel is not None
+    if progress is not None:
+        progress(len(prompts), len(prompts))
+    return kernel
+
+
+def _kernel_of(trajectory: Trajectory, identity: dict[str, str]) -> Kernel:
+    grid = trajectory.grid
+    if len(trajectory.outputs) != len(grid) or trajectory.sample is None:
+        raise CalibrationError(
+            f"The run took {len(trajectory.outputs)} scheduler steps, its grid has {len(grid)}: this pipeline does not "
+            "step its scheduler once a noise level."
+        )
+    squares = np.array([float(trajectory.sample.double().square().mean())])
+    matrix = None
+    provenance = dict(identity)
+    if trajectory.first_step == 0:
+        try:
+            matrix = sampler_matrix(trajectory.scheduler)
+        except SamplerError as error:
+            provenance["sampler"] = str(error)
+    return Kernel(grid, gram(trajectory.outputs, trajectory.outputs)[None], matrix, squares, "output", provenance)
+
+
+def _joined(kernel: Kernel, one: Kernel) -> Kernel:
+    """``kernel`` with one prompt more, its identity unchanged."""
+    merged = kernel.merge(one)
+    squares = merged.final_squares
+    return Kernel(kernel.grid, merged.grams, kernel.sampler, squares, kernel.site, kernel.provenance)
+
+
+def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
+    import diffusers
+
+    named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
+    scale = named.get("true_cfg_scale", named.get("guidance_scale", ""))
+    return {
+        "model": f"{type(pipe).__name__} {getattr(pipe, '_name_or_path', '') or ''}".strip(),
+        "scheduler": type(pipe.scheduler).__name__,
+        "guidance": str(scale),
+        "options": json.dumps(named, sort_keys=True),
+        "steps": str(steps),
+        "seed": str(seed),
+        "prompts": str(len(prompts)),
+        "prompts_hash": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
+        "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
+    }
+
+
+def _resume(checkpoint: str | os.PathLike[str] | None, identity: dict[str, str]) -> Kernel | None:
+    if checkpoint is None or not Path(checkpoint).exists():
+        return None
+    kernel = Kernel.load(checkpoint)
+    differing = [key for key, value in identity.items() if kernel.provenance.get(key) != value]
+    if differing:
+        raise CalibrationError(
+            f"{os.fspath(checkpoint)} belongs to another calibration ({', '.join(differing)} differ): remove it, or "
+            "name another file."
+        )
+    return kernel

@@ -1,0 +1,91 @@
+"""Recording what the sampler is given: the (guided) network output of every step, and the final sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreseer.grid import Grid
+
+CHUNK = 2**22  # elements of one feature multiplied at a time
+
+
+class StopRun(Exception):  # noqa: N818 - no error: it ends a run whose rest is not needed
+    """Ends a pipeline's run after the step that was asked for."""
+
+
+@dataclass
+class Trajectory:
+    """One run as its scheduler saw it.
+
+    Attributes:
+        outputs: one tensor a step, flattened: what ``scheduler.step`` was given, guidance applied.
+        first_step: the run's first step on the scheduler's grid (not 0 for image to image).
+        scheduler: a copy of the scheduler as it was before the first step.
+        start: the sample before the first step, flattened.
+        sample: the last sample.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list)
+    first_step: int = 0
+    scheduler: Any = None
+    start: Tensor | None = None
+    sample: Tensor | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The noise levels of the run."""
+        return Grid.from_scheduler(self.scheduler).tail(self.first_step)
+
+
+@contextmanager
+def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]:
+    """Record the next run of ``pipe``; its scheduler is left as it was.
+
+    Args:
+        pipe: a diffusers pipeline.
+        stop_after: end the run once this many steps were recorded, by an exception that does not leave the block.
+    """
+    trajectory = Trajectory()
+    scheduler = pipe.scheduler
+    step = scheduler.step
+
+    def recorded_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if trajectory.scheduler is None:
+            trajectory.scheduler = copy.deepcopy(scheduler)
+            vars(trajectory.scheduler).pop("step", None)
+            begin = getattr(scheduler, "begin_index", None)
+            trajectory.first_step = int(begin) if begin is not None else 0
+            trajectory.start = sample.detach().reshape(-1).clone()
+        trajectory.outputs.append(model_output.detach().reshape(-1).clone())
+        if len(trajectory.outputs) == stop_after:
+            raise StopRun
+        result = step(model_output, timestep, sample, *args, **kwargs)
+        trajectory.sample = result[0] if isinstance(result, tuple) else result.prev_sample
+        return result
+
+    scheduler.step = recorded_step
+    try:
+        yield trajectory
+    except StopRun:
+        pass
+    finally:
+        del scheduler.step
+
+
+def gram(first: list[Tensor], second: list[Tensor]) -> np.ndarray:
+    """Inner products of all pairs over the number of elements, in float64; shape (len(first), len(second))."""
+    size = first[0].numel()
+    total = np.zeros((len(first), len(second)))
+    for start in range(0, size, CHUNK):
+        left = torch.stack([one[start : start + CHUNK] for one in first]).double()
+        right = left if second is first else torch.stack([one[start : start + CHUNK] for one in second]).double()
+        total += (left @ right.T).cpu().numpy()
+    return total / size

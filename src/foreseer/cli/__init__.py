@@ -1,0 +1,40 @@
+"""The command line: thin, every command a few lines around the library."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from foreseer.cli.common import errors
+from foreseer.cli.learning import calibrate, frontier
+from foreseer.cli.pictures import demo, generate
+from foreseer.cli.plans import methods, plan_app
+from foreseer.errors import ForeseerError
+
+app = typer.Typer(
+    help="Sample diffusion models faster: compute a few steps, forecast the others.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (demo, generate, methods, calibrate, frontier):
+    app.command()(command)
+app.add_typer(plan_app, name="plan")
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; errors become one readable line and exit code 2."""
+    try:
+        return app(arguments)
+    except ForeseerError as error:
+        errors.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+    except ModuleNotFoundError as error:
+        errors.print(
+            f"[bold red]Error:[/] {error.name} is not installed: pip install 'foreseer\\[diffusers,report]'.",
+            soft_wrap=True,
+        )
+    except OSError as error:
+        errors.print(f"[bold red]Error:[/] {error.strerror or error}: {error.filename}.", highlight=False)
+    sys.exit(2)

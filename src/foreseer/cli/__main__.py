@@ -1,0 +1,5 @@
+"""``python -m foreseer.cli``."""
+
+from foreseer.cli import main
+
+main()

@@ -1,0 +1,77 @@
+"""Options, consoles and choices that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from foreseer.plan.methods import find
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from foreseer.plan import Policy
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class SiteName(StrEnum):
+    """Where features are taken."""
+
+    output = "output"
+    last_block = "last_block"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+SiteOption = Annotated[SiteName | None, typer.Option("--site", help="Where features are taken.")]
+Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Nfe = Annotated[int | None, typer.Option(min=1, help="Network evaluations of a run.")]
+Speedup = Annotated[float | None, typer.Option(min=1.0, help="T / NFE, instead of --nfe (with a kernel).")]
+MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
+
+
+def method_policy(method: str, steps: int, nfe: int | None, site: SiteName | None, matrix: Path | None) -> Policy:
+    """A method by name as a policy."""
+    chosen = find(method)
+    if matrix is not None:
+        chosen = chosen.with_matrix(matrix)
+    return chosen.policy(steps, nfe, site.value if site is not None else None)
+
+
+def kernel_policy(kernel: Path, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
+    """Learned rows and steps from a kernel file."""
+    from foreseer.calibration.learned import learned
+    from foreseer.kernel import Kernel
+
+    given = [name for name, value in (("--nfe", nfe), ("--speedup", speedup), ("--max-error", max_error)) if value]
+    if len(given) != 1:
+        raise typer.BadParameter(
+            f"a kernel takes exactly one of --nfe, --speedup and --max-error, received {', '.join(given) or 'none'}.",
+            param_hint="--nfe",
+        )
+    return learned(Kernel.load(kernel), nfe=nfe, speedup=speedup, max_error=max_error)
+
+
+def progress_bar(disable: bool = False) -> Progress:
+    """A bar with a description, a count and the time left, on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=errors, disable=disable)
+
+
+def parse_shape(words: str | None) -> tuple[int, ...] | None:
+    """A shape written as 1,4096,64."""
+    if words is None:
+        return None
+    try:
+        return tuple(int(word) for word in words.replace("x", ",").split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{words!r} is no shape; write it as 1,4096,64.", param_hint="--shape") from error

@@ -1,0 +1,97 @@
+"""``foreseer calibrate`` and ``foreseer frontier``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foreseer.cli.common import Device, Dtype, Json, console, progress_bar
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Steps of the runs to record.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
+        "model.kernel.safetensors"
+    ),
+    height: Annotated[int | None, typer.Option(min=8)] = None,
+    width: Annotated[int | None, typer.Option(min=8)] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")] = None,
+    true_cfg: Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> None:
+    """Record second moments of a pipeline's outputs over a few prompts; interrupted, it goes on where it was."""
+    from foreseer.calibration.calibrate import calibrate as run
+    from foreseer.evaluate.demo import split_sampling
+    from foreseer.pipelines import load_pipeline, read_prompts
+
+    pipe, sampling = load_pipeline(model, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    examples, defaults = split_sampling(sampling)
+    words = read_prompts(prompts) if prompts is not None else examples
+    given = {
+        "height": height,
+        "width": width,
+        "guidance_scale": guidance,
+        "true_cfg_scale": true_cfg,
+        "negative_prompt": negative,
+    }
+    options = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    run_steps = steps or int(options.get("num_inference_steps", 50))
+    options.pop("num_inference_steps", None)
+    partial = out.with_name(f".{out.name}.partial")
+    with progress_bar() as bar:
+        task = bar.add_task("Recording", total=len(words[:count]))
+        kernel = run(
+            pipe,
+            words[:count],
+            num_inference_steps=run_steps,
+            seed=seed,
+            checkpoint=partial,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    kernel.save(out)
+    partial.unlink(missing_ok=True)
+    console.print(f"wrote {out}: {kernel.prompts} prompts, {len(kernel.grid)} steps", highlight=False, soft_wrap=True)
+
+
+def frontier(
+    kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
+    most: Annotated[int | None, typer.Option(min=2, help="Largest number of evaluations.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also draw the curve into this PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Expected error of the final sample against network evaluations, with the knee marked."""
+    from foreseer.calibration.frontier import draw_frontier, trace_frontier
+    from foreseer.kernel import Kernel
+
+    loaded = Kernel.load(kernel)
+    limit = min(most or 25, len(loaded.grid) - 1)
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("Searching", total=limit - 1)
+        points = trace_frontier(loaded, limit, lambda: bar.update(task, advance=1))
+    if out is not None:
+        draw_frontier(points, out)
+    if as_json:
+        typer.echo(json.dumps([point.to_dict() for point in points], indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("NFE", "speedup", "expected error", "of prompts, worst", "computed steps"):
+        table.add_column(column, justify="left" if column == "computed steps" else "right", overflow="fold")
+    for point in points:
+        steps = " ".join(map(str, point.computed_steps))
+        mark = " [bold](knee)[/]" if point.knee else ""
+        table.add_row(f"{point.nfe}", f"{point.speedup:.2f}", f"{point.error:.4f}{mark}", f"{point.worst:.4f}", steps)
+    console.print(table)
+    if out is not None:
+        console.print(f"wrote {out}", highlight=False, soft_wrap=True)

@@ -1,0 +1,140 @@
+"""``foreseer generate`` and ``foreseer demo``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from foreseer.cli.common import (
+    Device,
+    Dtype,
+    Json,
+    Matrix,
+    MaxError,
+    Nfe,
+    SiteName,
+    SiteOption,
+    Speedup,
+    console,
+    kernel_policy,
+    method_policy,
+    progress_bar,
+)
+from foreseer.plan import Plan, Policy
+from foreseer.plan.methods import find
+
+if TYPE_CHECKING:
+    from foreseer.evaluate.compare import Comparison
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; may be repeated.")],
+    method: Annotated[str | None, typer.Option(help="A method's name; every step is computed if none.")] = None,
+    nfe: Nfe = None,
+    kernel: Annotated[Path | None, typer.Option(help="A kernel file: learned rows and steps.")] = None,
+    speedup: Speedup = None,
+    max_error: MaxError = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan file.")] = None,
+    matrix: Matrix = None,
+    site: SiteOption = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture; the next has the next.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG (GIF for video); numbered if several.")] = Path(
+        "out.png"
+    ),
+    height: Annotated[int | None, typer.Option(min=8)] = None,
+    width: Annotated[int | None, typer.Option(min=8)] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")] = None,
+    true_cfg: Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Draw pictures with any diffusers pipeline, accelerated by a method, a kernel or a plan."""
+    from foreseer.evaluate.generate import Request, generate_all
+
+    chosen = [name for name, value in (("--method", method), ("--kernel", kernel), ("--plan", plan)) if value]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(chosen)}.", param_hint=chosen[1])
+    if not kernel and (speedup or max_error):
+        raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
+    if nfe and not (method or kernel):
+        raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
+
+    def policy_for(run_steps: int) -> tuple[Policy | None, int]:
+        if plan is not None:
+            return Policy.from_plan(Plan.load(plan)), run_steps
+        if kernel is not None:
+            return kernel_policy(kernel, nfe, speedup, max_error), run_steps
+        if method is None:
+            return None, run_steps
+        if find(method).reduces_steps:
+            return None, nfe or run_steps
+        return method_policy(method, run_steps, nfe, site, matrix), run_steps
+
+    policy_for(steps or 50)  # bad usage is told before a model is loaded
+    options = {
+        "height": height,
+        "width": width,
+        "guidance_scale": guidance,
+        "true_cfg_scale": true_cfg,
+        "negative_prompt": negative,
+    }
+    request = Request(model, prompt, steps, seed, out, options, dtype, device)
+    for made in generate_all(request, policy_for, quiet=as_json):
+        if as_json:
+            typer.echo(json.dumps(made.to_dict()))
+        else:
+            console.print(made.words(), highlight=False, soft_wrap=True)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, picture and figures.")] = Path("demo"),
+    prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to draw.")] = 6,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the reference.")] = 50,
+    nfe: Annotated[int, typer.Option(min=1, help="Network evaluations of every method.")] = 10,
+    site: SiteOption = SiteName.output,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Draw with the bundled pipeline: every step computed, then each method at fewer evaluations, side by side."""
+    from foreseer.evaluate.demo import Demo, run_demo, write_demo
+
+    if nfe > steps:
+        raise typer.BadParameter(f"{nfe} evaluations do not fit {steps} steps.", param_hint="--nfe")
+    asked = Demo(prompts, steps, nfe, (site or SiteName.output).value, dtype)
+    with progress_bar(as_json) as bar:
+        task = bar.add_task("Loading", total=asked.runs())
+        comparison = run_demo(asked, lambda words: bar.update(task, advance=1, description=words))
+    paths = write_demo(comparison, out)
+    if as_json:
+        typer.echo(paths["figures"].read_text(), nl=False)
+        return
+    console.print(_comparison_table(comparison))
+    for path in paths.values():
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    title = f"{len(comparison.prompts)} prompts; the reference computes {comparison.steps} steps"
+    table = Table(title=title, title_justify="left")
+    for column in ("method", "NFE", "seconds", "speedup", "of T/NFE", "PSNR, dB", "SSIM"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for row in comparison.rows():
+        equal = row["method"] == "reference"
+        table.add_row(
+            row["title"],
+            str(row["nfe"]),
+            f"{row['seconds']:.3f}",
+            f"{row['speedup']:.2f}",
+            f"{row['realised']:.2f}",
+            "-" if equal else f"{row['psnr']:.1f}",
+            "-" if equal else f"{row['ssim']:.3f}",
+        )
+    return table

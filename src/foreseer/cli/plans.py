@@ -1,0 +1,124 @@
+"""``foreseer methods`` and ``foreseer plan``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from foreseer.cli.common import (
+    Json,
+    Matrix,
+    MaxError,
+    Nfe,
+    SiteOption,
+    Speedup,
+    console,
+    kernel_policy,
+    method_policy,
+    parse_shape,
+)
+from foreseer.grid import Grid
+from foreseer.plan import Plan
+from foreseer.plan.methods import METHODS
+
+if TYPE_CHECKING:
+    from foreseer.plan import Policy
+
+
+class MakeByDefault(TyperGroup):
+    """``foreseer plan FILE ...`` stands for ``foreseer plan make FILE ...``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command named first, else ``make``."""
+        return super().resolve_command(ctx, args if args and args[0] in self.commands else ["make", *args])
+
+
+plan_app = typer.Typer(
+    cls=MakeByDefault,
+    help="Plans: which steps compute, and the rows that forecast the others.",
+    no_args_is_help=True,
+)
+
+
+def methods(as_json: Json = False) -> None:
+    """List the methods, their published settings and sources."""
+    if as_json:
+        listed = [
+            {"name": one.name, "title": one.title, "summary": one.summary, "source": one.source, "site": one.site}
+            for one in METHODS.values()
+        ]
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("method", "what it does", "source", "site"):
+        table.add_column(column, overflow="fold", no_wrap=column == "method")
+    for one in METHODS.values():
+        table.add_row(f"[bold]{one.name}[/]", one.summary, one.source, "-" if one.reduces_steps else one.site)
+    console.print(table)
+
+
+@plan_app.command("make")
+def plan_make(
+    what: Annotated[str, typer.Argument(metavar="KERNEL|METHOD", help="A kernel file, or a method's name.")],
+    nfe: Nfe = None,
+    speedup: Speedup = None,
+    max_error: MaxError = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the run; default: as the kernel's, or 50.")] = None,
+    site: SiteOption = None,
+    matrix: Matrix = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the plan to.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a plan from a kernel or a method, print it, and write it to a file."""
+    policy, grid = _policy_and_grid(what, steps, (nfe, speedup, max_error), site, matrix)
+    plan = policy.compile(grid)
+    if out is not None:
+        plan.save(out)
+    explanation = plan.explain()
+    typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
+
+
+@plan_app.command("explain")
+def plan_explain(
+    what: Annotated[str, typer.Argument(metavar="FILE|METHOD", help="A plan file, or a method's name.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the run, for a method.")] = 50,
+    nfe: Nfe = None,
+    site: SiteOption = None,
+    matrix: Matrix = None,
+    shape: Annotated[str | None, typer.Option(help="Feature shape for the memory, as 1,4096,64.")] = None,
+    dtype: Annotated[str, typer.Option(help="Feature dtype: float32, bfloat16, float16 or float64.")] = "float32",
+    as_json: Json = False,
+) -> None:
+    """Tell, step by step, what a plan computes and how it forecasts."""
+    if what in METHODS:
+        plan = method_policy(what, steps, nfe, site, matrix).compile(Grid.uniform(steps))
+    elif Path(what).exists():
+        plan = Plan.load(what)
+    else:
+        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+    explanation = plan.explain(parse_shape(shape), dtype)
+    typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
+
+
+def _policy_and_grid(
+    what: str,
+    steps: int | None,
+    target: tuple[int | None, float | None, float | None],
+    site: Any,
+    matrix: Path | None,
+) -> tuple[Policy, Grid]:
+    from foreseer.kernel import Kernel
+    from foreseer.kernel.interpolate import resampled
+
+    if what in METHODS:
+        return method_policy(what, steps or 50, target[0], site, matrix), Grid.uniform(steps or 50)
+    if not Path(what).exists():
+        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+    kernel = Kernel.load(what)
+    grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
+    return kernel_policy(Path(what), *target), grid

@@ -1,0 +1,56 @@
+"""Kernels as files."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+
+from foreseer.errors import ForeseerError
+from foreseer.files import Artifact
+from foreseer.grid import Grid
+from foreseer.kernel.kernel import Kernel
+
+
+class KernelFileError(ForeseerError, ValueError):
+    """A file is damaged, holds no kernel, or was written by a later version."""
+
+
+KERNEL_FILE = Artifact(
+    "kernel",
+    version=1,
+    arrays={"noise_levels": np.float64, "grams": np.float64, "sampler": np.float64, "final_squares": np.float64},
+    optional=("sampler", "final_squares"),
+    metadata=("unit", "final_level", "site", "provenance"),
+    error=KernelFileError,
+    most_bytes=2**30,
+)
+
+
+def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
+    """Write ``kernel``."""
+    arrays = {"noise_levels": kernel.grid.levels, "grams": kernel.grams}
+    if kernel.sampler is not None:
+        arrays["sampler"] = kernel.sampler
+    if kernel.final_squares is not None:
+        arrays["final_squares"] = kernel.final_squares
+    metadata = {
+        "unit": kernel.grid.unit,
+        "final_level": repr(kernel.grid.final_level),
+        "site": kernel.site,
+        "provenance": json.dumps(dict(kernel.provenance), sort_keys=True),
+    }
+    KERNEL_FILE.save(path, arrays, metadata)
+
+
+def load_kernel(path: str | os.PathLike[str]) -> Kernel:
+    """Read a kernel and check it."""
+    arrays, metadata = KERNEL_FILE.load(path)
+    try:
+        grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
+        provenance = json.loads(metadata["provenance"])
+        optional = arrays.get("sampler"), arrays.get("final_squares")
+        return Kernel(grid, arrays["grams"], *optional, metadata["site"], provenance)
+    except (ForeseerError, ValueError, TypeError, RecursionError) as error:
+        raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {error}") from error

@@ -1,0 +1,161 @@
+"""The kernel: second moments of features over the grid, all that a linear predictor can learn from them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from foreseer.errors import ForeseerError
+from foreseer.grid import Grid
+
+
+class KernelError(ForeseerError, ValueError):
+    """Second moments that do not belong together, or a grid that a kernel cannot cover."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Kernel:
+    r"""$G_{ij} = \langle F_i, F_j \rangle / \dim F$, one matrix a prompt.
+
+    Args:
+        grid: the noise levels at which features were recorded, T of them.
+        grams: shape (P, T, T), float64, symmetric; P prompts.
+        sampler: shape (T + 1, T + 1), the sampler matrix of the recorded runs; ``None`` for a stochastic scheduler.
+        final_squares: shape (P,), mean square of each prompt's final sample; ``None`` where unknown.
+        site: where features were taken.
+        provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
+
+    Raises:
+        KernelError: a shape or a value is not as said above.
+    """
+
+    grid: Grid
+    grams: Float64[np.ndarray, "P T T"] = field(repr=False)
+    sampler: Float64[np.ndarray, "T1 T1"] | None = field(default=None, repr=False)
+    final_squares: Float64[np.ndarray, " P"] | None = field(default=None, repr=False)
+    site: str = "output"
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        steps = len(self.grid)
+        grams = np.array(self.grams, dtype=np.float64)
+        if grams.ndim != 3 or grams.shape[0] < 1 or grams.shape[1:] != (steps, steps):
+            raise KernelError(f"The Grams have shape {grams.shape}; expected (prompts, {steps}, {steps}).")
+        if not np.all(np.isfinite(grams)):
+            raise KernelError("A second moment is not finite: a recorded feature held NaN or infinity.")
+        if not np.allclose(grams, grams.transpose(0, 2, 1), rtol=1e-9, atol=1e-12 * float(np.abs(grams).max())):
+            raise KernelError("A Gram matrix is not symmetric.")
+        grams.setflags(write=False)
+        object.__setattr__(self, "grams", grams)
+        if self.sampler is not None:
+            sampler = np.array(self.sampler, dtype=np.float64)
+            if sampler.shape != (steps + 1, steps + 1) or not np.all(np.isfinite(sampler)):
+                raise KernelError(f"The sampler matrix has shape {sampler.shape}; expected ({steps + 1}, {steps + 1}).")
+            sampler.setflags(write=False)
+            object.__setattr__(self, "sampler", sampler)
+        if self.final_squares is not None:
+            squares = np.array(self.final_squares, dtype=np.float64)
+            if squares.shape != (self.prompts,) or not np.all(squares > 0):
+                raise KernelError(
+                    f"The final squares have shape {squares.shape}; expected ({self.prompts},), positive."
+                )
+            squares.setflags(write=False)
+            object.__setattr__(self, "final_squares", squares)
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = (self.grid, self.grams, self.sampler, self.final_squares, self.site, dict(self.provenance))
+        return Kernel, fields
+
+    def __repr__(self) -> str:
+        return f"<kernel of {self.prompts} prompts on {len(self.grid)} steps, {self.provenance.get('model', '?')}>"
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts were recorded."""
+        return int(self.grams.shape[0])
+
+    @cached_property
+    def pooled(self) -> Float64[np.ndarray, "T T"]:
+        """The mean over prompts."""
+        return self.grams.mean(axis=0)
+
+    @cached_property
+    def final_weights(self) -> Float64[np.ndarray, " T"]:
+        """What an error in the feature of each step does to the final sample, signs included.
+
+        The last row of the sampler matrix; without one, the lengths of the steps in noise level, which is exact for
+        Euler's method.
+        """
+        if self.sampler is not None:
+            return self.sampler[-1, 1:]
+        return -np.diff(np.append(self.grid.levels, self.grid.final_level))
+
+    def merge(self, other: Kernel) -> Kernel:
+        """Both kernels' prompts in one.
+
+        Raises:
+            KernelError: they are of other grids, sites or models.
+        """
+        for what, mine, its in (
+            ("grid", self.grid, other.grid),
+            ("site", self.site, other.site),
+            ("model", self.provenance.get("model"), other.provenance.get("model")),
+            ("scheduler", self.provenance.get("scheduler"), other.provenance.get("scheduler")),
+            ("guidance", self.provenance.get("guidance"), other.provenance.get("guidance")),
+        ):
+            same = mine.matches(its) if isinstance(mine, Grid) and isinstance(its, Grid) else mine == its
+            if not same:
+                raise KernelError(f"These kernels do not add up: one has {what} {mine!r}, the other {its!r}.")
+        hashes = "+".join(one.provenance.get("prompts_hash", "") for one in (self, other))
+        provenance = {
+            **self.provenance,
+            "prompts": str(self.prompts + other.prompts),
+            "prompts_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
+        }
+        known = self.final_squares is not None and other.final_squares is not None
+        squares = np.concatenate([self.final_squares, other.final_squares]) if known else None  # pyright: ignore
+        grams = np.concatenate([self.grams, other.grams])
+        return replace(self, grams=grams, final_squares=squares, provenance=provenance)
+
+    def subset(self, prompts: list[int]) -> Kernel:
+        """The kernel of some of the prompts, by index."""
+        squares = None if self.final_squares is None else self.final_squares[prompts]
+        return replace(self, grams=self.grams[prompts], final_squares=squares)
+
+    def on(self, grid: Grid) -> Kernel:
+        """This kernel on another grid; see :func:`foreseer.kernel.interpolate.interpolate`.
+
+        Raises:
+            KernelError: the grid reaches beyond the recorded noise levels, or is in another unit.
+        """
+        if grid.matches(self.grid):
+            return self
+        found = self._interpolated.get(grid.key)
+        if found is None:
+            from foreseer.kernel.interpolate import interpolate
+
+            found = self._interpolated[grid.key] = interpolate(self, grid)
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all."""
+        from foreseer.kernel.file import save_kernel
+
+        save_kernel(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Kernel:
+        """Read a file that :meth:`save` wrote."""
+        from foreseer.kernel.file import load_kernel
+
+        return load_kernel(path)

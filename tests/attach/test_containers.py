@@ -1,0 +1,104 @@
+"""Outputs taken apart and put together again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict, namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
+
+Pair = namedtuple("Pair", ["video", "audio"])
+
+
+@dataclass
+class TwoOutputs(BaseOutput):
+    """An output object with a field that has no default."""
+
+    video: Tensor
+    audio: Tensor | None
+
+
+A, B, C = torch.ones(2, 3), torch.full((4,), 2.0), torch.full((1,), 3.0)
+
+CONTAINERS: dict[str, tuple[Any, list[Tensor]]] = {
+    "tensor": (A, [A]),
+    "tuple": ((A, B), [A, B]),
+    "tuple of one": ((A,), [A]),
+    "list": ([A, B], [A, B]),
+    "tuple of a list": (([A, B],), [A, B]),
+    "nested": ((A, [B, (C,)]), [A, B, C]),
+    "dict": ({"x": A, "y": [B]}, [A, B]),
+    "dict with integer keys": ({0: A, 1: B}, [A, B]),
+    "ordered dict": (OrderedDict(x=A, y=B), [A, B]),
+    "output object": (Transformer2DModelOutput(sample=A), [A]),
+    "output object with a None": (TwoOutputs(video=A, audio=None), [A]),
+    "named tuple": (Pair(A, B), [A, B]),
+    "None leaves": ((A, None, B), [A, B]),
+    "plain leaves": ((A, 3, "words", True, 0.5), [A]),
+    "empty": ((), []),
+}
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equal in type, structure and values."""
+    if type(found) is not type(expected):
+        return False
+    if isinstance(expected, Tensor):
+        return torch.equal(found, expected)
+    if isinstance(expected, dict):
+        return list(found) == list(expected) and all(same(found[key], expected[key]) for key in expected)
+    if isinstance(expected, tuple | list):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return found == expected
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_container_is_rebuilt_around_its_tensors(kind: str) -> None:
+    container, tensors = CONTAINERS[kind]
+    found = flatten(container)
+    assert [id(tensor) for tensor in found] == [id(tensor) for tensor in tensors]
+    assert same(rebuild(container, iter(tensors)), container)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_template_holds_no_memory_and_takes_new_tensors(kind: str) -> None:
+    container, tensors = CONTAINERS[kind]
+    template = strip(container)
+    assert sum(tensor.numel() for tensor in flatten(template)) == 0
+    rebuilt = rebuild(template, iter([tensor + 1 for tensor in tensors]))
+    assert type(rebuilt) is type(container)
+    assert all(torch.equal(a, b + 1) for a, b in zip(flatten(rebuilt), tensors, strict=True))
+    assert same(rebuild(template, iter(tensors)), container)
+
+
+def test_the_attributes_of_an_output_object_are_the_new_tensors() -> None:
+    rebuilt = rebuild(strip(Transformer2DModelOutput(sample=A)), iter([B]))
+    assert rebuilt.sample is B
+    assert rebuilt[0] is B
+
+
+@pytest.mark.parametrize("output", [object(), (A, object()), {"x": {1, 2}}, [lambda: A]])
+def test_an_unknown_container_is_refused(output: Any) -> None:
+    with pytest.raises(UnknownContainerError, match="cannot be rebuilt"):
+        flatten(output)
+
+
+def test_a_container_that_cannot_be_made_again_is_refused() -> None:
+    with pytest.raises(UnknownContainerError, match="defaultdict"):
+        strip(defaultdict(list, {"x": A}))
+
+
+def test_the_signature_tells_shapes_and_dtypes_apart_but_not_values() -> None:
+    given = signature((A, 3), {"cond": [B, C], "names": "x", "time": C})
+    assert given == signature((A + 1, 4), {"cond": [B * 2, C], "names": "y", "time": C})
+    assert given != signature((A[:1], 3), {"cond": [B, C], "names": "x", "time": C})
+    assert given != signature((A.double(), 3), {"cond": [B, C], "names": "x", "time": C})
+    assert given != signature((A, 3), {"cond": [B, B], "names": "x", "time": C})
+    assert len(given) == 4

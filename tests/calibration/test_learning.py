@@ -1,0 +1,175 @@
+"""L2P's training, learned policies and rollout, on recorded and on new trajectories."""
+
+import itertools
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import foreseer as fs
+from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.frontier import trace_frontier
+from foreseer.calibration.l2p import train_l2p
+from foreseer.calibration.record import record_run
+from foreseer.kernel.expected import final_errors, step_errors
+from foreseer.kernel.interpolate import resampled
+from foreseer.schedule.optimal import Search
+from tests.calibration.conftest import STEPS, TRAINING
+from tests.loop_pipeline import LoopPipeline, relative, sample
+
+HELD_OUT = [f"held-out prompt {index}" for index in range(6)]
+
+
+def measured_error(pipe, policy, steps=STEPS, **options):
+    """Root mean square relative error of the final sample on prompts and seeds that calibration never saw."""
+    errors = []
+    for index, prompt in enumerate(HELD_OUT):
+        truth = sample(pipe, prompt, 500 + index, num_inference_steps=steps, **options)
+        with fs.accelerate(pipe, policy, strict=True):
+            errors.append(relative(sample(pipe, prompt, 500 + index, num_inference_steps=steps, **options), truth))
+    return math.sqrt(np.mean(np.square(errors)))
+
+
+def test_l2p_in_gram_space_takes_the_path_of_adam_on_trajectories(loop, kernel):
+    trajectories = []
+    for index, prompt in enumerate(TRAINING):
+        with record_run(loop) as trajectory:
+            sample(loop, prompt, index, num_inference_steps=STEPS)
+        trajectories.append(torch.stack(trajectory.outputs).double())
+    features = torch.stack(trajectories)
+    weights = torch.eye(STEPS, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([weights], lr=0.01)
+    for _ in range(201):
+        optimiser.zero_grad()
+        predicted = torch.tril(weights)[:-1] @ features
+        torch.nn.functional.mse_loss(predicted[:, : STEPS - 1], features[:, 1:]).backward()
+        optimiser.step()
+    trained = np.asarray(train_l2p(kernel).matrix)
+    assert np.abs(trained - np.tril(weights.detach().numpy()))[:-1].max() < 1e-4
+    assert np.abs(trained - np.eye(STEPS)).max() > 0.05
+
+
+@pytest.mark.parametrize("nfe", [5, 8])
+def test_rollout_beats_kernel_rows_which_beat_fixed_formulas(loop, kernel, nfe):
+    learned = measured_error(loop, fs.learned(kernel, nfe=nfe))
+    rolled = measured_error(loop, fs.Policy.from_plan(fs.rollout(loop, kernel, TRAINING, nfe=nfe)))
+    fixed = [
+        measured_error(loop, fs.methods.find(name).policy(STEPS, nfe, "output"))
+        for name in ("reuse", "taylorseer", "newton", "spectrum")
+    ]
+    assert rolled < learned < min(fixed)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        diffusers.DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
+    ],
+    ids=["DPM-Solver++", "UniPC", "DDIM"],
+)
+def test_rollout_steers_back_through_other_samplers(scheduler):
+    pipe = LoopPipeline(scheduler)
+    kernel = fs.calibrate(pipe, TRAINING, num_inference_steps=STEPS)
+    schedule = fs.schedule.Uniform.for_nfe(7, STEPS, warmup=2)
+    rows = fs.Policy(schedule, fs.forecast.KernelRows(kernel))
+    plan = fs.rollout(pipe, kernel, TRAINING, schedule=schedule)
+    assert measured_error(pipe, fs.Policy.from_plan(plan)) < measured_error(pipe, rows)
+
+
+def test_rollout_with_guidance_serves_both_branches(loop):
+    kernel = fs.calibrate(loop, TRAINING, num_inference_steps=STEPS, guidance_scale=3.0)
+    plan = fs.rollout(loop, kernel, TRAINING, nfe=7, guidance_scale=3.0)
+    rolled = measured_error(loop, fs.Policy.from_plan(plan), guidance_scale=3.0)
+    assert rolled < measured_error(loop, fs.learned(kernel, nfe=7), guidance_scale=3.0)
+
+
+def test_a_finer_teacher_brings_the_run_nearer_to_the_exact_trajectory(loop, kernel):
+    plan = fs.rollout(loop, kernel, TRAINING, nfe=10, teacher_steps=8 * STEPS)
+    same = fs.rollout(loop, kernel, TRAINING, nfe=10)
+
+    def distance(policy):
+        errors = []
+        for index, prompt in enumerate(HELD_OUT):
+            exact = sample(loop, prompt, 500 + index, num_inference_steps=8 * STEPS)
+            if policy is None:
+                errors.append(relative(sample(loop, prompt, 500 + index, num_inference_steps=STEPS), exact))
+                continue
+            with fs.accelerate(loop, policy, strict=True):
+                errors.append(relative(sample(loop, prompt, 500 + index, num_inference_steps=STEPS), exact))
+        return np.mean(errors)
+
+    assert distance(fs.Policy.from_plan(plan)) < min(distance(None), distance(fs.Policy.from_plan(same)))
+
+
+def test_rollout_refuses_what_it_cannot_fit(loop, kernel):
+    with pytest.raises(CalibrationError, match="prompts"):
+        fs.rollout(loop, kernel, [], nfe=5)
+    with pytest.raises(CalibrationError, match="one of"):
+        fs.rollout(loop, kernel, TRAINING)
+    with pytest.raises(CalibrationError, match="no finer"):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=5, teacher_steps=STEPS - 7)
+
+
+def test_expected_errors_are_the_open_loop_errors_of_the_recorded_runs(loop, kernel):
+    plan = fs.learned(kernel, nfe=6).compile(kernel.grid)
+    with record_run(loop) as trajectory:
+        sample(loop, TRAINING[1], 1, num_inference_steps=STEPS)
+    features = torch.stack(trajectory.outputs).double().numpy()
+    residual = features - plan.rows @ features
+    expected = np.linalg.norm(residual, axis=1) / np.linalg.norm(features, axis=1)
+    assert step_errors(kernel, plan.rows)[1] == pytest.approx(expected, abs=1e-7)
+    final = kernel.sampler[-1, 1:] @ residual
+    assert final_errors(kernel, plan.rows)[1] == pytest.approx(np.sqrt(np.mean(final**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("forecaster", "allowed"),
+    [(None, 1.05), (fs.forecast.TaylorSeer(order=2), 1.6), (fs.forecast.Newton(order=2), 1.6)],
+    ids=["kernel rows", "TaylorSeer", "Newton"],
+)
+def test_the_descent_comes_near_the_best_of_all_sets(kernel, monkeypatch, forecaster, allowed):
+    monkeypatch.setattr("foreseer.schedule.optimal.EXHAUSTIVE", 0)
+    small = kernel.on(resampled(kernel.grid, 14))
+    search = Search(small, forecaster or fs.forecast.KernelRows(small))
+    best = min(search.cost((0, *rest)) for rest in itertools.combinations(range(1, 14), 4))
+    assert search.cost(search.best(5)) <= allowed * best
+
+
+def test_few_sets_are_all_tried(kernel):
+    small = kernel.on(resampled(kernel.grid, 14))
+    for forecaster in (fs.forecast.KernelRows(small), fs.forecast.TaylorSeer(order=2)):
+        search = Search(small, forecaster)
+        best = min(search.cost((0, *rest)) for rest in itertools.combinations(range(1, 14), 4))
+        assert Search(small, forecaster).cost(search.best(5)) == best
+
+
+def test_the_cost_of_a_search_is_the_expected_final_error_of_its_plan(kernel):
+    for forecaster in (fs.forecast.KernelRows(kernel), fs.forecast.TaylorSeer(order=2)):
+        steps = (0, 1, 4, 9, 15)
+        expected = np.sqrt(np.mean(final_errors(kernel, forecaster.rows(steps, kernel.grid)) ** 2))
+        assert Search(kernel, forecaster).cost(steps) == pytest.approx(expected, rel=1e-6)
+
+
+def test_targets_are_kept(kernel):
+    assert fs.learned(kernel, nfe=6).compile(kernel.grid).nfe == 6
+    assert fs.learned(kernel, speedup=4).compile(kernel.grid).nfe == STEPS // 4
+    points = trace_frontier(kernel, 12)
+    target = points[4].error
+    plan = fs.learned(kernel, max_error=1.001 * target).compile(kernel.grid)
+    assert plan.nfe <= points[4].nfe
+    assert sum(point.knee for point in points) == 1
+    assert points[0].error > points[-1].error
+    with pytest.raises(fs.ForeseerError, match="one of"):
+        fs.learned(kernel)
+
+
+@pytest.mark.parametrize("steps", [14, 10, 28])
+def test_one_kernel_serves_other_step_counts_as_well_as_their_own(loop, kernel, steps):
+    there = fs.calibrate(loop, TRAINING, num_inference_steps=steps)
+    moved = measured_error(loop, fs.learned(kernel, nfe=6), steps)
+    own = measured_error(loop, fs.learned(there, nfe=6), steps)
+    assert moved < 1.3 * own + 1e-4

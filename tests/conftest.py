@@ -1,0 +1,28 @@
+"""Settings of every test: one thread, reproducible examples, warnings of Foreseer as errors."""
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+settings.register_profile("foreseer", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("foreseer")
+
+try:
+    import torch
+except ImportError:  # the numerics are tested without it
+    pass
+else:
+    torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    # Named here and not in pyproject.toml: there pytest would import foreseer before jaxtyping hooks its imports.
+    config.addinivalue_line("filterwarnings", "error::foreseer.errors.ForeseerWarning")
+    # beartype draws which item of a list it checks, also while Hypothesis builds an example.
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module")
+
+
+@pytest.fixture
+def as_users_call(monkeypatch):
+    """Without the run-time annotation checks, which users do not have: wrong kinds must be refused by the code."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

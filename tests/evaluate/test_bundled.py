@@ -1,0 +1,111 @@
+"""The bundled pipeline under the engine: real weights, real images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import foreseer as fs
+from foreseer import zoo
+from foreseer.evaluate.compare import Contender, compare
+from foreseer.evaluate.demo import split_sampling
+from foreseer.evaluate.loop import watch_loop
+from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.plan.methods import METHODS
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    loaded = zoo.load()
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def options():
+    prompts, given = split_sampling(zoo.sampling(zoo.path()))
+    return {**given, "num_inference_steps": STEPS, "prompt": prompts[0]}
+
+
+def draw(pipe, options, seed=0, **changed):
+    return pipe(**{**options, **changed}, output_type="np", generator=torch.manual_seed(seed)).images[0]
+
+
+@pytest.mark.parametrize("site", ["output", "last_block"])
+def test_computing_every_step_changes_not_one_bit(pipe, options, site):
+    reference = draw(pipe, options)
+    policy = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse(), site=site)
+    with fs.accelerate(pipe, policy, strict=True) as handle:
+        image = draw(pipe, options)
+    assert np.array_equal(image, reference)
+    assert handle.record.nfe == STEPS
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.forecaster is not None])
+@pytest.mark.parametrize("site", ["output", "last_block"])
+def test_every_method_stays_near_the_reference_and_is_repeatable(pipe, options, name, site):
+    reference = draw(pipe, options)
+    policy = fs.methods.find(name).policy(STEPS, 8, site)
+    with fs.accelerate(pipe, policy, strict=True) as handle:
+        first, second = draw(pipe, options), draw(pipe, options)
+    assert handle.record.nfe == 8
+    assert np.array_equal(first, second)
+    error = np.sqrt(np.mean((first - reference) ** 2))
+    assert 0 < error < 0.25 * np.std(reference)
+
+
+def test_guidance_keeps_two_branches(pipe, options):
+    policy = fs.methods.find("reuse").policy(STEPS, 6)
+    with fs.accelerate(pipe, policy, strict=True) as handle:
+        draw(pipe, options, true_cfg_scale=3.0, negative_prompt="")
+    assert len(handle.record.computed) == 2
+    assert handle.record.evaluations == 12
+    assert handle.record.nfe == 6
+
+
+def test_watching_the_loop_leaves_no_trace(pipe, options):
+    with watch_loop(pipe) as loop:
+        draw(pipe, options)
+    assert loop.steps == STEPS
+    assert loop.seconds > 0
+    assert "step" not in vars(pipe.scheduler)
+    assert not pipe.transformer._forward_pre_hooks
+
+
+def test_comparison_measures_each_method_against_the_reference_and_reports_it(pipe, options, tmp_path):
+    given = {key: value for key, value in options.items() if key not in ("prompt", "num_inference_steps")}
+    contenders = [
+        Contender("all", "All", STEPS, fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())),
+        Contender("reuse", "Reuse", STEPS, fs.methods.find("reuse").policy(STEPS, 6)),
+        Contender("steps", "Step reduction", 6),
+    ]
+    seen = []
+    prompts = ["a red apple on a blue background", "a <script>alert(1)</script> & more"]
+    comparison = compare(pipe, prompts, contenders, steps=STEPS, options=given, progress=seen.append)
+    rows = {row["method"]: row for row in comparison.rows()}
+    assert len(seen) == 8
+    assert rows["all"]["psnr"] == float("inf")
+    assert rows["all"]["latent_error"] == 0
+    assert (rows["reuse"]["nfe"], rows["steps"]["nfe"], rows["reference"]["nfe"]) == (6, 6, STEPS)
+    assert 0 < rows["reuse"]["latent_error"] < 1
+    assert rows["reference"]["speedup"] == 1
+
+    write_html(comparison, tmp_path / "page.html", "A page", {"device": "test"})
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<figure>") == 8
+    assert "<script>" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    write_sheet(comparison, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_bundle_fits_its_size_and_names_its_licence():
+    folder = zoo.path()
+    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert total <= 25_000_000
+    assert (folder / "LICENSE").is_file()
+    assert "Noto" in (folder / "README.md").read_text()
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "FluxPipeline"

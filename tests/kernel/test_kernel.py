@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+import foreseer as fs
+from foreseer.forecast.kernel import KernelRows
+from foreseer.kernel import Kernel, KernelError
+from foreseer.kernel.file import KernelFileError
+from foreseer.kernel.interpolate import interpolation_weights, resampled
+
+
+def trajectories(prompts=5, steps=16, size=60, seed=0):
+    """Smooth random features, shape (prompts, steps, size)."""
+    generator = np.random.default_rng(seed)
+    t = fs.Grid.uniform(steps).levels
+    basis = np.stack([np.ones(steps), t, np.exp(-4 * t), np.sin(3 * t), t**3], axis=1)
+    return basis @ generator.standard_normal((prompts, 5, size)) + 0.01 * generator.standard_normal(
+        (prompts, steps, size)
+    )
+
+
+def kernel_of(features):
+    grams = features @ features.transpose(0, 2, 1) / features.shape[2]
+    squares = np.ones(len(features))
+    return Kernel(
+        fs.Grid.uniform(features.shape[1]), grams, np.eye(features.shape[1] + 1), squares, provenance={"a": "b"}
+    )
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-4, 1e-2])
+def test_kernel_rows_equal_brute_force_least_squares_on_the_trajectories(ridge):
+    features = trajectories()
+    kernel = kernel_of(features)
+    computed, step = np.array([0, 1, 4, 8]), 11
+    stacked = features.transpose(1, 0, 2).reshape(features.shape[1], -1) / np.sqrt(
+        features.shape[0] * features.shape[2]
+    )
+    strength = ridge * np.trace(kernel.pooled[np.ix_(computed, computed)]) / 4
+    design = np.vstack([stacked[computed].T, np.sqrt(strength) * np.eye(4)])
+    target = np.concatenate([stacked[step], np.zeros(4)])
+    expected = np.linalg.lstsq(design, target, rcond=None)[0]
+    assert KernelRows(kernel, ridge=ridge).row(computed, step, kernel.grid) == pytest.approx(expected, abs=1e-6)
+
+
+def test_shrinkage_goes_to_the_prior_and_sum_to_one_is_kept():
+    kernel = kernel_of(trajectories())
+    prior = fs.forecast.Newton(order=1)
+    strong = KernelRows(kernel, ridge=1e9, prior=prior).row((0, 2, 5), 8, kernel.grid)
+    assert strong == pytest.approx(prior.row((0, 2, 5), 8, kernel.grid), abs=1e-6)
+    constrained = KernelRows(kernel, ridge=1e-3, sum_to_one=True).row((0, 2, 5), 8, kernel.grid)
+    assert constrained.sum() == pytest.approx(1.0, abs=1e-12)
+    free = KernelRows(kernel, ridge=1e-3).row((0, 2, 5), 8, kernel.grid)
+    assert abs(free.sum() - 1) > 1e-6
+
+
+def test_weighted_rows_are_the_weighted_sum_of_rows():
+    kernel = kernel_of(trajectories())
+    for rows in (
+        KernelRows(kernel),
+        KernelRows(kernel, sum_to_one=True),
+        KernelRows(kernel, ridge=0.1, prior=fs.forecast.Reuse()),
+        fs.forecast.TaylorSeer(order=2),
+    ):
+        weights = [0.3, -1.2, 2.0]
+        expected = sum(w * rows.row((0, 1, 4), s, kernel.grid) for w, s in zip(weights, (5, 6, 9), strict=True))
+        assert rows.weighted_rows((0, 1, 4), [5, 6, 9], weights, kernel.grid) == pytest.approx(expected, abs=1e-9)
+
+
+def test_interpolation_reproduces_cubics_and_known_levels():
+    known = np.linspace(1, 0.05, 20) ** 1.3
+    wanted = np.linspace(0.97, 0.06, 37)
+    weights = interpolation_weights(known, wanted)
+    for power in range(4):
+        assert weights @ known**power == pytest.approx(wanted**power, abs=1e-12)
+    assert interpolation_weights(known, known) == pytest.approx(np.eye(20), abs=1e-12)
+
+
+def test_an_interpolated_kernel_is_positive_semi_definite_and_kept():
+    kernel = kernel_of(trajectories())
+    grid = resampled(kernel.grid, 11)
+    moved = kernel.on(grid)
+    assert len(moved.grid) == 11
+    assert np.linalg.eigvalsh(moved.pooled).min() > -1e-12
+    assert kernel.on(grid) is moved
+    assert kernel.on(kernel.grid) is kernel
+
+
+def test_a_kernel_refuses_grids_that_it_cannot_cover():
+    kernel = kernel_of(trajectories())
+    with pytest.raises(KernelError, match=r"noise level 1\.5"):
+        kernel.on(fs.Grid([1.5, 1.0, 0.5]))
+    with pytest.raises(KernelError, match="timestep"):
+        kernel.on(fs.Grid([900.0, 500.0], unit="timestep"))
+
+
+def test_a_resampled_grid_is_the_one_that_flow_matching_would_visit():
+    assert resampled(fs.Grid.uniform(50), 20).levels == pytest.approx(fs.Grid.uniform(20).levels)
+
+
+def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
+    kernel = kernel_of(trajectories())
+    file = tmp_path / "a.kernel.safetensors"
+    kernel.save(file)
+    again = Kernel.load(file)
+    assert np.array_equal(again.grams, kernel.grams)
+    assert again.grid == kernel.grid
+    assert dict(again.provenance) == {"a": "b"}
+    content = file.read_bytes()
+    generator = np.random.default_rng(1)
+    for _ in range(100):
+        damaged = bytearray(content[: generator.integers(0, len(content))])
+        file.write_bytes(bytes(damaged))
+        with pytest.raises(KernelFileError):
+            Kernel.load(file)
+    plan = fs.methods.find("reuse").policy().compile(fs.Grid.uniform(50))
+    plan.save(file)
+    with pytest.raises(KernelFileError, match="no kernel"):
+        Kernel.load(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"grams": np.zeros((2, 16, 15))}, "expected"),
+        ({"grams": np.full((2, 16, 16), np.nan)}, "finite"),
+        ({"grams": np.triu(np.ones((2, 16, 16)))}, "symmetric"),
+        ({"sampler": np.eye(3)}, "sampler"),
+        ({"final_squares": np.zeros(5)}, "positive"),
+    ],
+)
+def test_moments_that_do_not_belong_together_are_refused(as_users_call, change, words):
+    from dataclasses import replace
+
+    with pytest.raises(KernelError, match=words):
+        replace(kernel_of(trajectories()), **change)
