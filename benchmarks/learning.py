@@ -9,6 +9,9 @@ import argparse
 import itertools
 import math
 import statistics
+import sys
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -21,27 +24,32 @@ from foreseer.evaluate.measures import psnr, relative_error
 from foreseer.plan.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Optimal
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from emoji_data import COLOUR_NAMES, caption, read_vocabulary
+
 STEPS = 50
 BUDGETS = (14, 11, 9, 7, 6, 5)
 CALIBRATION_SEED, HELD_OUT_SEED = 10_000, 777_000
-SOLVERS = {
-    "Euler": diffusers.FlowMatchEulerDiscreteScheduler.from_config,
-    "DPM-Solver++ 2M": lambda config: diffusers.DPMSolverMultistepScheduler(
-        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.shift
-    ),
-    "UniPC": lambda config: diffusers.UniPCMultistepScheduler(
-        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=config.shift
-    ),
-}
+SOLVERS = ("Euler", "DPM-Solver++ 2M", "UniPC")
 
 
-def captions(prompts: list[str], count: int, offset: int) -> list[str]:
-    """Captions over all pairs of a thing and a colour of the example prompts, beginning at ``offset``."""
-    things = sorted({prompt.split(" on a ")[0] for prompt in prompts})
-    colours = sorted({prompt.split(" on a ")[1] for prompt in prompts})
-    pairs = [f"{thing} on a {colour}" for thing, colour in itertools.product(things, colours)]
+def solver(name: str, own: Any) -> Any:
+    """A scheduler of that name on the pipeline's own noise levels."""
+    if name == "Euler":
+        return own
+    kind = diffusers.DPMSolverMultistepScheduler if name.startswith("DPM") else diffusers.UniPCMultistepScheduler
+    made = kind(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=own.config.shift)
+    # FluxPipeline hands every scheduler a resolution-dependent shift; the bundled pipeline has none.
+    made.set_timesteps = lambda steps, device=None, mu=None: kind.set_timesteps(made, steps, device=device)
+    return made
+
+
+def captions(count: int, offset: int) -> list[str]:
+    """Captions of the bundled pipeline's whole vocabulary on every colour, shuffled; those from ``offset`` on."""
+    names = [name for _, name in read_vocabulary()]
+    pairs = list(itertools.product(names, COLOUR_NAMES))
     order = np.random.default_rng(0).permutation(len(pairs))
-    return [pairs[order[(offset + index) % len(pairs)]] for index in range(count)]
+    return [caption(*pairs[index]) for index in order[offset : offset + count]]
 
 
 class Bench:
@@ -121,8 +129,8 @@ def rolled(pipe, kernel, prompts, budget, options, **more):
 def run_solvers(bench, budget):
     """The same number of evaluations by a solver with fewer steps."""
     own = bench.pipe.scheduler
-    for name, make in SOLVERS.items():
-        bench.pipe.scheduler = make(own.config)
+    for name in SOLVERS:
+        bench.pipe.scheduler = solver(name, own)
         try:
             yield f"{name}, {budget} steps", bench.score(bench.sample(budget))
         finally:
@@ -137,13 +145,13 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    pipe, examples, options = bundled()
+    pipe, _, options = bundled()
     options.pop("num_inference_steps")
     if given.cfg is not None:
         options |= {"true_cfg_scale": given.cfg, "negative_prompt": ""}
-    training = captions(examples, given.calibration, 0)
+    training = captions(given.calibration, 0)
     kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
-    bench = Bench(pipe, options, captions(examples, given.prompts, given.calibration))
+    bench = Bench(pipe, options, captions(given.prompts, given.calibration))
     cells: dict[str, dict[int, tuple[float, float]]] = {}
     for budget in given.budgets:
         policies = published_policies(budget) | learned_policies(pipe, options, kernel, training, budget)

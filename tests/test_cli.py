@@ -27,7 +27,7 @@ def test_methods_lists_every_method(capsys):
 
 def test_explain_a_method_then_the_plan_that_it_saved(capsys, tmp_path):
     file = tmp_path / "ten.plan.safetensors"
-    code, out, _ = run(capsys, "plan", "explain", "spectrum", "--nfe", "10", "--save", file, "--json")
+    code, out, _ = run(capsys, "plan", "spectrum", "--nfe", "10", "-o", file, "--json")
     assert code == 0
     assert json.loads(out)["computed_steps"] == [0, 1, 2, 3, 4, 6, 11, 19, 30, 44]
     code, again, _ = run(capsys, "plan", "explain", file, "--json")
@@ -53,6 +53,12 @@ def test_explain_a_method_then_the_plan_that_it_saved(capsys, tmp_path):
         (["generate", "emoji", "-p", "x", "--dtype", "int3"], "bfloat16"),
         (["generate", "no/such/folder/here", "-p", "x"], "hub id"),
         (["generate", "emoji"], "--prompt"),
+        (["generate", "emoji", "-p", "x", "--method", "reuse", "--plan", "some.file"], "one of"),
+        (["generate", "emoji", "-p", "x", "--speedup", "5"], "--kernel"),
+        (["generate", "emoji", "-p", "x", "--kernel", "none.kernel", "--nfe", "5"], "none.kernel"),
+        (["plan", "none.kernel", "--nfe", "5"], "neither a file nor a method"),
+        (["frontier", "none.kernel"], "none.kernel"),
+        (["calibrate", "emoji", "--prompts", "no such file.txt"], "no such file"),
         (["demo", "--nfe", "60"], "--nfe"),
         (["nonsense"], "nonsense"),
     ],
@@ -88,7 +94,7 @@ def test_generate_writes_pictures_and_says_what_was_computed(capsys, tmp_path):
 
 def test_generate_with_a_plan_for_another_grid_computes_and_says_so(capsys, tmp_path):
     file = tmp_path / "plan.safetensors"
-    run(capsys, "plan", "explain", "reuse", "--steps", 10, "--nfe", 5, "--save", file)
+    run(capsys, "plan", "reuse", "--steps", 10, "--nfe", 5, "-o", file)
     with pytest.warns(UserWarning, match="another grid"):
         code, words, _ = run(
             capsys, "generate", "emoji", "-p", "a cat", "--plan", file, "--steps", 8, "-o", tmp_path / "a.png"
@@ -107,3 +113,38 @@ def test_demo_writes_a_page_a_picture_and_figures(capsys, tmp_path):
     assert {"reuse", "taylorseer", "spectrum", "steps"} <= set(methods)
     assert all(row["nfe"] == 4 for row in figures["rows"][1:])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["demo.html", "demo.json", "demo.png"]
+
+
+def test_calibrate_then_plan_frontier_and_generate(capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple on a blue background\n\na rocket on a white background\n")
+    kernel, plan = tmp_path / "k.safetensors", tmp_path / "p.safetensors"
+    code, out, _ = run(capsys, "calibrate", "emoji", "--prompts", prompts, "--steps", 10, "-o", kernel)
+    assert code == 0
+    assert "2 prompts, 10 steps" in " ".join(out.split())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["k.safetensors", "prompts.txt"]
+
+    code, out, _ = run(capsys, "plan", kernel, "--nfe", 4, "-o", plan, "--json")
+    assert code == 0
+    assert len(json.loads(out)["computed_steps"]) == 4
+    code, out, _ = run(capsys, "plan", kernel, "--speedup", 2, "--steps", 8, "--json")
+    assert code == 0
+    assert (len(json.loads(out)["computed_steps"]), json.loads(out)["steps"]) == (4, 8)
+    code, _, err = run(capsys, "plan", kernel)
+    assert code == 2
+    assert "exactly one" in " ".join(err.split())
+
+    code, out, _ = run(capsys, "frontier", kernel, "--most", 6, "-o", tmp_path / "curve.png", "--json")
+    assert code == 0
+    points = json.loads(out)
+    assert [point["nfe"] for point in points] == [2, 3, 4, 5, 6]
+    assert sum(point["knee"] for point in points) == 1
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+    arguments = ("generate", "emoji", "-p", "a rocket on a white background", "--steps", 10, "-o", tmp_path / "a.png")
+    code, out, _ = run(capsys, *arguments, "--kernel", kernel, "--nfe", 4, "--json")
+    assert code == 0
+    assert json.loads(out)["record"]["nfe"] == 4
+    code, out, _ = run(capsys, *arguments, "--plan", plan, "--json")
+    assert code == 0
+    assert json.loads(out)["record"]["nfe"] == 4

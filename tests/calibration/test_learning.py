@@ -13,6 +13,7 @@ from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
 from foreseer.calibration.l2p import train_l2p
 from foreseer.calibration.record import record_run
+from foreseer.calibration.validate import RIDGES, best_ridge, expected_error, held_out_errors
 from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
 from foreseer.schedule.optimal import Search
@@ -173,3 +174,33 @@ def test_one_kernel_serves_other_step_counts_as_well_as_their_own(loop, kernel, 
     moved = measured_error(loop, fs.learned(kernel, nfe=6), steps)
     own = measured_error(loop, fs.learned(there, nfe=6), steps)
     assert moved < 1.3 * own + 1e-4
+
+
+def test_cross_validation_fits_each_prompt_on_the_others(kernel):
+    computed = (0, 2, 6, 12)
+    errors = held_out_errors(kernel, computed, 1e-6, folds=kernel.prompts)
+    others = kernel.subset([index for index in range(kernel.prompts) if index != 3])
+    rows = fs.forecast.KernelRows(others, ridge=1e-6).rows(computed, kernel.grid)
+    expected = final_errors(kernel.subset([3]), rows)[0] / np.sqrt(kernel.final_squares[3])
+    assert errors[3] == pytest.approx(expected, rel=1e-9)
+    fitted = final_errors(kernel, fs.forecast.KernelRows(kernel, ridge=1e-6).rows(computed, kernel.grid))
+    assert np.mean(errors**2) > np.mean(fitted**2 / kernel.final_squares)
+
+
+def test_the_ridge_of_a_learned_policy_is_the_cross_validated_one(kernel):
+    policy = fs.learned(kernel, nfe=6)
+    found = best_ridge(kernel, policy.compile(kernel.grid).computed_steps)
+    assert policy.forecaster.ridge == found.ridge
+    assert all(found.mean <= expected_error(kernel, (policy.schedule.on(kernel.grid)), r).mean for r in RIDGES)
+    assert found.spread > 0
+
+
+def test_a_rollout_plan_lets_kernel_rows_serve_other_grids_and_says_so(loop, kernel):
+    plan = fs.rollout(loop, kernel, TRAINING[:2], nfe=6)
+    policy = fs.Policy.from_plan(plan, otherwise=fs.learned(kernel, nfe=6))
+    with fs.accelerate(loop, policy, strict=True) as handle:
+        sample(loop, "a word", 1, num_inference_steps=STEPS)
+        assert "note" not in handle.record.plans["call 1"].provenance
+        sample(loop, "a word", 1, num_inference_steps=14)
+    assert handle.record.nfe == 6
+    assert "stands in" in handle.record.plans["call 1"].provenance["note"]

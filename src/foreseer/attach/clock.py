@@ -34,6 +34,7 @@ class StepClock:
     def __init__(self, module: nn.Module) -> None:
         self._timestep_position = _find_timestep(module)
         self.timesteps: Any = None
+        self._count = 0
         self._levels = np.empty(0)
         self._scale: Callable[[float], float] | None = None
 
@@ -43,6 +44,7 @@ class StepClock:
         if timesteps is self.timesteps and timesteps is not None:
             return False
         self.timesteps = timesteps
+        self._count = len(timesteps) if timesteps is not None else 0
         self._levels = np.empty(0)
         self._scale = None
         return True
@@ -72,7 +74,7 @@ class StepClock:
         if index is None:
             return self._match(args, kwargs, counts_steps=hasattr(scheduler, "step_index"))
         index = int(index)
-        if index >= len(self.timesteps):
+        if index >= self._count:
             raise UnknownStepError("the scheduler is past its last step; this call is not part of its run")
         return index
 

@@ -105,7 +105,7 @@ def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dic
     named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
     scale = named.get("true_cfg_scale", named.get("guidance_scale", ""))
     return {
-        "model": f"{type(pipe).__name__} {getattr(pipe, '_name_or_path', '') or ''}".strip(),
+        "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
         "scheduler": type(pipe.scheduler).__name__,
         "guidance": str(scale),
         "options": json.dumps(named, sort_keys=True),
@@ -115,6 +115,12 @@ def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dic
         "prompts_hash": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
         "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
     }
+
+
+def _name_of(pipe: Any) -> str:
+    """The hub id, or the last part of a local folder's path."""
+    name = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _resume(checkpoint: str | os.PathLike[str] | None, identity: dict[str, str]) -> Kernel | None:

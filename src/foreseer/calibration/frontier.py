@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from foreseer.calibration.validate import expected_error
 from foreseer.errors import ForeseerError
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
-from foreseer.kernel.expected import final_errors
 from foreseer.schedule import Optimal
 
 
@@ -28,7 +27,8 @@ class FrontierPoint:
     Attributes:
         nfe: network evaluations.
         speedup: T / NFE.
-        error: expected relative error of the final sample, root mean square over prompts.
+        error: expected relative error of the final sample, root mean square over prompts, cross-validated.
+        spread: standard error of that mean.
         worst: the largest over prompts.
         computed_steps: the steps that compute.
         knee: whether beyond this budget each evaluation buys the least less (largest distance from the chord).
@@ -37,6 +37,7 @@ class FrontierPoint:
     nfe: int
     speedup: float
     error: float
+    spread: float
     worst: float
     computed_steps: tuple[int, ...]
     knee: bool = False
@@ -60,9 +61,8 @@ def trace_frontier(kernel: Kernel, most: int, progress: Callable[[], None] = lam
     points = []
     for nfe in range(2, most + 1):
         computed = Optimal(kernel, nfe, forecaster=rows).on(kernel.grid)
-        errors = final_errors(kernel, rows.rows(computed, kernel.grid)) / np.sqrt(kernel.final_squares)
-        error = math.sqrt(float(np.mean(errors**2)))
-        points.append(FrontierPoint(nfe, len(kernel.grid) / nfe, error, float(errors.max()), computed))
+        error = expected_error(kernel, computed, rows.ridge)
+        points.append(FrontierPoint(nfe, len(kernel.grid) / nfe, error.mean, error.spread, error.worst, computed))
         progress()
     knee = _knee([point.nfe for point in points], [point.error for point in points])
     points[knee] = FrontierPoint(**{**asdict(points[knee]), "knee": True})

@@ -91,7 +91,13 @@ def frontier(
     for point in points:
         steps = " ".join(map(str, point.computed_steps))
         mark = " [bold](knee)[/]" if point.knee else ""
-        table.add_row(f"{point.nfe}", f"{point.speedup:.2f}", f"{point.error:.4f}{mark}", f"{point.worst:.4f}", steps)
+        table.add_row(
+            f"{point.nfe}",
+            f"{point.speedup:.2f}",
+            f"{point.error:.4f} +- {point.spread:.4f}{mark}",
+            f"{point.worst:.4f}",
+            steps,
+        )
     console.print(table)
     if out is not None:
         console.print(f"wrote {out}", highlight=False, soft_wrap=True)

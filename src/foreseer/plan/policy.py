@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
@@ -36,6 +36,7 @@ class Policy:
     forecaster: Forecaster | None
     site: Site = "output"
     plan: Plan | None = field(default=None, repr=False)
+    otherwise: Policy | None = field(default=None, repr=False)
     _plans: dict[bytes, Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +47,10 @@ class Policy:
                 raise PlanError("A policy is a schedule and a forecaster, or one plan: see Policy.from_plan(plan).")
             if self.plan.site != self.site:
                 raise PlanError(f"The plan's site is {self.plan.site!r}, the policy's {self.site!r}.")
+            if self.otherwise is not None and self.otherwise.site != self.site:
+                raise PlanError(
+                    f"The plan's site is {self.site!r}, that of what serves otherwise {self.otherwise.site!r}."
+                )
             return
         if not isinstance(self.schedule, Schedule) or not isinstance(self.forecaster, Forecaster):
             raise PlanError(
@@ -54,11 +59,20 @@ class Policy:
             )
 
     @classmethod
-    def from_plan(cls, plan: Plan) -> Policy:
-        """A policy that serves ``plan`` on the plan's own grid; on another one it refuses and the run computes."""
+    def from_plan(cls, plan: Plan, otherwise: Policy | None = None) -> Policy:
+        """A policy that serves ``plan`` on the plan's own grid.
+
+        Args:
+            plan: the plan.
+            otherwise: what serves other grids (``fs.learned(kernel, ...)`` for a rollout); its plans then say in their
+                provenance that they stand in. Without it, runs on another grid compute every step.
+
+        Raises:
+            PlanError: an argument is of the wrong kind, or the two take features at different sites.
+        """
         if not isinstance(plan, Plan):
             raise PlanError(f"Expected a Plan, received {type(plan).__name__}; load a file with fs.Plan.load(path).")
-        return cls(None, None, plan.site, plan)
+        return cls(None, None, plan.site, plan, otherwise)
 
     def compile(self, grid: Grid, first_step: int = 0) -> Plan:
         """The plan for the part of ``grid`` that begins at ``first_step``; the same object when asked again.
@@ -72,6 +86,10 @@ class Policy:
         """
         part = grid.tail(first_step)
         if self.plan is not None:
+            if not self.plan.grid.matches(part) and self.otherwise is not None:
+                found = self.otherwise.compile(grid, first_step)
+                words = f"stands in for a plan of another grid ({_words(self.plan.grid)})"
+                return replace(found, provenance={**found.provenance, "note": words})
             if not self.plan.grid.matches(part):
                 raise PlanError(
                     f"This plan is for another grid ({_words(self.plan.grid)}) than the run's ({_words(part)}). "

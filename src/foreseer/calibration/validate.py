@@ -1,0 +1,70 @@
+"""What a kernel's rows do on prompts that they were not fitted to: cross-validation over prompts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from foreseer.forecast.kernel import KernelRows
+from foreseer.kernel import Kernel
+from foreseer.kernel.expected import final_errors
+
+FOLDS = 8
+RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """Expected relative error of the final sample.
+
+    Attributes:
+        mean: root mean square over held-out prompts.
+        spread: standard error of that mean, from the spread over prompts; ``nan`` for a single prompt.
+        worst: the largest over prompts.
+        ridge: the ridge of the rows.
+    """
+
+    mean: float
+    spread: float
+    worst: float
+    ridge: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} +- {self.spread:.4f} (worst prompt {self.worst:.4f})"
+
+
+def held_out_errors(
+    kernel: Kernel, computed_steps: Sequence[int], ridge: float, folds: int = FOLDS
+) -> Float64[np.ndarray, " P"]:
+    """Error of the final sample for each prompt, its rows fitted on the prompts of the other folds.
+
+    Relative to the size of the final sample where the kernel knows it. With one prompt there is no other to fit on, and
+    the error is that of the fit itself.
+    """
+    scale = np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
+    parts = np.array_split(np.arange(kernel.prompts), min(folds, kernel.prompts))
+    errors = np.zeros(kernel.prompts)
+    for part in parts:
+        others = np.setdiff1d(np.arange(kernel.prompts), part)
+        fitted = kernel.subset(others.tolist()) if others.size else kernel
+        rows = KernelRows(fitted, ridge=ridge).rows(computed_steps, kernel.grid)
+        errors[part] = final_errors(kernel.subset(part.tolist()), rows)
+    return errors / scale
+
+
+def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float) -> ExpectedError:
+    """The expected error of kernel rows on ``computed_steps``, cross-validated."""
+    errors = held_out_errors(kernel, computed_steps, ridge)
+    mean = math.sqrt(float(np.mean(errors**2)))
+    # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
+    spread = float(np.std(errors**2, ddof=1)) / math.sqrt(errors.size) / (2 * mean) if errors.size > 1 else math.nan
+    return ExpectedError(mean, spread, float(errors.max()), ridge)
+
+
+def best_ridge(kernel: Kernel, computed_steps: Sequence[int], ridges: Sequence[float] = RIDGES) -> ExpectedError:
+    """The ridge with the least cross-validated error on ``computed_steps``, and that error."""
+    return min((expected_error(kernel, computed_steps, ridge) for ridge in ridges), key=lambda found: found.mean)
