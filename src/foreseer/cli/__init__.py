@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from foreseer.cli.common import errors
-from foreseer.cli.learning import calibrate, frontier
+from foreseer.cli.learning import calibrate, frontier, portrait
 from foreseer.cli.pictures import demo, generate
 from foreseer.cli.plans import methods, plan_app
 from foreseer.errors import ForeseerError
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, generate, methods, calibrate, frontier):
+for command in (demo, generate, methods, calibrate, frontier, portrait):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 

@@ -101,3 +101,18 @@ def frontier(
     console.print(table)
     if out is not None:
         console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
+def portrait(
+    kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
+    nfe: Annotated[int, typer.Option(min=1, help="Evaluations of the plan that is shown.")] = 9,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("portrait.png"),
+) -> None:
+    """Draw what a kernel shows: projection fidelity, expected error per step, weights, trajectories."""
+    from foreseer.calibration.analysis import Portrait
+    from foreseer.calibration.learned import learned
+    from foreseer.kernel import Kernel
+
+    loaded = Kernel.load(kernel)
+    Portrait(loaded, learned(loaded, nfe=nfe).compile(loaded.grid)).draw(out)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
