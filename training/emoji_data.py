@@ -46,9 +46,9 @@ def read_vocabulary(path=VOCABULARY_FILE):
     """Return the (code point, lower-case Unicode name) pairs of a vocabulary file."""
     entries = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        line = line.strip()
-        if line and not line.startswith("#"):
-            code_point = int(line.split()[0], 16)
+        words = line.split()
+        if words and not line.startswith("#"):
+            code_point = int(words[0], 16)
             entries.append((code_point, unicodedata.name(chr(code_point)).lower()))
     return entries
 
@@ -102,9 +102,7 @@ def render(picture, colour, rng):
     centre = rng.uniform(size / 2, IMAGE_SIZE - size / 2, 2)
     turned = picture.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
     scale = size / picture.width
-    turned = turned.resize(
-        (round(turned.width * scale), round(turned.height * scale)), Image.Resampling.LANCZOS
-    )
+    turned = turned.resize((round(turned.width * scale), round(turned.height * scale)), Image.Resampling.LANCZOS)
     corner = (round(centre[0] - turned.width / 2), round(centre[1] - turned.height / 2))
     canvas.paste(turned, corner, turned)
     return np.asarray(canvas)

@@ -9,8 +9,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import save_atomically
 from diffusers import AutoencoderKL, FluxPipeline
+
+from common import save_atomically
 from emoji_data import load_emoji, render_pool
 from train_vae import encode
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import FluxPipeline
+
 from emoji_data import COLOUR_NAMES, caption, contact_sheet
 from train_classifier import classify, load_classifier
 
@@ -41,10 +42,7 @@ def generate(pipeline, captions, seeds, true_cfg_scale):
             part,
             negative_prompt=[""] * len(part) if guided else None,
             true_cfg_scale=true_cfg_scale,
-            generator=[
-                torch.Generator().manual_seed(int(seed))
-                for seed in seeds[start : start + BATCH_SIZE]
-            ],
+            generator=[torch.Generator().manual_seed(int(seed)) for seed in seeds[start : start + BATCH_SIZE]],
             output_type="np",
             **defaults,
         )
@@ -66,9 +64,7 @@ def measure(pipeline, classifier, names, tasks, true_cfg_scale):
         "colour_accuracy": float(right_colour.mean()),
         "both_accuracy": float((right_emoji & right_colour).mean()),
         "seconds": round(time.monotonic() - started, 1),
-        "wrong_emoji": [
-            f"{captions[i]}: seen as {names[named_emoji[i]]}" for i in np.flatnonzero(~right_emoji)
-        ],
+        "wrong_emoji": [f"{captions[i]}: seen as {names[named_emoji[i]]}" for i in np.flatnonzero(~right_emoji)],
     }
     return row, pictures
 

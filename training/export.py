@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+
 from text_models import TEXT_TOKENS
 from train_transformer import build_models
 

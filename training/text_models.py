@@ -4,7 +4,6 @@ import json
 import string
 
 import torch
-from emoji_data import COLOUR_NAMES, caption
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -14,6 +13,8 @@ from transformers import (
     T5EncoderModel,
     T5TokenizerFast,
 )
+
+from emoji_data import COLOUR_NAMES, caption
 
 TEXT_TOKENS = 16
 TEXT_WIDTH = 128
@@ -46,7 +47,7 @@ def build_clip_tokenizer(captions):
     merges = [tuple(pair) for pair in _merges(trainable)]
     pieces = alphabet + [letter + "</w>" for letter in alphabet]
     pieces += ["".join(pair) for pair in merges]
-    pieces = list(dict.fromkeys(pieces)) + ["<|startoftext|>", "<|endoftext|>"]
+    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_TOKENS)
 
@@ -63,7 +64,7 @@ def build_t5_tokenizer(captions):
     specials = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     letters = [("▁", LETTER_SCORE)]
     letters += [(c, LETTER_SCORE) for c in string.ascii_letters + string.digits + ",.'-"]
-    pieces = specials + [(f"▁{word}", WORD_SCORE) for word in words if word != "▁"] + letters
+    pieces = specials + [(f"▁{word}", WORD_SCORE) for word in words] + letters
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
 
 

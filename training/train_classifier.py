@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import nn
+from torch.nn import functional
+
 from common import Budget, refresh_threads, save_atomically, scheduled_rate, set_rate, to_unit
 from emoji_data import COLOUR_NAMES, load_emoji, render_pool
-from torch import nn
 
 CHANNELS = (32, 64, 128, 192)
 POOL_SEED = 11
@@ -52,7 +53,7 @@ class Classifier(nn.Module):
 
 def disturb(images):
     """Blur some of the images and add noise of random strength to each."""
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = torch.rand(len(images), 1, 1, 1) * (torch.rand(len(images), 1, 1, 1) < BLUR_CHANCE)
     strength = torch.rand(len(images), 1, 1, 1) * MAX_NOISE
     return torch.lerp(images, blurred, share) + strength * torch.randn_like(images)
@@ -62,10 +63,7 @@ def disturb(images):
 def classify(model, images, batch_size=256):
     """Return the (emoji, colour) indices that the model names for uint8 images."""
     model.eval()
-    logits = [
-        model(to_unit(images[start : start + batch_size]))
-        for start in range(0, len(images), batch_size)
-    ]
+    logits = [model(to_unit(images[start : start + batch_size])) for start in range(0, len(images), batch_size)]
     emoji, colour = (torch.cat(column).argmax(1).numpy() for column in zip(*logits, strict=True))
     return emoji, colour
 
@@ -94,8 +92,8 @@ def train(model, pool, args):
         batch = disturb(to_unit(images[index]))
         with torch.autocast("cpu", torch.bfloat16):
             emoji_logits, colour_logits = model(batch)
-        loss = F.cross_entropy(emoji_logits.float(), which[index], label_smoothing=0.05)
-        loss = loss + 0.3 * F.cross_entropy(colour_logits.float(), colour[index])
+        loss = functional.cross_entropy(emoji_logits.float(), which[index], label_smoothing=0.05)
+        loss = loss + 0.3 * functional.cross_entropy(colour_logits.float(), colour[index])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

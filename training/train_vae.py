@@ -2,6 +2,8 @@
 
 Writes ``vae.pt`` (a checkpoint to resume from) and, at the end, the folder ``vae``
 in diffusers' format, its scaling and shift set so that latents have unit variance.
+With ``--decoder-only`` it trains that folder's decoder further (checkpoint
+``decoder.pt``), its encoder and therefore all latents left as they are.
 """
 
 import argparse
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch.nn import functional
+
 from common import (
     Budget,
     refresh_threads,
@@ -20,7 +24,6 @@ from common import (
     to_uint8,
     to_unit,
 )
-from diffusers import AutoencoderKL
 from emoji_data import contact_sheet, load_emoji, render_pool
 
 WARMUP_STEPS = 100
@@ -29,9 +32,11 @@ EDGE_WEIGHT = 0.5
 COARSE_WEIGHT = 0.5
 KL_WEIGHT = 1e-4
 START_LOG_VARIANCE = -6.0
+DECODER_LATENT_NOISE = 0.1
 POOL_SEED = 1
 HELD_OUT_SEED = 2
 HELD_OUT = 1024
+STATISTICS_COUNT = 8192
 
 
 def build_vae():
@@ -56,18 +61,20 @@ def build_vae():
 
 def reconstruction_loss(output, target):
     """L1 of the pixels, of their horizontal and vertical differences and of 4x4 averages."""
-    pixels = F.l1_loss(output, target)
-    edges = F.l1_loss(output.diff(dim=2), target.diff(dim=2))
-    edges = edges + F.l1_loss(output.diff(dim=3), target.diff(dim=3))
-    coarse = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(target, 4))
+    pixels = functional.l1_loss(output, target)
+    edges = functional.l1_loss(output.diff(dim=2), target.diff(dim=2))
+    edges = edges + functional.l1_loss(output.diff(dim=3), target.diff(dim=3))
+    coarse = functional.l1_loss(functional.avg_pool2d(output, 4), functional.avg_pool2d(target, 4))
     return pixels + EDGE_WEIGHT * edges + COARSE_WEIGHT * coarse
 
 
-def forward_loss(vae, batch):
+def forward_loss(vae, batch, latent_noise):
     """Return (training loss, reconstruction loss, KL per latent value) of one batch."""
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(batch).latent_dist
-        output = vae.decode(posterior.sample()).sample
+        latents = posterior.sample()
+        latents = latents + latent_noise * torch.randn_like(latents)
+        output = vae.decode(latents).sample
     rebuilt = reconstruction_loss(output.float(), batch)
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
@@ -85,6 +92,14 @@ def encode(vae, images, batch_size=256):
     return torch.cat(means)
 
 
+def set_latent_statistics(vae, images):
+    """Set the scaling and the shift that give the images' latents mean 0 and variance 1."""
+    latents = encode(vae, images)
+    mean, deviation = latents.mean().item(), latents.std().item()
+    vae.register_to_config(scaling_factor=1.0 / deviation, shift_factor=mean)
+    print(f"latent mean {mean:.4f}, standard deviation {deviation:.4f}")
+
+
 @torch.no_grad()
 def report(vae, images, folder):
     """Print the reconstruction PSNR of held-out pictures and write a contact sheet."""
@@ -98,12 +113,12 @@ def report(vae, images, folder):
     contact_sheet(pairs, 12, 2).save(folder / "vae.png")
 
 
-def train(vae, images, args, folder):
-    """Train until the time budget is spent, resuming from ``vae.pt`` if it exists."""
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3
-    )
-    checkpoint, step, spent = folder / "vae.pt", 0, 0.0
+def train(vae, images, args, checkpoint):
+    """Train until the time budget is spent, resuming from the checkpoint if it exists."""
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    latent_noise = DECODER_LATENT_NOISE if args.decoder_only else 0.0
+    step, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         vae.load_state_dict(state["model"])
@@ -121,9 +136,9 @@ def train(vae, images, args, folder):
         rate = scheduled_rate(args.lr, step, WARMUP_STEPS, budget.fraction(), DECAY_SHARE)
         set_rate(optimizer, rate)
         batch = to_unit(images[rng.integers(0, len(images), args.batch_size)])
-        loss, rebuilt, divergence = forward_loss(vae, batch)
+        loss, rebuilt, divergence = forward_loss(vae, batch, latent_noise)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -149,20 +164,21 @@ def main():
     parser.add_argument("--pool", type=int, default=40000, help="number of pictures rendered")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--threads-file", help="file holding torch's thread count")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(POOL_SEED)
     emoji = load_emoji(args.source)
     images = render_pool(emoji, args.pool, POOL_SEED)[0]
-    vae = build_vae()
-    train(vae, images, args, args.work)
-    latents = encode(vae, images[:8192])
-    vae.register_to_config(
-        scaling_factor=1.0 / latents.std().item(), shift_factor=latents.mean().item()
-    )
-    print(f"latent mean {latents.mean():.4f}, standard deviation {latents.std():.4f}")
-    print(f"standard deviations of the channels {latents.std(dim=(0, 2, 3)).numpy().round(2)}")
+    if args.decoder_only:
+        vae = AutoencoderKL.from_pretrained(args.work / "vae")
+        vae.encoder.requires_grad_(False)
+        train(vae, images, args, args.work / "decoder.pt")
+    else:
+        vae = build_vae()
+        train(vae, images, args, args.work / "vae.pt")
+        set_latent_statistics(vae, images[:STATISTICS_COUNT])
     report(vae, render_pool(emoji, HELD_OUT, HELD_OUT_SEED)[0], args.work)
     vae.save_pretrained(args.work / "vae")
 

@@ -63,7 +63,7 @@ def taylor_bound(derivative: float, differences: list[float], interval: float, d
 
 
 def ideal_taylor_bound(derivative: float, order: int, distance: float) -> float:
-    r"""Spectrum's theorem 3.1: a Taylor polynomial with exact derivatives errs by $\frac{M}{(P+1)!} h^{P+1}$ at most."""
+    r"""Spectrum's theorem 3.1: with exact derivatives a Taylor polynomial errs by at most $\frac{M h^{P+1}}{(P+1)!}$."""
     return derivative / math.factorial(order + 1) * abs(distance) ** (order + 1)
 
 
@@ -111,10 +111,11 @@ class Portrait:
         (fidelity, errors), (weights, paths) = figure.subplots(2, 2)
         steps = np.arange(len(self.kernel.grid))
         fidelity.plot(steps[1:], projection_fidelity(self.kernel)[1:])
-        fidelity.set(title="Share of each output in the span of all earlier ones", xlabel="step", ylim=(None, 1.005))
+        fidelity.set(title="Share of each output in the span of all earlier ones", xlabel="step", ylim=(None, 1.0002))
         found = step_errors(self.kernel, self.plan.rows)
-        errors.semilogy(steps, np.maximum(found.mean(axis=0), 1e-6), label="mean over prompts")
-        errors.semilogy(steps, np.maximum(found.max(axis=0), 1e-6), linestyle=":", label="worst prompt")
+        found[:, list(self.plan.computed_steps)] = np.nan  # gaps in the curves
+        errors.semilogy(steps, found.mean(axis=0), marker=".", label="mean over prompts")
+        errors.semilogy(steps, found.max(axis=0), linestyle=":", label="worst prompt")
         errors.set(title=f"Expected error per step, {self.plan.nfe} evaluations", xlabel="step")
         errors.legend(frameon=False)
         largest = float(np.abs(self.plan.rows).max())
