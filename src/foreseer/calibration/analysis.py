@@ -63,7 +63,10 @@ def taylor_bound(derivative: float, differences: list[float], interval: float, d
 
 
 def ideal_taylor_bound(derivative: float, order: int, distance: float) -> float:
-    r"""Spectrum's theorem 3.1: with exact derivatives a Taylor polynomial errs by at most $\frac{M h^{P+1}}{(P+1)!}$."""
+    r"""Spectrum's theorem 3.1, the worst case with exact derivatives.
+
+    $\frac{M}{(P+1)!} h^{P+1}$, M bounding the derivative of order P + 1.
+    """
     return derivative / math.factorial(order + 1) * abs(distance) ** (order + 1)
 
 
