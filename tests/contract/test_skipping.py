@@ -107,10 +107,10 @@ def test_a_true_row_gives_the_reference(
         next(position)
         computed(run, step, tensors)
 
-    def foresee(run: BranchRun, step: int, device: torch.device) -> list[Tensor]:
+    def foresee(run: BranchRun, step: int) -> list[Tensor]:
         nonlocal wrong
         true_feature = truth[next(position)]
-        reused = forecast(run, step, device)
+        reused = forecast(run, step)
         wrong += not torch.equal(reused[0], true_feature[0])
         return [tensor.clone() for tensor in true_feature]
 

@@ -11,8 +11,6 @@ from foreseer.plan import Plan
 from foreseer.runtime import BranchRun
 from tests.plan.cases import make_plan, needed_after, plans
 
-CPU = torch.device("cpu")
-
 
 def held(run, steps):
     return {step for step in range(steps) if run.store.why_unusable(step) is None}
@@ -34,7 +32,7 @@ def test_forecasts_are_the_rows_on_features_and_memory_is_what_later_rows_need(p
             run.computed(step, list(features[local].clone()))
         else:
             assert run.why_not(step) is None
-            forecast = torch.stack(run.forecast(step, CPU))
+            forecast = torch.stack(run.forecast(step))
             expected = torch.einsum("j,jab->ab", torch.from_numpy(np.array(plan.rows[local])), features)
             assert torch.allclose(forecast, expected, rtol=1e-12, atol=1e-12)
         assert held(run, steps) == needed_after(plan, local)
@@ -73,7 +71,7 @@ def test_a_feature_that_cannot_be_trusted_stops_the_forecast(fault):
     run.computed(2, [torch.ones(4)])
     run.computed(3, [torch.full((4,), 3.0)])
     assert run.why_not(4) is None
-    assert run.forecast(4, CPU)[0].tolist() == [3.0] * 4
+    assert run.forecast(4)[0].tolist() == [3.0] * 4
 
 
 def test_a_missing_feature_stops_the_forecast():
@@ -94,5 +92,5 @@ def test_runs_of_one_plan_share_nothing():
     first, second = BranchRun(TWO_REUSES, 0, None), BranchRun(TWO_REUSES, 0, None)
     first.computed(0, [torch.ones(2)])
     second.computed(0, [torch.full((2,), 5.0)])
-    assert first.forecast(1, CPU)[0].tolist() == [1.0, 1.0]
-    assert second.forecast(1, CPU)[0].tolist() == [5.0, 5.0]
+    assert first.forecast(1)[0].tolist() == [1.0, 1.0]
+    assert second.forecast(1)[0].tolist() == [5.0, 5.0]

@@ -65,7 +65,7 @@ class WrappedModel:
             if known.needs_grad and torch.is_grad_enabled():
                 reason = "gradients are enabled: sample under torch.no_grad()"
             if reason is None:
-                feature = known.run.forecast(step, inputs[0][2] if inputs else torch.device("cpu"))
+                feature = known.run.forecast(step)
                 self.record.forecast.setdefault(branch, []).append(step)
                 self.record.forecast_seconds += time.perf_counter() - began
                 return rebuild(known.template, iter(feature))

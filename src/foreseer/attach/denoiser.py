@@ -77,7 +77,7 @@ class DenoiserHook(ModelHook):
         elif call.branch is not None and call.branch.run.forecasts(call.step):
             began = time.perf_counter()
             try:
-                feature = call.branch.run.forecast(call.step, _device(inputs))
+                feature = call.branch.run.forecast(call.step)
                 output = self.site.forecast(forward, args, kwargs, call.branch, feature)
             except SiteError as error:
                 self.handle.failed_open(call.step, branch_name, str(error))
@@ -116,7 +116,3 @@ class DenoiserHook(ModelHook):
             return error.output
         call.branch.run.computed(call.step, [tensor.detach() for tensor in feature])
         return output
-
-
-def _device(inputs: tuple[Any, ...]) -> torch.device:
-    return inputs[0][2] if inputs else torch.device("cpu")

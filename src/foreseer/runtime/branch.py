@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from foreseer.plan import Plan
@@ -65,14 +64,13 @@ class BranchRun:
             self.store.put(local, tensors)
         self.store.drop_all_but(self.plan.live_steps(local + 1))
 
-    def forecast(self, step: int, device: torch.device) -> list[Tensor]:
+    def forecast(self, step: int) -> list[Tensor]:
         """The forecast feature of ``step``; frees what no later row needs."""
         local = step - self.first_step
         sources, weights = self._rows[local]
         count = self.store.count(sources[0])
         result = [
-            weighted_sum([self.store.get(source, tensor, device) for source in sources], weights)
-            for tensor in range(count)
+            weighted_sum([self.store.get(source, tensor) for source in sources], weights) for tensor in range(count)
         ]
         self.last_step = step
         self.store.drop_all_but(self.plan.live_steps(local + 1))

@@ -16,6 +16,7 @@ KEEPS: tuple[Keep, ...] = ("device", "host")
 @dataclass
 class _Kept:
     tensors: list[Tensor]
+    devices: list[torch.device]
     versions: list[int | None]
     finite: list[Tensor]
 
@@ -38,11 +39,13 @@ class FeatureStore:
             kept = [_to_host(tensor) for tensor in tensors]
         else:
             kept = [_owned(tensor) for tensor in tensors]
-        self._kept[step] = _Kept(kept, [_version(tensor) for tensor in kept], finite)
+        devices = [tensor.device for tensor in tensors]
+        self._kept[step] = _Kept(kept, devices, [_version(tensor) for tensor in kept], finite)
 
-    def get(self, step: int, tensor: int, device: torch.device) -> Tensor:
-        """Tensor number ``tensor`` of the feature of ``step``, on ``device``."""
-        return self._kept[step].tensors[tensor].to(device, non_blocking=True)
+    def get(self, step: int, tensor: int) -> Tensor:
+        """Tensor number ``tensor`` of the feature of ``step``, on the device where it was computed."""
+        kept = self._kept[step]
+        return kept.tensors[tensor].to(kept.devices[tensor], non_blocking=True)
 
     def count(self, step: int) -> int:
         """How many tensors the feature of ``step`` has."""
