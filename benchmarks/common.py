@@ -11,15 +11,16 @@ import torch
 from foreseer.evaluate.demo import environment, split_sampling
 from foreseer.pipelines import call_arguments, load_pipeline
 
+GUIDANCE = ("true_cfg_scale", "negative_prompt")
 RESULTS = Path(__file__).parent / "results"
 
 
 def bundled() -> tuple[Any, list[str], dict[str, Any]]:
-    """The bundled pipeline, its example prompts and its call options."""
+    """The bundled pipeline, its example prompts and its call options, without guidance unless a script adds it."""
     pipe, sampling = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
     prompts, options = split_sampling(sampling)
-    return pipe, prompts, options
+    return pipe, prompts, {name: value for name, value in options.items() if name not in GUIDANCE}
 
 
 def sample(pipe: Any, prompt: str, options: dict[str, Any], steps: int, seed: int) -> torch.Tensor:

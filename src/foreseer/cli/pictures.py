@@ -101,6 +101,7 @@ def demo(
     nfe: Annotated[int, typer.Option(min=1, help="Network evaluations of every method.")] = 10,
     site: SiteOption = SiteName.output,
     dtype: Dtype = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; so small a model gains little from more.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Draw with the bundled pipeline: every step computed, then each method at fewer evaluations, side by side."""
@@ -108,7 +109,7 @@ def demo(
 
     if nfe > steps:
         raise typer.BadParameter(f"{nfe} evaluations do not fit {steps} steps.", param_hint="--nfe")
-    asked = Demo(prompts, steps, nfe, (site or SiteName.output).value, dtype)
+    asked = Demo(prompts, steps, nfe, (site or SiteName.output).value, dtype, threads)
     with progress_bar(as_json) as bar:
         task = bar.add_task("Loading", total=asked.runs())
         comparison = run_demo(asked, lambda words: bar.update(task, advance=1, description=words))

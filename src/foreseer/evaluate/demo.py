@@ -32,6 +32,7 @@ class Demo:
         nfe: evaluations of every method.
         site: where features are taken.
         dtype: of the weights; by default float32 on a CPU.
+        threads: CPU threads. Two on one free core are many times slower than one, and the model is small.
     """
 
     prompts: int = 6
@@ -39,6 +40,7 @@ class Demo:
     nfe: int = 10
     site: Site = "output"
     dtype: str | None = None
+    threads: int = 1
 
     def contenders(self) -> list[Contender]:
         """What was learned for the bundled pipeline first, then every method that needs no file; all at one NFE."""
@@ -66,6 +68,9 @@ class Demo:
 
 def run_demo(demo: Demo, progress: Callable[[str], None] = lambda words: None) -> Comparison:
     """Draw the bundled prompts once with every step and once a method."""
+    import torch
+
+    torch.set_num_threads(demo.threads)
     contenders = demo.contenders()
     pipe, sampling = load_pipeline("emoji", demo.dtype)
     pipe.set_progress_bar_config(disable=True)
