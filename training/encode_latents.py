@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True, help="folder or tar of emoji_u{hex}.png files")
     parser.add_argument("--work", type=Path, required=True, help="folder holding vae")
-    parser.add_argument("--count", type=int, default=120000)
+    parser.add_argument("--count", type=int, default=163840)
     args = parser.parse_args()
     emoji = load_emoji(args.source)
     vae = AutoencoderKL.from_pretrained(args.work / "vae").eval()

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 
-from emoji_data import COLOUR_NAMES, caption, contact_sheet
-from train_classifier import classify, load_classifier
+from common import to_uint8
+from emoji_data import COLOUR_NAMES, caption, contact_sheet, load_emoji, render_pool
+from train_classifier import HELD_OUT_SEED, classify, load_classifier
+from train_vae import encode
 
 EVALUATION_SEED = 20260
 BATCH_SIZE = 50
 SHEET_COLUMNS = 20
+RECONSTRUCTIONS = 1032
 
 
 def draw_tasks(names, count, seed):
@@ -69,12 +72,23 @@ def measure(pipeline, classifier, names, tasks, true_cfg_scale):
     return row, pictures
 
 
+@torch.no_grad()
+def judge_reconstructions(vae, classifier, source):
+    """Return the classifier's accuracy on real renderings that went through the autoencoder."""
+    images, which, colour = render_pool(load_emoji(source), RECONSTRUCTIONS, HELD_OUT_SEED)
+    rebuilt = [to_uint8(vae.decode(part).sample) for part in encode(vae, images).split(128)]
+    named_emoji, named_colour = classify(classifier, np.concatenate(rebuilt))
+    accuracy = {"emoji": float((named_emoji == which).mean()), "colour": float((named_colour == colour).mean())}
+    return {**accuracy, "pictures": RECONSTRUCTIONS}
+
+
 def main():
     """Parse the command line, generate, judge and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pipeline", type=Path, required=True, help="pipeline folder")
     parser.add_argument("--work", type=Path, required=True, help="folder holding classifier.pt")
     parser.add_argument("--output", type=Path, required=True, help="report without its suffix")
+    parser.add_argument("--source", help="folder or tar of the emoji, to judge reconstructions too")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=EVALUATION_SEED)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0])
@@ -94,6 +108,8 @@ def main():
             sheet.quantize(256).save(args.output.with_suffix(".png"), optimize=True)
     report = {"pictures": args.count, "seed": args.seed, "num_inference_steps": 50}
     report |= {"classifier_on_held_out_renderings": judged, "results": rows}
+    if args.source:
+        report["classifier_on_reconstructions"] = judge_reconstructions(pipeline.vae, classifier, args.source)
     args.output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -65,10 +65,11 @@ def assemble(work):
 def write_pipeline(pipeline, folder):
     """Save the pipeline in bfloat16, its text encoders declared float32, and its defaults."""
     pipeline.to(torch.bfloat16).save_pretrained(folder)
-    for name in TEXT_ENCODERS:
-        path = folder / name / "config.json"
+    for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text())
-        config["dtype"] = "float32"
+        config.pop("_name_or_path", None)
+        if path.parent.name in TEXT_ENCODERS:
+            config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     sampling = {**SAMPLING, "prompts": list(PROMPTS)}
     (folder / "sampling.json").write_text(json.dumps(sampling, indent=2) + "\n")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from emoji_data import COLOUR_NAMES, caption, read_vocabulary
 
 import foreseer as fs
+from emoji_data import COLOUR_NAMES, caption, read_vocabulary
 from foreseer import zoo
 from foreseer.evaluate.demo import split_sampling
 
