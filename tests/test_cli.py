@@ -60,6 +60,11 @@ def test_explain_a_method_then_the_plan_that_it_saved(capsys, tmp_path):
         (["frontier", "none.kernel"], "none.kernel"),
         (["calibrate", "emoji", "--prompts", "no such file.txt"], "no such file"),
         (["demo", "--nfe", "60"], "--nfe"),
+        (["plan", "explain", "taylorseer", "--matrix", "any.txt"], "takes no matrix"),
+        (["plan", "spectrum", "--speedup", "5"], "need a kernel"),
+        (["generate", "emoji", "-p", "x", "--matrix", "any.txt"], "--method l2p"),
+        (["generate", "emoji", "-p", "x", "--device", "nowhere"], "nowhere"),
+        (["plan", "spectrum", "-o", "/no/[/such]/folder"], "/no/[/such]/folder"),
         (["nonsense"], "nonsense"),
     ],
 )

@@ -45,7 +45,11 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
             f"Cannot load {model!r} ({reason}). Give a bundled pipeline ({', '.join(zoo.NAMES)}), a folder in "
             "diffusers' format, or a hub id that this machine can reach."
         ) from error
-    return pipe.to(device), zoo.sampling(folder) if folder.is_dir() else {}
+    try:
+        pipe = pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise PipelineError(f"Cannot move {model!r} to {device!r}: {str(error).splitlines()[0]}.") from error
+    return pipe, zoo.sampling(folder) if folder.is_dir() else {}
 
 
 def _from_pretrained(model: str, dtype: torch.dtype) -> Any:

@@ -245,3 +245,12 @@ def test_threads_on_one_model_do_not_mix(site: str) -> None:
         assert len(found[index]) == 6
         assert all(torch.equal(one, expected) for one in found[index])
         assert records[index] == {"call 1": list(range(0, options["steps"], 2))}
+
+
+def test_calls_at_unknown_steps_count_as_evaluations() -> None:
+    from foreseer.attach import RunRecord
+
+    record = RunRecord(steps=10, computed={"call 1": [-1] * 10, "call 2": [-1] * 9})
+    assert record.computed_steps == ()
+    assert record.nfe == 10
+    assert RunRecord(steps=4, computed={"cond": [0, 2]}).nfe == 2

@@ -227,3 +227,21 @@ def test_the_record_is_plain_data() -> None:
     assert read["computed"] == {"": [0, 2, 4, 6, 8]}
     assert (read["steps"], read["nfe"], read["evaluations"], read["failed_open"]) == (10, 5, 5, [])
     assert read["forecast_seconds"] > 0
+
+
+def test_options_are_checked(as_users_call: None) -> None:
+    with pytest.raises(AttachError, match="keep"):
+        fs.wrap(curve, policy(), GRID, keep="hst")
+    with pytest.raises(AttachError, match="Policy"):
+        fs.wrap(curve, None, GRID)
+
+
+def test_an_unknown_container_is_computed_and_said() -> None:
+    class Odd:
+        pass
+
+    denoise = fs.wrap(lambda x, t: Odd(), policy(), GRID)
+    with pytest.warns(ForeseerWarning, match="Odd"):
+        found = [denoise(step, torch.ones(3), t) for step, t in enumerate(GRID)]
+    assert all(isinstance(one, Odd) for one in found)
+    assert denoise.record.computed == {"": list(range(len(GRID)))}

@@ -71,7 +71,7 @@ def test_an_interrupted_calibration_goes_on_where_it_was(loop, kernel, tmp_path)
 
 
 def test_no_prompt_and_no_finite_output_are_refused(loop):
-    with pytest.raises(CalibrationError, match="no prompt"):
+    with pytest.raises(CalibrationError, match="list of prompts"):
         fs.calibrate(loop, [])
     broken = LoopPipeline(diffusers.FlowMatchEulerDiscreteScheduler())
     with torch.no_grad():

@@ -82,3 +82,11 @@ PLAN = Policy(Uniform(4.0), Reuse()).compile(Grid.uniform(20))
 def test_arguments_of_the_wrong_kind_are_refused(make, as_users_call):
     with pytest.raises(PlanError):
         make()
+
+
+def test_plans_of_different_runs_are_never_mixed_up():
+    levels = [float(level) for level in range(40, 0, -1)]
+    policy = Policy(Uniform(4.0), Reuse())
+    one = policy.compile(Grid(levels, final_level=0.0), 11)
+    other = policy.compile(Grid(levels, final_level=0.01), 1)
+    assert (len(one.grid), len(other.grid)) == (29, 39)

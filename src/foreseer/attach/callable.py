@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from foreseer.attach.containers import flatten, rebuild, signature, strip
+from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
 from foreseer.attach.record import FailOpen, RunRecord
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
-from foreseer.runtime import BranchRun, Keep
+from foreseer.runtime import KEEPS, BranchRun, Keep
 
 
 class WrappedModel:
@@ -71,8 +71,11 @@ class WrappedModel:
                 return rebuild(known.template, iter(feature))
             self._note(step, branch, reason)
         output = self._model_fn(*args, **kwargs)
-        tensors = flatten(output)
-        known.template = strip(output)
+        try:
+            tensors, known.template = flatten(output), strip(output)
+        except UnknownContainerError as error:
+            self._branches.pop(branch, None)
+            return self._against_the_plan(step, branch, str(error), output)
         known.needs_grad = any(tensor.requires_grad for tensor in tensors)
         known.run.computed(step, [tensor.detach() for tensor in tensors])
         self.record.computed.setdefault(branch, []).append(step)
@@ -130,6 +133,8 @@ def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, kee
     """
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
+    if not isinstance(policy, Policy) or keep not in KEEPS:
+        raise AttachError(f"Expected a Policy or Plan and keep in {KEEPS}; received {policy!r} and {keep!r}.")
     if policy.site != "output":
         raise AttachError(f"A plain function has one site, its output; this policy's site is {policy.site!r}.")
     return WrappedModel(model_fn, policy, grid, keep)

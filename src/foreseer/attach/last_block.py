@@ -61,8 +61,8 @@ class _BlockHook(ModelHook):
 class LastBlockSite:
     """The feature is what the blocks hand to the head: the first argument of each head.
 
-    The seam is found on the first computed call and put to the proof there: the network is run once more with its
-    blocks skipped and its own feature given to the head, and the output must be the same to the last bit. A network
+    The seam is found on the first computed call and put to the proof there: the network is run again with its blocks
+    skipped and its own feature given to the head, and the output must be the same to the last bit. A network
     without such a seam is computed at every step, and the record says so.
     """
 

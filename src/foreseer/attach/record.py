@@ -46,7 +46,7 @@ class RunRecord:
     @property
     def computed_steps(self) -> tuple[int, ...]:
         """The steps at which the network ran for at least one branch."""
-        return tuple(sorted({step for steps in self.computed.values() for step in steps}))
+        return tuple(sorted({step for steps in self.computed.values() for step in steps if step >= 0}))
 
     @property
     def forecast_steps(self) -> tuple[int, ...]:
@@ -55,8 +55,11 @@ class RunRecord:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations as the papers count them: computed steps, however many branches each has."""
-        return len(self.computed_steps)
+        """Network evaluations as the papers count them: computed steps, however many branches each has.
+
+        Calls whose step could not be told count as steps of their own, a branch's at most.
+        """
+        return len(self.computed_steps) + max((steps.count(-1) for steps in self.computed.values()), default=0)
 
     @property
     def evaluations(self) -> int:

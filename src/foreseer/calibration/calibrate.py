@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from foreseer import __version__
+from foreseer.attach.hooks import is_hooked
+from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.errors import ForeseerError
@@ -52,8 +55,9 @@ def calibrate(
         CalibrationError: there is no prompt, or the checkpoint belongs to another calibration.
         KernelError: an output was not finite.
     """
-    if not prompts:
-        raise CalibrationError("There is no prompt to calibrate on; a handful will do.")
+    check_ready(pipe, prompts)
+    if num_inference_steps < 2 or "generator" in options:
+        raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
     identity = _identity(pipe, list(prompts), num_inference_steps, seed, options)
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
@@ -72,6 +76,21 @@ def calibrate(
     if progress is not None:
         progress(len(prompts), len(prompts))
     return kernel
+
+
+def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
+    """Refuse what cannot be calibrated on.
+
+    Raises:
+        CalibrationError: no prompts or a single string, no scheduler, or a policy is attached.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise CalibrationError("Calibration takes a list of prompts; a handful will do.")
+    if getattr(pipe, "scheduler", None) is None:
+        raise CalibrationError(f"{type(pipe).__name__} is no pipeline with a scheduler.")
+    modules = (getattr(pipe, name, None) for name in DENOISER_NAMES)
+    if any(isinstance(module, nn.Module) and is_hooked(module) for module in modules):
+        raise CalibrationError("A policy is attached: detach its handle first, calibration computes every step.")
 
 
 def _kernel_of(trajectory: Trajectory, identity: dict[str, str]) -> Kernel:
@@ -120,7 +139,7 @@ def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dic
 def _name_of(pipe: Any) -> str:
     """The hub id, or the last part of a local folder's path."""
     name = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
-    return Path(name).name if Path(name).is_dir() else name
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
 def _resume(checkpoint: str | os.PathLike[str] | None, identity: dict[str, str]) -> Kernel | None:

@@ -53,10 +53,8 @@ def trace_frontier(kernel: Kernel, most: int, progress: Callable[[], None] = lam
     Raises:
         FrontierError: the kernel does not know the size of final samples, or ``most`` is below 2.
     """
-    if kernel.final_squares is None or most < 2:
-        raise FrontierError(
-            "A frontier needs a kernel that knows the size of final samples, and 2 evaluations or more."
-        )
+    if not kernel.knows_final_error or most < 2:
+        raise FrontierError("A frontier needs 2 evaluations or more, and a kernel of a deterministic scheduler.")
     rows = KernelRows(kernel)
     points = []
     for nfe in range(2, most + 1):

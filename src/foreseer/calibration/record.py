@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreseer.grid import Grid
 
-CHUNK = 2**22  # elements of one feature multiplied at a time
+CHUNK = 2**20  # elements of one feature multiplied at a time
 
 
 class StopRun(Exception):  # noqa: N818 - no error: it ends a run whose rest is not needed
@@ -55,7 +55,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
     """
     trajectory = Trajectory()
     scheduler = pipe.scheduler
-    step = scheduler.step
+    step, own_step = scheduler.step, "step" in vars(scheduler)
 
     def recorded_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         if trajectory.scheduler is None:
@@ -77,7 +77,10 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
     except StopRun:
         pass
     finally:
-        del scheduler.step
+        if own_step:
+            scheduler.step = step
+        else:
+            del scheduler.step
 
 
 def gram(first: list[Tensor], second: list[Tensor]) -> np.ndarray:

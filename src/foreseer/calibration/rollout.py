@@ -14,7 +14,7 @@ from foreseer.attach.output_site import OutputSite
 from foreseer.attach.pipeline import attach
 from foreseer.attach.site import Forward
 from foreseer.attach.tracker import TrackedBranch
-from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.record import gram, record_run
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.forecast.kernel import KernelRows, ridge_solve
@@ -119,8 +119,9 @@ def rollout(
         CalibrationError: no prompt, not one of ``nfe`` and ``schedule``, or a teacher that is not finer.
         SamplerError: the scheduler is stochastic, or not linear.
     """
-    if not prompts or (nfe is None) == (schedule is None):
-        raise CalibrationError("A rollout needs prompts, and one of nfe and schedule.")
+    check_ready(pipe, prompts)
+    if (nfe is None) == (schedule is None):
+        raise CalibrationError("A rollout needs one of nfe and schedule.")
     rule = schedule if schedule is not None else Optimal(kernel, nfe=nfe)
     computed = rule.on(kernel.grid)
     call = {**options, "num_inference_steps": len(kernel.grid), "output_type": "latent"}
@@ -172,7 +173,7 @@ def _references(
         with record_run(pipe) as trajectory:
             pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(seed))
         assert trajectory.start is not None
-        outputs = torch.stack(trajectory.outputs)
+        outputs = torch.stack(trajectory.outputs).float()
         at, through = _at_levels(grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
         reference = torch.as_tensor(at).to(outputs) @ outputs
         targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs

@@ -63,6 +63,10 @@ def _fresh(scheduler: Any, num_inference_steps: int | None) -> Any:
         fresh.set_timesteps(num_inference_steps)
     if not has_steps(fresh):
         raise SamplerError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n), or give a number.")
+    # The scheduler's tensors may lie on a GPU, and the unit vectors need none.
+    for name, value in vars(fresh).items():
+        if isinstance(value, torch.Tensor):
+            setattr(fresh, name, value.cpu())
     return fresh
 
 

@@ -61,7 +61,8 @@ def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float) 
     errors = held_out_errors(kernel, computed_steps, ridge)
     mean = math.sqrt(float(np.mean(errors**2)))
     # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
-    spread = float(np.std(errors**2, ddof=1)) / math.sqrt(errors.size) / (2 * mean) if errors.size > 1 else math.nan
+    deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
+    spread = deviation / math.sqrt(errors.size) / (2 * mean) if mean > 0 else 0.0
     return ExpectedError(mean, spread, float(errors.max()), ridge)
 
 

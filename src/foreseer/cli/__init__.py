@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from foreseer.cli.common import errors
 from foreseer.cli.learning import calibrate, frontier, portrait
@@ -29,12 +30,12 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(arguments)
     except ForeseerError as error:
-        errors.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except ModuleNotFoundError as error:
         errors.print(
             f"[bold red]Error:[/] {error.name} is not installed: pip install 'foreseer\\[diffusers,report]'.",
             soft_wrap=True,
         )
     except OSError as error:
-        errors.print(f"[bold red]Error:[/] {error.strerror or error}: {error.filename}.", highlight=False)
+        errors.print(f"[bold red]Error:[/] {escape(f'{error.strerror or error}: {error.filename}')}.", highlight=False)
     sys.exit(2)

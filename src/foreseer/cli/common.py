@@ -50,7 +50,8 @@ def kernel_policy(kernel: Path, nfe: int | None, speedup: float | None, max_erro
     from foreseer.calibration.learned import learned
     from foreseer.kernel import Kernel
 
-    given = [name for name, value in (("--nfe", nfe), ("--speedup", speedup), ("--max-error", max_error)) if value]
+    targets = (("--nfe", nfe), ("--speedup", speedup), ("--max-error", max_error))
+    given = [name for name, value in targets if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(
             f"a kernel takes exactly one of --nfe, --speedup and --max-error, received {', '.join(given) or 'none'}.",

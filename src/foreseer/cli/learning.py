@@ -62,7 +62,12 @@ def calibrate(
         )
     kernel.save(out)
     partial.unlink(missing_ok=True)
-    console.print(f"wrote {out}: {kernel.prompts} prompts, {len(kernel.grid)} steps", highlight=False, soft_wrap=True)
+    console.print(
+        f"wrote {out}: {kernel.prompts} prompts, {len(kernel.grid)} steps",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def frontier(
@@ -100,7 +105,7 @@ def frontier(
         )
     console.print(table)
     if out is not None:
-        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def portrait(
@@ -115,4 +120,4 @@ def portrait(
 
     loaded = Kernel.load(kernel)
     Portrait(loaded, learned(loaded, nfe=nfe).compile(loaded.grid)).draw(out)
-    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)

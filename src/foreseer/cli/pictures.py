@@ -62,7 +62,11 @@ def generate(
     chosen = [name for name, value in (("--method", method), ("--kernel", kernel), ("--plan", plan)) if value]
     if len(chosen) > 1:
         raise typer.BadParameter(f"give one of {', '.join(chosen)}.", param_hint=chosen[1])
-    if not kernel and (speedup or max_error):
+    if matrix is not None and method != "l2p":
+        raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
+    if site is not None and (kernel or plan):
+        raise typer.BadParameter("a kernel or a plan has its site: leave --site out.", param_hint="--site")
+    if not kernel and (speedup is not None or max_error is not None):
         raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
     if nfe and not (method or kernel):
         raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
@@ -91,7 +95,7 @@ def generate(
         if as_json:
             typer.echo(json.dumps(made.to_dict()))
         else:
-            console.print(made.words(), highlight=False, soft_wrap=True)
+            console.print(made.words(), highlight=False, markup=False, soft_wrap=True)
 
 
 def demo(
@@ -119,7 +123,7 @@ def demo(
         return
     console.print(_comparison_table(comparison))
     for path in paths.values():
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _comparison_table(comparison: Comparison) -> Table:

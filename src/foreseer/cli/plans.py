@@ -116,9 +116,13 @@ def _policy_and_grid(
     from foreseer.kernel.interpolate import resampled
 
     if what in METHODS:
+        if target[1] is not None or target[2] is not None:
+            raise typer.BadParameter("--speedup and --max-error need a kernel; a method takes --nfe.")
         return method_policy(what, steps or 50, target[0], site, matrix), Grid.uniform(steps or 50)
     if not Path(what).exists():
         raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+    if site is not None or matrix is not None:
+        raise typer.BadParameter("a kernel has its site, and no matrix: leave --site and --matrix out.")
     kernel = Kernel.load(what)
     grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
     return kernel_policy(Path(what), *target), grid

@@ -17,7 +17,8 @@ REACH = 1.0  # how far beyond the recorded levels, in units of the recorded spac
 def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     """``kernel`` on ``grid``, by local cubic interpolation of the features along the noise level.
 
-    The sampler matrix belongs to the recorded grid and is left out: the final weights are then Euler's.
+    The sampler matrix belongs to the recorded grid and is left out. The final weights are carried over as a density
+    along the noise level, exactly for Euler's method and approximately for others.
 
     Raises:
         KernelError: the grid is in another unit, or reaches further than one recorded spacing beyond the levels.
@@ -25,7 +26,16 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     if grid.unit != kernel.grid.unit:
         raise KernelError(f"The kernel's levels are in {kernel.grid.unit}, the run's in {grid.unit}: calibrate there.")
     weights = interpolation_weights(kernel.grid.levels, grid.levels)
-    return replace(kernel, grid=grid, grams=weights @ kernel.grams @ weights.T, sampler=None)
+    known, wanted = _lengths(kernel.grid), _lengths(grid)
+    density = np.divide(kernel.final_weights, known, out=np.zeros_like(known), where=known > 0)
+    final = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
+    grams = weights @ kernel.grams @ weights.T
+    return replace(kernel, grid=grid, grams=grams, sampler=None, step_weights=final)
+
+
+def _lengths(grid: Grid) -> np.ndarray:
+    """The lengths of a grid's steps in noise level."""
+    return -np.diff(np.append(grid.levels, grid.final_level))
 
 
 def interpolation_weights(known: Float64[np.ndarray, " T"], wanted: Float64[np.ndarray, " N"]) -> np.ndarray:

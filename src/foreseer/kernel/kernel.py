@@ -31,6 +31,8 @@ class Kernel:
         sampler: shape (T + 1, T + 1), the sampler matrix of the recorded runs; ``None`` for a stochastic scheduler.
         final_squares: shape (P,), mean square of each prompt's final sample; ``None`` where unknown.
         site: where features were taken.
+        step_weights: shape (T,), the final weights where there is no sampler matrix but they are known better than by
+            lengths; not kept with the file.
         provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
 
     Raises:
@@ -43,6 +45,7 @@ class Kernel:
     final_squares: Float64[np.ndarray, " P"] | None = field(default=None, repr=False)
     site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
+    step_weights: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +76,15 @@ class Kernel:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.grid, self.grams, self.sampler, self.final_squares, self.site, dict(self.provenance))
+        fields = (
+            self.grid,
+            self.grams,
+            self.sampler,
+            self.final_squares,
+            self.site,
+            dict(self.provenance),
+            self.step_weights,
+        )
         return Kernel, fields
 
     def __repr__(self) -> str:
@@ -87,7 +98,9 @@ class Kernel:
     @cached_property
     def pooled(self) -> Float64[np.ndarray, "T T"]:
         """The mean over prompts."""
-        return self.grams.mean(axis=0)
+        mean = self.grams.mean(axis=0)
+        mean.setflags(write=False)
+        return mean
 
     @cached_property
     def final_weights(self) -> Float64[np.ndarray, " T"]:
@@ -98,7 +111,15 @@ class Kernel:
         """
         if self.sampler is not None:
             return self.sampler[-1, 1:]
+        if self.step_weights is not None:
+            return self.step_weights
         return -np.diff(np.append(self.grid.levels, self.grid.final_level))
+
+    @property
+    def knows_final_error(self) -> bool:
+        """Whether an expected error of the final sample can be told: not for a stochastic scheduler."""
+        weighted = self.sampler is not None or self.step_weights is not None
+        return self.final_squares is not None and weighted
 
     def merge(self, other: Kernel) -> Kernel:
         """Both kernels' prompts in one.

@@ -72,8 +72,11 @@ class Method:
         """The method with the L2P weights of a released text file.
 
         Raises:
+            PlanError: the method is another.
             ForecastError: the file is no such matrix.
         """
+        if self.name != "l2p":
+            raise PlanError(f"{self.title} takes no matrix; only l2p does.")
         return replace(self, forecaster=L2P.from_text(path))
 
 

@@ -37,7 +37,7 @@ class Policy:
     site: Site = "output"
     plan: Plan | None = field(default=None, repr=False)
     otherwise: Policy | None = field(default=None, repr=False)
-    _plans: dict[bytes, Plan] = field(default_factory=dict, init=False, repr=False)
+    _plans: dict[tuple[bytes, int], Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
@@ -96,7 +96,7 @@ class Policy:
                     f"Sample as it was made for, or attach a policy that compiles to any grid."
                 )
             return self.plan
-        key = grid.key + str(first_step).encode()
+        key = (grid.key, first_step)
         found = self._plans.get(key)
         if found is None:
             assert self.schedule is not None

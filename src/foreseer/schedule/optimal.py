@@ -52,10 +52,13 @@ class Optimal(Schedule):
 
     def __post_init__(self) -> None:
         given = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
-        if len(given) != 1 or not 0 < given[0] < math.inf:
+        numbers = all(isinstance(one, int | float | np.number) for one in given)
+        if self.nfe is not None and not isinstance(self.nfe, int | np.integer):
+            raise ScheduleError(f"nfe is {self.nfe!r}; it counts evaluations and must be a whole number.")
+        if not numbers or len(given) != 1 or not 0 < given[0] < math.inf:
             raise ScheduleError(f"Give one of nfe, speedup and max_error, positive; received {self!r}.")
-        if self.max_error is not None and self.kernel.final_squares is None:
-            raise ScheduleError("This kernel does not know the size of final samples: ask for nfe or speedup instead.")
+        if self.max_error is not None and not self.kernel.knows_final_error:
+            raise ScheduleError("This kernel knows no final error (a stochastic scheduler): ask for nfe or speedup.")
 
     def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
         """The best steps found for the part of a run on ``grid`` that begins at ``first_step``, counted from there."""
