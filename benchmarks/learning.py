@@ -7,7 +7,6 @@ Fidelity only (no timing). Published methods run at their own schedules for the 
 
 import argparse
 import itertools
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -160,11 +159,10 @@ def main() -> None:
         for name, score in scores.items():
             cells.setdefault(name.split(f", {budget} steps")[0], {})[budget] = score
             print(f"{budget:>3} NFE  {name:<32} {score[0]:6.2f} dB  latent {score[1]:.4f}", flush=True)
-    missing = (math.nan, math.nan)
     rows = [
         {"method": name}
-        | {f"{budget} NFE, dB": round(by.get(budget, missing)[0], 2) for budget in given.budgets}
-        | {f"{budget} NFE, latent": round(by.get(budget, missing)[1], 5) for budget in given.budgets}
+        | {f"{budget} NFE, dB": round(by[budget][0], 2) if budget in by else None for budget in given.budgets}
+        | {f"{budget} NFE, latent": round(by[budget][1], 5) if budget in by else None for budget in given.budgets}
         for name, by in cells.items()
     ]
     name = "learning" if given.cfg is None else f"learning_cfg{given.cfg:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class StepClock:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._timestep_position = _find_timestep(module)
+        self._timestep_position = _find_timestep(type(module))
         self.timesteps: Any = None
         self._count = 0
         self._levels = np.empty(0)
@@ -112,9 +113,10 @@ class StepClock:
         raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
 
 
-def _find_timestep(module: nn.Module) -> tuple[int, str]:
-    """Position and name of the timestep among the arguments of ``module.forward``."""
-    parameters = list(inspect.signature(module.forward).parameters)
+@lru_cache(maxsize=64)
+def _find_timestep(kind: type[nn.Module]) -> tuple[int, str]:
+    """Position and name of the timestep among the arguments of a module's ``forward``."""
+    parameters = list(inspect.signature(kind.forward).parameters)[1:]
     for name in _TIMESTEP_NAMES:
         if name in parameters:
             return parameters.index(name), name

@@ -101,6 +101,12 @@ class Plan:
             uses.update(dict.fromkeys(np.flatnonzero(self.rows[step]).tolist(), step))
         return MappingProxyType(uses)
 
+    @cached_property
+    def sparse_rows(self) -> Mapping[int, tuple[list[int], list[float]]]:
+        """Per forecast step the computed steps that carry weight, and their weights."""
+        rows = {step: np.flatnonzero(self.rows[step]).tolist() for step in self.forecast_steps}
+        return MappingProxyType({step: (used, self.rows[step, used].tolist()) for step, used in rows.items()})
+
     def live_steps(self, step: int) -> tuple[int, ...]:
         """The computed steps whose features are held while ``step`` runs, its own included if a later row needs it."""
         return tuple(kept for kept, last in self.last_uses.items() if kept <= step <= last)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
 from foreseer.plan import Plan
@@ -30,12 +29,12 @@ class BranchRun:
     keep: Keep = "device"
     last_step: int = field(init=False)
     store: FeatureStore = field(init=False)
-    _rows: dict[int, tuple[list[int], list[float]]] = field(init=False)
+    _rows: Mapping[int, tuple[list[int], list[float]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_step = self.first_step - 1
         self.store = FeatureStore(self.keep)
-        self._rows = _sparse_rows(self.plan)
+        self._rows = self.plan.sparse_rows
 
     def continues(self, step: int, signature: object) -> bool:
         """Whether a call at ``step`` is the next one of this branch, with the same shapes."""
@@ -75,12 +74,3 @@ class BranchRun:
         self.last_step = step
         self.store.drop_all_but(self.plan.live_steps(local + 1))
         return result
-
-
-def _sparse_rows(plan: Plan) -> dict[int, tuple[list[int], list[float]]]:
-    """Per forecast step the computed steps that carry weight, and their weights."""
-    rows = {}
-    for step in plan.forecast_steps:
-        sources = np.flatnonzero(plan.rows[step]).tolist()
-        rows[step] = (sources, [float(plan.rows[step, source]) for source in sources])
-    return rows
