@@ -131,12 +131,9 @@ def rollout(
     students = _references(pipe, kernel.grid, matrix, list(enumerate(prompts, seed)), call=finer, work=work)
     rows = KernelRows(kernel).rows(computed, kernel.grid)
     moments = Moments(np.zeros((0, 0)), np.zeros((0, len(kernel.grid))), np.zeros((0, len(kernel.grid) + 1)))
-    provenance = {
-        "forecaster": f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}",
-        "schedule": repr(rule),
-        "model": kernel.provenance.get("model", ""),
-        "guidance": kernel.provenance.get("guidance", ""),
-    }
+    words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
+    known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
+    provenance = {"forecaster": words, "schedule": repr(rule), **known}
     for index, step in enumerate(computed):
         plan = Plan(kernel.grid, computed, rows, "output", provenance)
         for student in students:

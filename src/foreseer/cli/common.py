@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,9 +32,28 @@ SiteOption = Annotated[SiteName | None, typer.Option("--site", help="Where featu
 Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Height = Annotated[int | None, typer.Option(min=8)]
+Width = Annotated[int | None, typer.Option(min=8)]
+Guidance = Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")]
+TrueCfg = Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")]
+Negative = Annotated[str | None, typer.Option(help="Negative prompt.")]
 Nfe = Annotated[int | None, typer.Option(min=1, help="Network evaluations of a run.")]
 Speedup = Annotated[float | None, typer.Option(min=1.0, help="T / NFE, instead of --nfe (with a kernel).")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
+
+
+def call_options(
+    height: int | None, width: int | None, guidance: float | None, *, true_cfg: float | None, negative: str | None
+) -> dict[str, Any]:
+    """The options that were given, by the names that pipelines' calls have for them."""
+    named = {
+        "height": height,
+        "width": width,
+        "guidance_scale": guidance,
+        "true_cfg_scale": true_cfg,
+        "negative_prompt": negative,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def method_policy(method: str, steps: int, nfe: int | None, site: SiteName | None, matrix: Path | None) -> Policy:

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from foreseer.cli.common import Device, Dtype, Json, console, progress_bar
+from foreseer.cli.common import (
+    Device,
+    Dtype,
+    Guidance,
+    Height,
+    Json,
+    Negative,
+    TrueCfg,
+    Width,
+    call_options,
+    console,
+    progress_bar,
+)
 
 
 def calibrate(
@@ -21,11 +33,11 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
         "model.kernel.safetensors"
     ),
-    height: Annotated[int | None, typer.Option(min=8)] = None,
-    width: Annotated[int | None, typer.Option(min=8)] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")] = None,
-    true_cfg: Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    height: Height = None,
+    width: Width = None,
+    guidance: Guidance = None,
+    true_cfg: TrueCfg = None,
+    negative: Negative = None,
     dtype: Dtype = None,
     device: Device = None,
 ) -> None:
@@ -38,14 +50,8 @@ def calibrate(
     pipe.set_progress_bar_config(disable=True)
     examples, defaults = split_sampling(sampling)
     words = read_prompts(prompts) if prompts is not None else examples
-    given = {
-        "height": height,
-        "width": width,
-        "guidance_scale": guidance,
-        "true_cfg_scale": true_cfg,
-        "negative_prompt": negative,
-    }
-    options = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
+    options = {**defaults, **given}
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
     partial = out.with_name(f".{out.name}.partial")

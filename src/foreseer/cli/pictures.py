@@ -12,13 +12,19 @@ from rich.table import Table
 from foreseer.cli.common import (
     Device,
     Dtype,
+    Guidance,
+    Height,
     Json,
     Matrix,
     MaxError,
+    Negative,
     Nfe,
     SiteName,
     SiteOption,
     Speedup,
+    TrueCfg,
+    Width,
+    call_options,
     console,
     kernel_policy,
     method_policy,
@@ -47,11 +53,11 @@ def generate(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG (GIF for video); numbered if several.")] = Path(
         "out.png"
     ),
-    height: Annotated[int | None, typer.Option(min=8)] = None,
-    width: Annotated[int | None, typer.Option(min=8)] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")] = None,
-    true_cfg: Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
+    height: Height = None,
+    width: Width = None,
+    guidance: Guidance = None,
+    true_cfg: TrueCfg = None,
+    negative: Negative = None,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
@@ -83,13 +89,7 @@ def generate(
         return method_policy(method, run_steps, nfe, site, matrix), run_steps
 
     policy_for(steps or 50)  # bad usage is told before a model is loaded
-    options = {
-        "height": height,
-        "width": width,
-        "guidance_scale": guidance,
-        "true_cfg_scale": true_cfg,
-        "negative_prompt": negative,
-    }
+    options = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
     request = Request(model, prompt, steps, seed, out, options, dtype, device)
     for made in generate_all(request, policy_for, quiet=as_json):
         if as_json:
