@@ -44,8 +44,8 @@ class Row:
         budget: evaluations asked for.
         settings: the contender's parameters.
         steps: steps of the scheduler.
-        nfe: network evaluations a picture (all branches of a step count once); where the method skips parts of the network,
-            its FLOPs over those of one evaluation.
+        nfe: network evaluations a picture (all branches of a step count once); where the method skips parts
+            of the network, its FLOPs over those of one evaluation.
         flops: floating-point operations of the denoiser a picture, forecasts counted.
         latency: seconds of the denoising loop.
         end_to_end: seconds of the whole call (text encoders and decoder included).
