@@ -52,6 +52,21 @@ def test_the_result_is_new_and_of_the_same_shape_whatever_the_layout(dtype):
     assert feature.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [2**19, 2**19 + 1, 2**20 + 7])
+def test_large_features_give_the_same_bits_as_small_ones(dtype, size):
+    features = [torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in range(3)]
+    weights = [1.7, -2.3, 0.61]
+    parts = zip(*(feature.split(1000) for feature in features), strict=True)
+    small = torch.cat([weighted_sum(part, weights) for part in parts])
+    assert torch.equal(weighted_sum(features, weights), small)
+    scattered = [torch.stack([feature, feature], dim=1)[:, 0] for feature in features]
+    assert not scattered[0].is_contiguous()
+    assert torch.equal(weighted_sum(scattered, weights), small)
+    with pytest.raises(ValueError, match="zip"):
+        weighted_sum(features, weights[:2])
+
+
 def test_a_weight_too_few_is_refused():
     with pytest.raises(ValueError, match="zip"):
         weighted_sum([torch.ones(2), torch.ones(2)], [1.0])

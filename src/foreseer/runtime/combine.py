@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 _WIDE = (torch.float32, torch.float64)
+# Elements of a float32 sum that stay in a processor's cache, in memory that its allocator does not give back.
+_PIECE = 2**19
 
 
 def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -20,9 +22,25 @@ def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     Returns:
         A new tensor of the features' shape, dtype and device.
     """
-    dtype = features[0].dtype
-    first = features[0] if dtype in _WIDE else features[0].to(torch.float32)
+    first = features[0]
+    dtype = first.dtype
+    if dtype not in _WIDE:
+        if first.numel() > _PIECE and first.is_cpu and all(feature.is_contiguous() for feature in features):
+            return _piece_by_piece(features, weights)
+        first = first.to(torch.float32)
     total = first * weights[0]
     for feature, weight in zip(features[1:], weights[1:], strict=True):
         total.add_(feature, alpha=weight)
     return total if total.dtype == dtype else total.to(dtype)
+
+
+def _piece_by_piece(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The same sum to the last bit, without a float32 tensor of the whole size, which memory would have to carry."""
+    result = torch.empty_like(features[0])
+    pieces = [feature.view(-1).split(_PIECE) for feature in features]
+    for target, first, *others in zip(result.view(-1).split(_PIECE), *pieces, strict=True):
+        total = first.to(torch.float32).mul_(weights[0])
+        for piece, weight in zip(others, weights[1:], strict=True):
+            total.add_(piece, alpha=weight)
+        target.copy_(total)
+    return result
