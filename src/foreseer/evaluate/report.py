@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,11 @@ from typing import Any
 import numpy as np
 
 from foreseer.evaluate.compare import Comparison, Result
-
-PICTURE_PIXELS = 128  # a side, at least: small pictures are enlarged by whole factors
+from foreseer.evaluate.page import as_png, data_uri, enlarged, template
 
 
 def write_html(comparison: Comparison, path: Path, heading: str, environment: dict[str, str]) -> None:
     """Write the page to ``path``: the table, and the pictures side by side, everything inside the file."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
-
-    template = Environment(
-        loader=PackageLoader("foreseer.evaluate"), autoescape=select_autoescape(["html"]), trim_blocks=True
-    ).get_template("comparison.html")
     columns = [comparison.reference, *comparison.results]
     rows = comparison.rows()
     pictures = [
@@ -32,7 +24,7 @@ def write_html(comparison: Comparison, path: Path, heading: str, environment: di
         }
         for index, prompt in enumerate(comparison.prompts)
     ]
-    page = template.render(
+    page = template("comparison.html").render(
         heading=heading,
         steps=comparison.steps,
         rows=[{key: _shown(key, value) for key, value in row.items()} for row in rows],
@@ -63,25 +55,15 @@ def write_sheet(comparison: Comparison, path: Path) -> None:
 
 
 def _cell(result: Result, index: int, title: str) -> dict[str, Any]:
-    image = result.images[index]
-    factor = max(1, math.ceil(PICTURE_PIXELS / max(image.shape[:2])))
+    from PIL import Image
+
+    pixels = np.uint8(np.round(np.clip(result.images[index], 0, 1) * 255))
     return {
         "title": title,
-        "source": f"data:image/png;base64,{base64.b64encode(_png(image, factor)).decode()}",
+        "source": data_uri(as_png(enlarged(Image.fromarray(pixels)))),
         "psnr": _decibels(result.psnr[index]),
         "reference": math.isinf(result.psnr[index]),
     }
-
-
-def _png(image: np.ndarray, factor: int) -> bytes:
-    from PIL import Image
-
-    pixels = np.uint8(np.round(np.clip(image, 0, 1) * 255))
-    picture = Image.fromarray(pixels)
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _caption(row: dict[str, Any], is_reference: bool) -> str:
