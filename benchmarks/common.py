@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from foreseer.evaluate.demo import environment, split_sampling
-from foreseer.pipelines import call_arguments, load_pipeline
+from foreseer.evaluate.environment import environment
+from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
 
 GUIDANCE = ("true_cfg_scale", "negative_prompt")
 RESULTS = Path(__file__).parent / "results"

@@ -13,7 +13,7 @@ import torch
 import foreseer as fs
 from emoji_data import COLOUR_NAMES, caption, read_vocabulary
 from foreseer import zoo
-from foreseer.evaluate.demo import split_sampling
+from foreseer.pipelines import split_sampling
 
 STEPS, NFE, SEED = 50, 10, 10_000
 

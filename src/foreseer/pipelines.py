@@ -73,6 +73,11 @@ def version_of(words: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", words)[:3])
 
 
+def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The example prompts of a pipeline's ``sampling.json``, and its options for a call."""
+    return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
+
+
 def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments for one picture of ``prompt``, ``None`` values left out.
 

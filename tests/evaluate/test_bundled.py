@@ -8,10 +8,11 @@ import torch
 
 import foreseer as fs
 from foreseer import zoo
-from foreseer.evaluate.compare import Contender, compare
-from foreseer.evaluate.demo import split_sampling
+from foreseer.evaluate.compare import compare
+from foreseer.evaluate.contender import Accelerated, Unaccelerated
 from foreseer.evaluate.loop import watch_loop
 from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.pipelines import split_sampling
 from foreseer.plan.methods import METHODS
 
 STEPS = 12
@@ -77,10 +78,11 @@ def test_watching_the_loop_leaves_no_trace(pipe, options):
 
 def test_comparison_measures_each_method_against_the_reference_and_reports_it(pipe, options, tmp_path):
     given = {key: value for key, value in options.items() if key not in ("prompt", "num_inference_steps")}
+    everything = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())
     contenders = [
-        Contender("all", "All", STEPS, fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())),
-        Contender("reuse", "Reuse", STEPS, fs.methods.find("reuse").policy(STEPS, 6)),
-        Contender("steps", "Step reduction", 6),
+        Accelerated("all", "All", STEPS, policy=everything),
+        Accelerated("reuse", "Reuse", STEPS, policy=fs.methods.find("reuse").policy(STEPS, 6)),
+        Unaccelerated("steps", "Step reduction", 6),
     ]
     seen = []
     prompts = ["a red apple on a blue background", "a <script>alert(1)</script> & more"]

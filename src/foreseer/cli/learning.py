@@ -43,8 +43,7 @@ def calibrate(
 ) -> None:
     """Record second moments of a pipeline's outputs over a few prompts; interrupted, it goes on where it was."""
     from foreseer.calibration.calibrate import calibrate as run
-    from foreseer.evaluate.demo import split_sampling
-    from foreseer.pipelines import load_pipeline, read_prompts
+    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling
 
     pipe, sampling = load_pipeline(model, dtype, device)
     pipe.set_progress_bar_config(disable=True)

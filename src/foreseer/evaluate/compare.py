@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from foreseer.attach.pipeline import accelerate
-from foreseer.evaluate.loop import watch_loop
+from foreseer.evaluate.contender import Contender, Unaccelerated
 from foreseer.evaluate.measures import psnr, relative_error, ssim
-from foreseer.pipelines import call_arguments
-from foreseer.plan import Policy
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A way to sample: a policy over all steps, or fewer steps without one.
-
-    Attributes:
-        name: short, unique.
-        title: what tables print.
-        steps: steps that the scheduler is asked for.
-        policy: what is attached; ``None`` to compute every step.
-    """
-
-    name: str
-    title: str
-    steps: int
-    policy: Policy | None = None
+from foreseer.evaluate.sample import Asked, sample
 
 
 @dataclass
@@ -43,7 +22,6 @@ class Result:
         contender: the way it was sampled.
         nfe: network evaluations of a run.
         seconds: duration of the denoising loops.
-        forecast_seconds: of these, spent in forecasts.
         images: shape (H, W, 3), float, in [0, 1].
         psnr: dB against the reference, true.
         ssim: against the reference.
@@ -54,7 +32,6 @@ class Result:
     contender: Contender
     nfe: int = 0
     seconds: list[float] = field(default_factory=list)
-    forecast_seconds: list[float] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
@@ -124,15 +101,16 @@ def compare(
         options: keyword arguments for the pipeline's call (height, guidance, ...).
         progress: called with a few words after each run.
     """
-    reference = Contender("reference", "Every step", steps)
+    reference = Unaccelerated("reference", "Every step", steps)
     order = [reference, *contenders]
     results = {one.name: Result(one) for one in order}
     seeds = [seed + index for index in range(len(prompts))]
-    _sample(pipe, Result(Contender("warm-up", "", 2)), prompts[0], seed, options or {})
+    asked = Asked(options or {})
+    sample(pipe, Unaccelerated("warm-up", "", 2), prompts[0], seed, asked)
     for index, (prompt, its_seed) in enumerate(zip(prompts, seeds, strict=True)):
         for turn in range(len(order)):
             one = order[(turn + index) % len(order)]
-            _sample(pipe, results[one.name], prompt, its_seed, options or {})
+            _add_run(pipe, results[one.name], prompt, its_seed, asked)
             progress(one.title)
     truth = results["reference"]
     for result in results.values():
@@ -144,20 +122,14 @@ def compare(
     return Comparison(list(prompts), seeds, steps, truth, [results[one.name] for one in contenders])
 
 
-def _sample(pipe: Any, result: Result, prompt: str, seed: int, options: dict[str, Any]) -> None:
-    one = result.contender
-    arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": one.steps, "output_type": "np"})
-    attached = accelerate(pipe, one.policy) if one.policy is not None else nullcontext()
-    with attached as handle, watch_loop(pipe) as loop:
-        output = pipe(**arguments, generator=torch.Generator().manual_seed(seed))
-    assert loop.latent is not None
-    result.images.append(np.asarray(output.images[0], dtype=np.float32))
-    result._latents.append(loop.latent.detach().float().cpu().numpy())
-    result.seconds.append(loop.seconds)
-    record = handle.record if handle is not None else None
-    result.nfe = record.nfe if record is not None else one.steps
-    result.forecast_seconds.append(record.forecast_seconds if record is not None else 0.0)
-    result.failed_open += len(record.failed_open) if record is not None else 0
+def _add_run(pipe: Any, result: Result, prompt: str, seed: int, asked: Asked) -> None:
+    run = sample(pipe, result.contender, prompt, seed, asked)
+    assert run.sample is not None
+    result.images.append(run.sample)
+    result._latents.append(run.latents[run.steps])
+    result.seconds.append(run.seconds)
+    result.nfe = run.nfe or run.steps
+    result.failed_open += len(run.record.failed_open) if run.record is not None else 0
 
 
 def _mean(values: list[float]) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foreseer import __version__, zoo
+from foreseer import zoo
 from foreseer.calibration.learned import learned
-from foreseer.evaluate.compare import Comparison, Contender, compare
+from foreseer.evaluate.compare import Comparison, compare
+from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
+from foreseer.evaluate.environment import environment
 from foreseer.evaluate.report import write_html, write_sheet
 from foreseer.kernel import Kernel
-from foreseer.pipelines import load_pipeline
+from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.plan import Plan, Policy
 from foreseer.plan.methods import METHODS
 from foreseer.plan.plan import Site
@@ -47,18 +48,18 @@ class Demo:
         found = self._learned() if self.site == "output" else []
         for method in METHODS.values():
             if method.reduces_steps:
-                found.append(Contender(method.name, method.title, self.nfe))
+                found.append(Unaccelerated(method.name, method.title, self.nfe, self.nfe))
             elif method.forecaster is not None:
                 policy = method.policy(self.steps, self.nfe, self.site)
-                found.append(Contender(method.name, method.title, self.steps, policy))
+                found.append(Accelerated(method.name, method.title, self.steps, self.nfe, policy=policy))
         return found
 
     def _learned(self) -> list[Contender]:
         policy = learned(Kernel.load(zoo.kernel_path()), nfe=self.nfe)
-        found = [Contender("learned", "Learned rows", self.steps, policy)]
+        found: list[Contender] = [Accelerated("learned", "Learned rows", self.steps, self.nfe, policy=policy)]
         if self.steps == 50 and zoo.plan_path(nfe=self.nfe).is_file():
             plan = Policy.from_plan(Plan.load(zoo.plan_path(nfe=self.nfe)))
-            found.insert(0, Contender("rollout", "Learned rollout", self.steps, plan))
+            found.insert(0, Accelerated("rollout", "Learned rollout", self.steps, self.nfe, policy=plan))
         return found
 
     def runs(self) -> int:
@@ -80,11 +81,6 @@ def run_demo(demo: Demo, progress: Callable[[str], None] = lambda words: None) -
     return compare(pipe, chosen, contenders, steps=demo.steps, seed=SEED, options=options, progress=progress)
 
 
-def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The example prompts of a pipeline's ``sampling.json``, and its options for a call."""
-    return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
-
-
 def write_demo(comparison: Comparison, folder: Path) -> dict[str, Path]:
     """Write page, picture and figures into ``folder``; give their paths.
 
@@ -94,28 +90,13 @@ def write_demo(comparison: Comparison, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"page": folder / "demo.html", "picture": folder / "demo.png", "figures": folder / "demo.json"}
     heading = f"Foreseer: {comparison.results[0].nfe} of {comparison.steps} evaluations"
-    write_html(comparison, paths["page"], heading, environment())
+    about = environment() | {"model": zoo.NAMES[0]}
+    write_html(comparison, paths["page"], heading, about)
     write_sheet(comparison, paths["picture"])
-    figures = {"environment": environment(), "prompts": comparison.prompts, "rows": comparison.rows()}
+    figures = {"environment": about, "prompts": comparison.prompts, "rows": comparison.rows()}
     # An infinite PSNR (equal pictures) has no number in JSON: it is written as null.
     paths["figures"].write_text(json.dumps(_finite(figures), indent=1, allow_nan=False) + "\n")
     return paths
-
-
-def environment() -> dict[str, str]:
-    """What the figures depend on beside the code."""
-    import diffusers
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "foreseer": __version__,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "device": device,
-        "threads": str(torch.get_num_threads()),
-        "model": zoo.NAMES[0],
-    }
 
 
 def _finite(value: Any) -> Any:

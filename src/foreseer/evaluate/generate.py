@@ -13,9 +13,8 @@ import torch
 
 from foreseer.attach.pipeline import accelerate
 from foreseer.attach.record import RunRecord
-from foreseer.evaluate.demo import split_sampling
 from foreseer.evaluate.loop import watch_loop
-from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
+from foreseer.pipelines import PipelineError, call_arguments, load_pipeline, split_sampling
 from foreseer.plan import Policy
 
 DEFAULT_STEPS = 50

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,12 +23,14 @@ class Loop:
         ended: clock after the last scheduler step, seconds.
         steps: scheduler steps taken.
         latent: the last sample that the scheduler gave.
+        kept: the samples after the steps that were asked for.
     """
 
     began: float | None = None
     ended: float = 0.0
     steps: int = 0
     latent: torch.Tensor | None = None
+    kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -37,8 +39,13 @@ class Loop:
 
 
 @contextmanager
-def watch_loop(pipe: Any) -> Iterator[Loop]:
-    """Watch the next run of ``pipe``; its scheduler and denoisers are left as they were."""
+def watch_loop(pipe: Any, keep: Container[int] = ()) -> Iterator[Loop]:
+    """Watch the next run of ``pipe``; its scheduler and denoisers are left as they were.
+
+    Args:
+        pipe: a diffusers pipeline.
+        keep: after how many scheduler steps the sample is kept.
+    """
     loop = Loop()
     on_gpu = torch.cuda.is_available()
     scheduler = pipe.scheduler
@@ -47,7 +54,9 @@ def watch_loop(pipe: Any) -> Iterator[Loop]:
     def watched_step(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
         loop.steps += 1
-        loop.latent = result[0] if isinstance(result, tuple) else result.prev_sample
+        latent = loop.latent = result[0] if isinstance(result, tuple) else result.prev_sample
+        if loop.steps in keep:
+            loop.kept[loop.steps] = latent.detach()
         if on_gpu:
             torch.cuda.synchronize()
         loop.ended = time.perf_counter()
