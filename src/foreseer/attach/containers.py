@@ -24,16 +24,15 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
     """``template`` with its tensors replaced, in order, by ``tensors``."""
     if isinstance(template, Tensor):
         return next(tensors)
+    if isinstance(template, tuple | list):
+        values = [rebuild(value, tensors) for value in template]
+        return type(template)(*values) if hasattr(template, "_fields") else type(template)(values)
     if isinstance(template, Mapping):
         values = {key: rebuild(value, tensors) for key, value in template.items()}
         if not is_dataclass(template):
             return type(template)(values)  # pyright: ignore[reportCallIssue]
         # An output object leaves out of its items the fields that are None.
         return type(template)(**{field.name: values.get(field.name) for field in fields(template)})
-    if isinstance(template, tuple) and hasattr(template, "_fields"):
-        return type(template)(*(rebuild(value, tensors) for value in template))
-    if isinstance(template, tuple | list):
-        return type(template)(rebuild(value, tensors) for value in template)
     return template
 
 

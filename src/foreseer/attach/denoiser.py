@@ -16,7 +16,7 @@ from foreseer.attach.hooks import ContextName
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
 from foreseer.attach.tracker import Call, Tracker
 from foreseer.plan import Policy
-from foreseer.runtime import Keep
+from foreseer.runtime import BranchRun, Keep
 
 if TYPE_CHECKING:
     from foreseer.attach.handle import Handle
@@ -69,39 +69,36 @@ class DenoiserHook(ModelHook):
         inputs = signature(args, kwargs)
         call, fresh = tracker.enter(self._scheduler(), self.context.name, inputs, args, kwargs)
         record = self.handle.begin_run(tracker.clock.timesteps, self._name) if fresh else self.handle.current_run()
-        record.steps = max(record.steps, len(tracker.grid) if tracker.grid is not None else 0)
         branch_name = f"{self._name}{call.name}"
-        reason = self._why_not(module, call)
+        branch, reason = call.branch, call.reason
+        if branch is not None and branch.run.forecasts(call.step):
+            began = time.perf_counter()
+            reason = self._why_not(module, branch.run, call.step)
+            if reason is None:
+                try:
+                    output = self.site.forecast(forward, args, kwargs, branch, branch.run.forecast(call.step))
+                except SiteError as error:
+                    reason = str(error)
+                else:
+                    record.forecast.setdefault(branch_name, []).append(call.step)
+                    record.forecast_seconds += time.perf_counter() - began
+                    return output
         if reason is not None:
             self.handle.failed_open(call.step, branch_name, reason)
-        elif call.branch is not None and call.branch.run.forecasts(call.step):
-            began = time.perf_counter()
-            try:
-                feature = call.branch.run.forecast(call.step)
-                output = self.site.forecast(forward, args, kwargs, call.branch, feature)
-            except SiteError as error:
-                self.handle.failed_open(call.step, branch_name, str(error))
-            else:
-                record.forecast.setdefault(branch_name, []).append(call.step)
-                record.forecast_seconds += time.perf_counter() - began
-                return output
         output = self._compute(forward, args, kwargs, call, branch_name)
         record.computed.setdefault(branch_name, []).append(call.step)
-        if call.branch is not None:
-            record.plans[branch_name] = call.branch.run.plan
+        record.steps = max(record.steps, len(tracker.grid) if tracker.grid is not None else 0)
+        if branch is not None:
+            record.plans[branch_name] = branch.run.plan
         return output
 
-    def _why_not(self, module: nn.Module, call: Call) -> str | None:
-        if call.reason is not None:
-            return call.reason
-        assert call.branch is not None
-        if not call.branch.run.forecasts(call.step):
-            return None
+    @staticmethod
+    def _why_not(module: nn.Module, run: BranchRun, step: int) -> str | None:
         if torch.is_grad_enabled():
             return "gradients are enabled: sample under torch.no_grad()"
         if getattr(module, "is_cache_enabled", False):
             return "the model's own cache was enabled after attaching: call disable_cache() on it"
-        return call.branch.run.why_not(call.step)
+        return run.why_not(step)
 
     def _compute(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], call: Call, branch_name: str

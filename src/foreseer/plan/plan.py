@@ -102,6 +102,14 @@ class Plan:
         return MappingProxyType(uses)
 
     @cached_property
+    def freed_after(self) -> Mapping[int, tuple[int, ...]]:
+        """Per step that is the last to need some features: the computed steps that they are of."""
+        freed: dict[int, tuple[int, ...]] = {}
+        for kept, last in self.last_uses.items():
+            freed[last] = (*freed.get(last, ()), kept)
+        return MappingProxyType(freed)
+
+    @cached_property
     def sparse_rows(self) -> Mapping[int, tuple[list[int], list[float]]]:
         """Per forecast step the computed steps that carry weight, and their weights."""
         rows = {step: np.flatnonzero(self.rows[step]).tolist() for step in self.forecast_steps}

@@ -30,11 +30,13 @@ class BranchRun:
     last_step: int = field(init=False)
     store: FeatureStore = field(init=False)
     _rows: Mapping[int, tuple[list[int], list[float]]] = field(init=False)
+    _freed_after: Mapping[int, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.last_step = self.first_step - 1
         self.store = FeatureStore(self.keep)
         self._rows = self.plan.sparse_rows
+        self._freed_after = self.plan.freed_after
 
     def continues(self, step: int, signature: object) -> bool:
         """Whether a call at ``step`` is the next one of this branch, with the same shapes."""
@@ -61,16 +63,18 @@ class BranchRun:
         local = step - self.first_step
         if local in self.plan.last_uses:
             self.store.put(local, tensors)
-        self.store.drop_all_but(self.plan.live_steps(local + 1))
+        self._free(local)
 
     def forecast(self, step: int) -> list[Tensor]:
         """The forecast feature of ``step``; frees what no later row needs."""
         local = step - self.first_step
         sources, weights = self._rows[local]
-        count = self.store.count(sources[0])
-        result = [
-            weighted_sum([self.store.get(source, tensor) for source in sources], weights) for tensor in range(count)
-        ]
+        features = [self.store.get(source) for source in sources]
+        result = [weighted_sum(tensors, weights) for tensors in zip(*features, strict=True)]
         self.last_step = step
-        self.store.drop_all_but(self.plan.live_steps(local + 1))
+        self._free(local)
         return result
+
+    def _free(self, local: int) -> None:
+        if local in self._freed_after:
+            self.store.drop(self._freed_after[local])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,14 +12,15 @@ from torch import Tensor
 
 Keep = Literal["device", "host"]
 KEEPS: tuple[Keep, ...] = ("device", "host")
+_HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Kept:
     tensors: list[Tensor]
-    devices: list[torch.device]
-    versions: list[int | None]
-    finite: list[Tensor]
+    devices: list[torch.device] | None  # where the host's copies go back to
+    versions: list[int] | None  # None for inference tensors, which are copies and count no writes
+    totals: list[Tensor] | None  # finite exactly where every element is; None once looked at
 
 
 @dataclass
@@ -34,40 +36,37 @@ class FeatureStore:
 
     def put(self, step: int, tensors: Sequence[Tensor]) -> None:
         """Keep the feature of ``step``."""
-        finite = [torch.isfinite(tensor).all() for tensor in tensors]
-        if self.keep == "host":
-            kept = [_to_host(tensor) for tensor in tensors]
-        else:
-            kept = [_owned(tensor) for tensor in tensors]
-        devices = [tensor.device for tensor in tensors]
-        self._kept[step] = _Kept(kept, devices, [_version(tensor) for tensor in kept], finite)
+        totals = [_total(tensor) for tensor in tensors]
+        on_host = self.keep == "host"
+        kept = [_to_host(tensor) if on_host else _owned(tensor) for tensor in tensors]
+        versions = None if any(tensor.is_inference() for tensor in kept) else [tensor._version for tensor in kept]
+        devices = [tensor.device for tensor in tensors] if on_host else None
+        self._kept[step] = _Kept(kept, devices, versions, totals)
 
-    def get(self, step: int, tensor: int) -> Tensor:
-        """Tensor number ``tensor`` of the feature of ``step``, on the device where it was computed."""
+    def get(self, step: int) -> list[Tensor]:
+        """The tensors of the feature of ``step``, on the device where they were computed."""
         kept = self._kept[step]
-        return kept.tensors[tensor].to(kept.devices[tensor], non_blocking=True)
-
-    def count(self, step: int) -> int:
-        """How many tensors the feature of ``step`` has."""
-        return len(self._kept[step].tensors)
+        if kept.devices is None:
+            return kept.tensors
+        return [tensor.to(device, non_blocking=True) for tensor, device in zip(kept.tensors, kept.devices, strict=True)]
 
     def why_unusable(self, step: int) -> str | None:
         """Why the feature of ``step`` must not be used, or ``None``: missing, not finite, or changed since."""
         kept = self._kept.get(step)
         if kept is None:
             return f"the feature of step {step} is missing"
-        if kept.finite:
-            if not all(bool(flag) for flag in kept.finite):
+        if kept.totals is not None:
+            if not all(math.isfinite(total.item()) for total in kept.totals):
                 return f"the feature of step {step} is not finite"
-            kept.finite = []
-        if [_version(tensor) for tensor in kept.tensors] != kept.versions:
+            kept.totals = None
+        if kept.versions is not None and [tensor._version for tensor in kept.tensors] != kept.versions:
             return f"the feature of step {step} was changed in place after it was computed"
         return None
 
-    def drop_all_but(self, steps: Sequence[int]) -> None:
-        """Free the features of all other steps."""
-        for step in [kept for kept in self._kept if kept not in steps]:
-            del self._kept[step]
+    def drop(self, steps: Sequence[int]) -> None:
+        """Free the features of ``steps``."""
+        for step in steps:
+            self._kept.pop(step, None)
 
     def clear(self) -> None:
         """Free everything."""
@@ -82,8 +81,12 @@ class FeatureStore:
         return len(self._kept)
 
 
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+def _total(tensor: Tensor) -> Tensor:
+    """A sum that is finite where every element is; half precision is summed in float32, where it cannot overflow.
+
+    One pass and no temporary. Only a float32 feature whose sum leaves float32's range would be called not finite wrongly.
+    """
+    return tensor.sum(dtype=torch.float32) if tensor.dtype in _HALF else tensor.sum()
 
 
 def _owned(tensor: Tensor) -> Tensor:
