@@ -1,0 +1,214 @@
+"""A bench's report: one self-contained page, and the same figures as JSON, CSV, Markdown, LaTeX and PNG."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foreseer.evaluate.charts import (
+    DARK,
+    LIGHT,
+    axes_of,
+    fidelity,
+    frontier_png,
+    frontier_svg,
+    series_of,
+    trajectory_svgs,
+)
+from foreseer.evaluate.page import LARGEST_SIDE, Inlined, inline_file, template
+from foreseer.evaluate.results import BenchResults, Row
+from foreseer.evaluate.table import NOTHING, Column, Table, table_of, untaken
+from foreseer.evaluate.table_text import budget_shown, comma_separated, finite, latex, markdown
+from foreseer.files import write_atomically
+
+MOST_PROMPTS = 8
+MOST_PICTURE_BYTES = 32_000_000  # of all pictures in the page
+SMALL_PICTURE = 192  # pixels: enlarged with sharp edges
+
+
+def write_report(results: BenchResults, folder: Path) -> dict[str, Path]:
+    """Write the report into ``folder``, where the rows' pictures are; each file is the old one or the whole new one.
+
+    What needs no other package is written first.
+
+    Args:
+        results: what was measured.
+        folder: made if it is missing.
+
+    Returns:
+        The files by what they are: json, csv, markdown, latex, frontier, page.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ModuleNotFoundError: matplotlib, jinja2 or pillow is missing (the extra ``report``).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    makers = {
+        "json": ("results.json", as_json),
+        "csv": ("results.csv", comma_separated),
+        "markdown": ("table.md", markdown),
+        "latex": ("table.tex", latex),
+        "frontier": ("frontier.png", lambda given: frontier_png(given, series_of(given))),
+        "page": ("report.html", lambda given: page(given, folder)),
+    }
+    paths = {}
+    for kind, (name, make) in makers.items():
+        content = make(results)
+        data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+        write_atomically(folder / name, data)
+        paths[kind] = folder / name
+    return paths
+
+
+def as_json(results: BenchResults) -> str:
+    """The results as JSON; ``BenchResults.from_dict`` reads them. Numbers that are not finite are null."""
+    return json.dumps(finite(results.to_dict()), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def page(results: BenchResults, folder: Path) -> str:
+    """The page, with everything inside it."""
+    table = table_of(results)
+    series = series_of(results)
+    measure = fidelity(results)
+    pictures = _pictures(results, folder)
+    return template("bench.html").render(
+        results=results,
+        heading=results.title,
+        table=table,
+        budgets=list(dict.fromkeys(budget_shown(line.row) for line in table.lines if not line.reference)),
+        untaken=untaken(results),
+        sources=[(one.title, one.source) for one in results.measures if one.source and not one.missing],
+        series=series,
+        palettes={"light": LIGHT, "dark": DARK},
+        fidelity=measure,
+        frontiers=[(axis, frontier_svg(results, axis, series)) for axis in axes_of(results)],
+        trajectories=trajectory_svgs(results, series),
+        published=_published(table),
+        pictures=pictures,
+        picture_note=_picture_note(results, pictures),
+        budget_shown=budget_shown,
+        settings_shown=_settings_shown,
+    )
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A cell of the pictures' part: one row's picture of one prompt."""
+
+    row: Row
+    inlined: Inlined
+    figures: str
+
+    @property
+    def small(self) -> bool:
+        """Whether it is to be enlarged with sharp edges."""
+        return max(self.inlined.width, self.inlined.height) <= SMALL_PICTURE
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """All pictures of one prompt."""
+
+    text: str
+    seed: int | None
+    pictures: list[_Picture]
+
+
+def _pictures(results: BenchResults, folder: Path) -> list[_Prompt]:
+    """As many prompts as a page can hold, at least one; every row that has a picture is in each."""
+    table = table_of(results)
+    columns = {column.key: column for column in table.columns}
+    rows = [line.row for line in table.lines]
+    shown: list[_Prompt] = []
+    total = 0
+    for index, text in enumerate(results.prompts[:MOST_PROMPTS]):
+        found = [
+            _Picture(row, inline_file(folder, row.pictures[index]), _figures(results, row, index, columns))
+            for row in rows
+            if index < len(row.pictures) and row.pictures[index]
+        ]
+        total += sum(len(one.inlined.source or "") for one in found)
+        if shown and total > MOST_PICTURE_BYTES:
+            break
+        if found:
+            shown.append(_Prompt(text, results.seeds[index] if index < len(results.seeds) else None, found))
+    return shown
+
+
+def _figures(results: BenchResults, row: Row, index: int, columns: dict[str, Column]) -> str:
+    """The measures of one picture in words: ``PSNR 31.20 dB · SSIM 0.9812``."""
+    words = []
+    for measure in results.measures:
+        values = row.per_prompt.get(measure.name, [])
+        value = values[index] if index < len(values) else None
+        if value is None or math.isnan(value) or measure.name not in columns or row.method == "reference":
+            continue
+        title, _, unit = measure.title.partition(", ")
+        words.append(f"{title} {columns[measure.name].shown(value)} {unit}".strip())
+    return " · ".join(words)
+
+
+def _picture_note(results: BenchResults, pictures: list[_Prompt]) -> str:
+    """What of the pictures the page leaves out."""
+    sentences = []
+    if len(pictures) < len(results.prompts):
+        sentences.append(f"{len(pictures)} of {len(results.prompts)} prompts are shown; the figures are of all.")
+    if any(one.inlined.shrunk for prompt in pictures for one in prompt.pictures):
+        sentences.append(
+            f"Pictures larger than {LARGEST_SIDE} pixels or half a megabyte are shrunk and compressed here; "
+            "the figures are of the originals."
+        )
+    return " ".join(sentences)
+
+
+def _published(table: Table) -> dict[str, Any] | None:
+    """The papers' figures, each beside ours where we have that column; ``None`` where there are none."""
+    lines = [line for line in table.lines if line.row.published]
+    names = list(dict.fromkeys(name for line in lines for name in line.row.published))
+    if not names:
+        return None
+    ours = {name: _our_column(name, table.columns) for name in names}
+    rows = []
+    for line in lines:
+        texts = {cell.column.key: cell.text for cell in line.cells}
+        cells = []
+        for name in names:
+            column = ours[name]
+            theirs = line.row.published.get(name)
+            cells.append(NOTHING if theirs is None else str(theirs))
+            if column is not None:
+                cells.append(texts[column.key] if not line.row.error else "failed")
+        rows.append((line.row, cells))
+    return {"heads": [(name, ours[name]) for name in names], "rows": rows}
+
+
+ALIASES = {
+    "flops_speedup": ("flops speedup", "speed flops", "flops speed", "speedup flops"),
+    "speedup": ("latency speedup", "speed latency", "latency speed", "speedup latency", "speedup", "speed"),
+    "latency": ("latency", "loop"),
+    "end_to_end": ("end to end", "call"),
+    "peak_memory": ("memory", "peak memory", "vram"),
+}
+
+
+def _our_column(name: str, columns: list[Column]) -> Column | None:
+    """Our column that a paper's column stands for."""
+    wanted = _plain(name)
+    for column in columns:
+        names = {_plain(column.key), _plain(column.title), _plain(column.title.partition(",")[0])}
+        if wanted in names | set(ALIASES.get(column.key, ())):
+            return column
+    return None
+
+
+def _plain(name: str) -> str:
+    """In small letters, without signs; a unit after a comma or in brackets is left out."""
+    return " ".join(re.sub(r"\(.*?\)|,.*", " ", name.lower()).replace("_", " ").replace("-", " ").split())
+
+
+def _settings_shown(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
