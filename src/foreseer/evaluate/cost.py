@@ -1,0 +1,106 @@
+"""What a run costs beside time: floating-point operations of the denoiser, and the peak of memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from foreseer.attach.pipeline import DENOISER_NAMES
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# On a CPU attention is an operation that torch's counter has no formula for.
+MORE_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+@dataclass
+class DenoiserCost:
+    """What the denoisers of a pipeline computed while they were counted.
+
+    Attributes:
+        flops: floating-point operations of matrix products, convolutions and attention.
+        calls: calls of a denoiser, forecast ones included.
+    """
+
+    flops: int = 0
+    calls: int = 0
+
+
+@contextmanager
+def count_denoiser(pipe: Any) -> Iterator[DenoiserCost]:
+    """Count what the denoisers of ``pipe`` compute inside; text encoders and decoder are left out.
+
+    Counting slows a run down: never time a counted one.
+    """
+    cost, running = DenoiserCost(), ExitStack()
+
+    def before(module: nn.Module, args: Any) -> None:
+        cost.calls += 1
+        counter = FlopCounterMode(display=False, custom_mapping=MORE_FORMULAS)
+
+        def add() -> None:
+            cost.flops += counter.get_total_flops()
+
+        running.callback(add)
+        running.enter_context(counter)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        running.close()
+
+    with ExitStack() as hooks:
+        hooks.callback(running.close)
+        for module in denoisers(pipe):
+            hooks.callback(module.register_forward_pre_hook(before).remove)
+            hooks.callback(module.register_forward_hook(after, always_call=True).remove)
+        yield cost
+
+
+def denoisers(pipe: Any) -> list[nn.Module]:
+    """The denoising modules of a pipeline, attached to or not."""
+    found = (getattr(pipe, name, None) for name in DENOISER_NAMES)
+    return [module for module in found if isinstance(module, nn.Module)]
+
+
+def peak_memory(pipe: Any, run: Callable[[], Any]) -> int | None:
+    """The most bytes in use at once while ``run`` runs, the pipeline's weights included.
+
+    On CUDA the allocator's own peak, the largest of all devices together. On a CPU the peak of live tensors by torch's
+    profiler over those live before, plus the weights; ``None`` where the profiler does not tell.
+    """
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return sum(torch.cuda.max_memory_allocated(device) for device in devices)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints a line at each start and stop
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    try:
+        events: Any = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+        changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
+    except AttributeError:
+        return None
+    live = peak = 0
+    for _, change in changes:
+        live += change
+        peak = max(peak, live)
+    return peak + weight_bytes(pipe)
+
+
+def weight_bytes(pipe: Any) -> int:
+    """Bytes of all parameters and buffers of a pipeline."""
+    modules = [one for one in getattr(pipe, "components", {}).values() if isinstance(one, nn.Module)]
+    tensors = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
+    return sum(one.nbytes for one in tensors.values())

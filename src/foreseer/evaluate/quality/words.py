@@ -1,0 +1,88 @@
+"""How well a picture fits its prompt: CLIP score and ImageReward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foreseer.evaluate.quality.base import Drawn, MissingMeasureError, Quality, Scorer, Setting
+
+SECONDS_TO_ANSWER = 10
+_FILES = ["*.json", "*.txt", "model.safetensors"]
+
+
+@dataclass(frozen=True)
+class ClipScore(Quality):
+    """CLIP score (arXiv 2104.08718) by torchmetrics; of a video the mean over its frames.
+
+    Attributes:
+        model: hub id or folder of the CLIP model.
+    """
+
+    model: str = "openai/clip-vit-large-patch14"
+    name = "clip"
+    title = "CLIP score (ViT-L/14)"
+    package = "torchmetrics"
+
+    def _load(self, setting: Setting) -> Scorer:
+        import torch
+        from torchmetrics.multimodal import CLIPScore
+
+        folder = _weights(self.model)
+        metric = CLIPScore(model_name_or_path=folder).to(setting.device)  # pyright: ignore[reportArgumentType]
+
+        def score(drawn: Drawn) -> float:
+            metric.reset()
+            frames = [torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in drawn.frames]
+            with torch.no_grad():
+                metric.update([frame.to(setting.device) for frame in frames], [drawn.prompt] * len(frames))
+            return float(metric.compute())
+
+        return score
+
+
+@dataclass(frozen=True)
+class ImageReward(Quality):
+    """ImageReward (arXiv 2304.05977) by its authors' package; of a video the mean over its frames.
+
+    It hardly discriminates: accelerated pictures often score above the reference.
+    """
+
+    name = "image_reward"
+    title = "ImageReward"
+    package = "image-reward"
+
+    def _load(self, setting: Setting) -> Scorer:
+        import ImageReward as package  # noqa: N813 - the package is called so
+        import torch
+        from PIL import Image
+
+        model = package.load("ImageReward-v1.0", device=setting.device)
+
+        def score(drawn: Drawn) -> float:
+            with torch.no_grad():
+                values = [float(model.score(drawn.prompt, Image.fromarray(frame))) for frame in drawn.frames]
+            return float(np.mean(values))
+
+        return score
+
+
+def _weights(model: str) -> str:
+    """The folder of a model: itself, or what of the hub is on this machine, or else what the hub gives."""
+    import huggingface_hub
+
+    if Path(model).is_dir():
+        return model
+    try:
+        return huggingface_hub.snapshot_download(model, local_files_only=True, allow_patterns=_FILES)
+    except (OSError, ValueError):
+        pass
+    try:  # asked once: the hub's client tries a download again and again
+        huggingface_hub.HfApi().model_info(model, timeout=SECONDS_TO_ANSWER)
+    except Exception as error:
+        raise MissingMeasureError(
+            f"the weights {model} are not on this machine, and the hub does not answer"
+        ) from error
+    return huggingface_hub.snapshot_download(model, allow_patterns=_FILES)
