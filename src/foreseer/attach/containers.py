@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+_HOLE = torch.empty(0)
 
 
 class UnknownContainerError(TypeError):
@@ -37,10 +41,9 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def strip(output: Any) -> Any:
-    """``output`` with empty tensors in place of its own: a template that keeps no memory alive."""
-    empty = (tensor.new_empty(0) for tensor in flatten(output))
+    """``output`` with an empty tensor in place of each of its own: a template that keeps no memory alive."""
     try:
-        return rebuild(output, empty)
+        return rebuild(output, itertools.repeat(_HOLE))
     except TypeError as error:
         raise UnknownContainerError(
             f"the network returned a {type(output).__name__}, which cannot be rebuilt"
@@ -50,11 +53,11 @@ def strip(output: Any) -> Any:
 def _collect(output: Any, tensors: list[Tensor]) -> None:
     if isinstance(output, Tensor):
         tensors.append(output)
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            _collect(value, tensors)
     elif isinstance(output, tuple | list):
         for value in output:
+            _collect(value, tensors)
+    elif isinstance(output, Mapping):
+        for value in output.values():
             _collect(value, tensors)
     elif not (output is None or isinstance(output, bool | int | float | str)):
         raise UnknownContainerError(f"the network returned a {type(output).__name__}, which cannot be rebuilt")

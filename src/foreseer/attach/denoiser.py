@@ -111,5 +111,5 @@ class DenoiserHook(ModelHook):
         except NoFeatureError as error:
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
-        call.branch.run.computed(call.step, [tensor.detach() for tensor in feature])
+        call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature])
         return output

@@ -84,7 +84,7 @@ class FeatureStore:
 def _total(tensor: Tensor) -> Tensor:
     """A sum that is finite where every element is; half precision is summed in float32, where it cannot overflow.
 
-    One pass and no temporary. Only a float32 feature whose sum leaves float32's range would be called not finite wrongly.
+    One pass and no temporary. A float32 feature whose sum alone leaves float32's range is called not finite too.
     """
     return tensor.sum(dtype=torch.float32) if tensor.dtype in _HALF else tensor.sum()
 
