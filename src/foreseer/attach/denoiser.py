@@ -111,5 +111,6 @@ class DenoiserHook(ModelHook):
         except NoFeatureError as error:
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
+        self.handle.current_run().feature_elements[branch_name] = sum(one.numel() for one in feature)
         call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature])
         return output

@@ -34,6 +34,7 @@ class RunRecord:
         failed_open: every step computed against the plan, with the reason.
         forecast_seconds: host time spent in forecasts (not the wait for a GPU), all branches together.
         plans: per branch, the plan that it followed last.
+        feature_elements: per branch, the number of elements of its feature.
     """
 
     steps: int = 0
@@ -42,6 +43,7 @@ class RunRecord:
     failed_open: list[FailOpen] = field(default_factory=list)
     forecast_seconds: float = 0.0
     plans: dict[str, Plan] = field(default_factory=dict, repr=False)
+    feature_elements: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -65,6 +67,17 @@ class RunRecord:
     def evaluations(self) -> int:
         """Calls of the network that were computed, all branches and denoisers together."""
         return sum(len(steps) for steps in self.computed.values())
+
+    @property
+    def forecast_flops(self) -> int:
+        """Floating-point operations of the forecasts: a product and a sum for each element that carries weight."""
+        total = 0
+        for branch, steps in self.forecast.items():
+            plan = self.plans[branch]
+            first_step = self.steps - len(plan.grid)
+            rows = (plan.sparse_rows.get(step - first_step, ((), ())) for step in steps)
+            total += 2 * self.feature_elements[branch] * sum(len(sources) for sources, _ in rows)
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dictionaries."""
