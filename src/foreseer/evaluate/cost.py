@@ -11,17 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from foreseer.attach.pipeline import DENOISER_NAMES
-
-
-def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-# On a CPU attention is an operation that torch's counter has no formula for.
-MORE_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+from foreseer.evaluate.flops import FlopCount
 
 
 @dataclass
@@ -47,10 +39,10 @@ def count_denoiser(pipe: Any) -> Iterator[DenoiserCost]:
 
     def before(module: nn.Module, args: Any) -> None:
         cost.calls += 1
-        counter = FlopCounterMode(display=False, custom_mapping=MORE_FORMULAS)
+        counter = FlopCount()
 
         def add() -> None:
-            cost.flops += counter.get_total_flops()
+            cost.flops += counter.total
 
         running.callback(add)
         running.enter_context(counter)

@@ -1,0 +1,46 @@
+"""Floating-point operations by torch's own formulas, of any module, also one that holds its own parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+# Torch's formulas, and attention on a CPU, which is an operation of its own that they lack.
+FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
+
+
+class FlopCount(TorchDispatchMode):
+    """Counts matrix products, convolutions and attention while active: ``with FlopCount() as count: ...; count.total``.
+
+    Torch's ``FlopCounterMode`` counts the same, and keeps a tree of modules beside; it recurses without end where a
+    module holds its own parent, as the blocks that cache-dit puts into a model do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is None:
+            with self:  # an operation made of others is counted as these
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result

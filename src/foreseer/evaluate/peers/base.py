@@ -1,0 +1,92 @@
+"""What every peer shares: its error, and leaving a pipeline exactly as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from foreseer.attach.hooks import is_hooked
+from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.errors import ForeseerError
+
+# Peers never touch these; offloading replaces what is in them while a pipeline runs.
+_NOT_RESTORED = ("_parameters", "_buffers")
+# What cache-dit writes on a pipeline's class.
+_CLASS_NAMES = ("__call__", "_original_call", "_is_cached")
+
+
+class PeerError(ForeseerError, RuntimeError):
+    """A peer does not apply: unknown name, missing package, unsupported model, budget out of its reach."""
+
+
+def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
+    """The denoising modules of a pipeline by name.
+
+    Raises:
+        PeerError: it has none, or something is attached to one of them already.
+    """
+    found = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
+    modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    if not modules:
+        raise PeerError(f"{type(pipe).__name__} has none of {', '.join(DENOISER_NAMES)}: peers have nothing to act on.")
+    for name, module in modules.items():
+        if is_hooked(module):
+            raise PeerError(f"Foreseer is attached to this {name}: detach it (handle.detach()) before a peer.")
+        if getattr(module, "is_cache_enabled", False) or getattr(module, "_is_cached", False):
+            raise PeerError(f"A cache is enabled on this {name} already: disable it before another peer.")
+    return modules
+
+
+@contextmanager
+def untouched(pipe: Any) -> Iterator[None]:
+    """Put back, on leaving, every attribute of the pipeline, its class and its denoisers that was changed inside.
+
+    Peers undo most of what they do themselves. What they forget (an empty hook registry, a replaced ``forward``, marks
+    on the pipeline's class) or cannot undo after an exception is undone here. Parameters and buffers are left alone.
+    """
+    modules = [part for module in find_denoisers(pipe).values() for part in module.modules()]
+    states = [(part, _state(part), dict(part._modules)) for part in modules]
+    registries = [(hooks, _registry(hooks)) for part in modules if (hooks := vars(part).get("_diffusers_hook"))]
+    kind = type(pipe)
+    class_state = {name: vars(kind)[name] for name in _CLASS_NAMES if name in vars(kind)}
+    own = dict(vars(pipe))
+    try:
+        yield
+    finally:
+        for name in _CLASS_NAMES:
+            if name in class_state:
+                setattr(kind, name, class_state[name])
+            elif name in vars(kind):
+                delattr(kind, name)
+        _restore(pipe, own, ())
+        for part, state, children in states:
+            _restore(part, state, _NOT_RESTORED)
+            if list(part._modules.items()) != list(children.items()):  # the order too: caches go by it
+                part._modules.clear()
+                part._modules.update(children)
+        for registry, (state, references) in registries:
+            registry.__dict__.clear()
+            registry.__dict__.update(state)
+            for reference, members in references:
+                reference.__dict__.update(members)
+
+
+def _state(part: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if name not in _NOT_RESTORED}
+
+
+def _restore(thing: Any, state: dict[str, Any], left_alone: tuple[str, ...]) -> None:
+    """Write to ``__dict__`` itself: modules and pipelines give attribute assignment a meaning of their own."""
+    members = thing.__dict__
+    for name in [name for name in members if name not in state and name not in left_alone]:
+        del members[name]
+    members.update(state)
+
+
+def _registry(registry: Any) -> tuple[dict[str, Any], list[tuple[Any, dict[str, Any]]]]:
+    """The members of a diffusers hook registry, its lists and dictionaries copied, and of the references it chains."""
+    state = {name: value.copy() if isinstance(value, dict | list) else value for name, value in vars(registry).items()}
+    return state, [(reference, dict(vars(reference))) for reference in state.get("_fn_refs", [])]
