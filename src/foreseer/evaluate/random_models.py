@@ -1,0 +1,175 @@
+"""The published models that :mod:`foreseer.evaluate.random_weights` builds: configurations, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Output = Literal["prompt", "negative prompt", "pooled", "negative pooled", "mask", "no mask", "positions"]
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """One model, as its released configuration files describe it.
+
+    Attributes:
+        name: what is typed.
+        title: what tables print.
+        pipeline: diffusers' class.
+        transformer: diffusers' class of the denoiser.
+        config: its options, where they differ from that class's defaults.
+        scheduler: diffusers' class.
+        scheduler_config: its options.
+        encoded: what the pipeline's ``encode_prompt`` gives, in order.
+        text_tokens: length of the prompt's embedding.
+        pooled_width: of the pooled embedding.
+        call: options of the published call (size, frames, guidance).
+        small: options of a transformer with few layers and heads, over ``config``.
+        small_call: options of a call that takes it a fraction of a second a step on a CPU.
+        small_tokens: length of the prompt's embedding there.
+    """
+
+    name: str
+    title: str
+    pipeline: str
+    transformer: str
+    config: Mapping[str, Any]
+    scheduler: str
+    scheduler_config: Mapping[str, Any]
+    encoded: tuple[Output, ...]
+    text_tokens: int
+    pooled_width: int | None
+    call: Mapping[str, Any]
+    small: Mapping[str, Any]
+    small_call: Mapping[str, Any] = field(default_factory=dict)
+    small_tokens: int = 16
+
+
+_SMALL_TEXT = 128
+_SMALL_IMAGE = {"height": 256, "width": 256}
+_SMALL_VIDEO = {"height": 128, "width": 128, "num_frames": 9}
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+
+RANDOM_MODELS: dict[str, RandomModel] = {
+    model.name: model
+    for model in (
+        RandomModel(
+            "flux.1-dev",
+            "FLUX.1-dev",
+            "FluxPipeline",
+            "FluxTransformer2DModel",
+            {"guidance_embeds": True},
+            _FLOW,
+            {
+                "shift": 3.0,
+                "use_dynamic_shifting": True,
+                "base_image_seq_len": 256,
+                "max_image_seq_len": 4096,
+                "base_shift": 0.5,
+                "max_shift": 1.15,
+            },
+            ("prompt", "pooled", "positions"),
+            512,
+            768,
+            {"height": 1024, "width": 1024, "guidance_scale": 3.5},
+            {
+                "num_layers": 2,
+                "num_single_layers": 4,
+                "num_attention_heads": 2,
+                "joint_attention_dim": _SMALL_TEXT,
+                "pooled_projection_dim": 64,
+            },
+            _SMALL_IMAGE,
+        ),
+        RandomModel(
+            "sd3.5-large",
+            "Stable Diffusion 3.5-Large",
+            "StableDiffusion3Pipeline",
+            "SD3Transformer2DModel",
+            {
+                "sample_size": 128,
+                "num_layers": 38,
+                "num_attention_heads": 38,
+                "caption_projection_dim": 2432,
+                "pos_embed_max_size": 192,
+                "qk_norm": "rms_norm",
+            },
+            _FLOW,
+            {"shift": 3.0},
+            ("prompt", "negative prompt", "pooled", "negative pooled"),
+            333,
+            2048,
+            {"height": 1024, "width": 1024, "guidance_scale": 7.0},
+            {
+                "sample_size": 32,
+                "pos_embed_max_size": 32,
+                "num_layers": 4,
+                "num_attention_heads": 4,
+                "caption_projection_dim": 256,
+                "joint_attention_dim": _SMALL_TEXT,
+                "pooled_projection_dim": 64,
+            },
+            _SMALL_IMAGE,
+        ),
+        RandomModel(
+            "qwen-image",
+            "Qwen-Image",
+            "QwenImagePipeline",
+            "QwenImageTransformer2DModel",
+            {},
+            _FLOW,
+            {
+                "shift": 1.0,
+                "shift_terminal": 0.02,
+                "use_dynamic_shifting": True,
+                "base_image_seq_len": 256,
+                "max_image_seq_len": 8192,
+                "base_shift": 0.5,
+                "max_shift": 0.9,
+            },
+            ("prompt", "no mask"),
+            64,
+            None,
+            {"height": 1328, "width": 1328, "true_cfg_scale": 4.0, "negative_prompt": " "},
+            {"num_layers": 4, "num_attention_heads": 2, "joint_attention_dim": _SMALL_TEXT},
+            _SMALL_IMAGE,
+        ),
+        RandomModel(
+            "hunyuan-video",
+            "HunyuanVideo",
+            "HunyuanVideoPipeline",
+            "HunyuanVideoTransformer3DModel",
+            {},
+            _FLOW,
+            {"shift": 7.0},
+            ("prompt", "pooled", "mask"),
+            256,
+            768,
+            {"height": 480, "width": 640, "num_frames": 65, "guidance_scale": 6.0},
+            {
+                "num_layers": 2,
+                "num_single_layers": 4,
+                "num_attention_heads": 2,
+                "text_embed_dim": _SMALL_TEXT,
+                "pooled_projection_dim": 64,
+            },
+            _SMALL_VIDEO,
+        ),
+        RandomModel(
+            "wan2.1-14b",
+            "Wan2.1-14B",
+            "WanPipeline",
+            "WanTransformer3DModel",
+            {},
+            "UniPCMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+            ("prompt", "negative prompt"),
+            512,
+            None,
+            {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0},
+            {"num_layers": 4, "num_attention_heads": 2, "text_dim": _SMALL_TEXT, "ffn_dim": 512},
+            _SMALL_VIDEO,
+        ),
+    )
+}
