@@ -28,6 +28,9 @@ from foreseer.files import write_atomically
 MOST_PROMPTS = 8
 MOST_PICTURE_BYTES = 32_000_000  # of all pictures in the page
 SMALL_PICTURE = 192  # pixels: enlarged with sharp edges
+# Papers' names of our columns, by key, where they are not ours. A "PSNR (uint8)" is not the true PSNR.
+ALIASES = {"speedup": "latency speedup", "peak_memory": "memory", "psnr_uint8_wrapped": "psnr uint8"}
+UNITS = {"s", "ms", "db", "t", "mb", "gb", "mib", "gib", "x"}
 
 
 def write_report(results: BenchResults, folder: Path) -> dict[str, Path]:
@@ -66,7 +69,7 @@ def write_report(results: BenchResults, folder: Path) -> dict[str, Path]:
 
 def as_json(results: BenchResults) -> str:
     """The results as JSON; ``BenchResults.from_dict`` reads them. Numbers that are not finite are null."""
-    return json.dumps(finite(results.to_dict()), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(finite(results.to_dict()), indent=1, allow_nan=False, ensure_ascii=False, default=str) + "\n"
 
 
 def page(results: BenchResults, folder: Path) -> str:
@@ -183,31 +186,30 @@ def _published(table: Table) -> dict[str, Any] | None:
             if column is not None:
                 cells.append(texts[column.key] if not line.row.error else "failed")
         rows.append((line.row, cells))
-    return {"heads": [(name, ours[name]) for name in names], "rows": rows}
-
-
-ALIASES = {
-    "flops_speedup": ("flops speedup", "speed flops", "flops speed", "speedup flops"),
-    "speedup": ("latency speedup", "speed latency", "latency speed", "speedup latency", "speedup", "speed"),
-    "latency": ("latency", "loop"),
-    "end_to_end": ("end to end", "call"),
-    "peak_memory": ("memory", "peak memory", "vram"),
-}
+    return {"heads": [(name, ours[name], _ours(name, ours[name])) for name in names], "rows": rows}
 
 
 def _our_column(name: str, columns: list[Column]) -> Column | None:
     """Our column that a paper's column stands for."""
     wanted = _plain(name)
     for column in columns:
-        names = {_plain(column.key), _plain(column.title), _plain(column.title.partition(",")[0])}
-        if wanted in names | set(ALIASES.get(column.key, ())):
+        if wanted in (_plain(column.key), _plain(column.title), ALIASES.get(column.key)):
             return column
     return None
 
 
+def _ours(name: str, column: Column | None) -> str:
+    """What stands over our figures: our own title where it says more than the paper's."""
+    if column is None:
+        return ""
+    same = _plain(name) in (_plain(column.title), ALIASES.get(column.key))
+    return "here" if same and column.scale == 1 else f"here ({column.title})"
+
+
 def _plain(name: str) -> str:
-    """In small letters, without signs; a unit after a comma or in brackets is left out."""
-    return " ".join(re.sub(r"\(.*?\)|,.*", " ", name.lower()).replace("_", " ").replace("-", " ").split())
+    """In small letters, without signs and units."""
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
+    return " ".join(word for word in words if word not in UNITS)
 
 
 def _settings_shown(settings: dict[str, Any]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from html import escape
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -18,7 +20,24 @@ LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b8578f", "#b07900", "#3a97cf", "#6b6
 DARK = ("#4aa8e0", "#f08347", "#2cc79b", "#e08fbf", "#e6b03c", "#8fd0f5", "#a9b0b8")
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"), ("P", "✚"), ("X", "✖"), ("*", "★"))
 DASHES = (("-", "solid"), ("--", "dashed"), (":", "dotted"))
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
 INK, RULE = "#010203", "#030201"  # stand for the page's own colours in a drawing that goes into it
+
+
+def _drawing(function: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
+    """Draw with matplotlib's own settings, not the user's; words are words, a dollar sign is no formula."""
+
+    @wraps(function)
+    def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Drawn:
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "foreseer"})
+            return function(*args, **kwargs)
+
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,7 @@ def draw_frontier(
     _plain(axis, ink, rule)
 
 
+@_drawing
 def frontier_png(results: BenchResults, series: Sequence[Series]) -> bytes:
     """The frontier over every axis that has values, one panel each, with its legend."""
     from matplotlib.figure import Figure
@@ -121,6 +141,7 @@ def frontier_png(results: BenchResults, series: Sequence[Series]) -> bytes:
     return _saved(figure, "png")
 
 
+@_drawing
 def frontier_svg(results: BenchResults, over: Axis, series: Sequence[Series]) -> str:
     """The frontier over one axis, for a page that has the legend."""
     from matplotlib.figure import Figure
@@ -132,6 +153,7 @@ def frontier_svg(results: BenchResults, over: Axis, series: Sequence[Series]) ->
     return _svg(figure, f"frontier-{over.key}", f"{measure.title} over {over.title.lower()}", series)
 
 
+@_drawing
 def trajectory_svgs(results: BenchResults, series: Sequence[Series]) -> list[tuple[int | None, str]]:
     """Relative error of the sample by step, one drawing a budget, all at one scale; largest budgets first."""
     from matplotlib.figure import Figure
@@ -211,11 +233,11 @@ def _opening(title: str) -> Callable[[re.Match[str]], str]:
 
 
 def _saved(figure: Any, kind: str) -> bytes:
-    import matplotlib as mpl
-
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "foreseer"}):
-        figure.savefig(buffer, format=kind, transparent=kind == "svg", metadata={"Date": None} if kind == "svg" else {})
+    options = {"transparent": True, "metadata": {"Date": None}} if kind == "svg" else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -242,7 +264,7 @@ def _frontier(points: Sequence[tuple[float, float]], faster: int, up: int) -> li
 
 
 def _errors(row: Row) -> dict[int, float]:
-    return {int(step): value for step, value in row.latent_error.items() if _finite(value)}
+    return {int(step): value for step, value in row.latent_error.items() if value is not None and _finite(value)}
 
 
 def _finite(value: float | None) -> bool:

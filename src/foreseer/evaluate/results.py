@@ -77,7 +77,7 @@ class Row:
     extra_memory: int | None = None
     measures: dict[str, float | None] = field(default_factory=dict)
     per_prompt: dict[str, list[float | None]] = field(default_factory=dict)
-    latent_error: dict[str, float] = field(default_factory=dict)
+    latent_error: dict[str, float | None] = field(default_factory=dict)
     failed_open: int = 0
     pictures: list[str] = field(default_factory=list)
     error: str | None = None

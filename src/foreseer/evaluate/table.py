@@ -78,6 +78,11 @@ class Line:
         """Whether every step was computed."""
         return self.row.method == "reference"
 
+    @property
+    def best(self) -> bool:
+        """Whether any of its cells is the best of its budget."""
+        return any(cell.best for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -118,14 +123,14 @@ def untaken(results: BenchResults) -> list[tuple[str, str]]:
 
 
 def _all_columns(measures: list[Measure]) -> list[Column]:
-    def median(spread: Spread | None) -> float | None:
-        return spread.median if spread else None
+    def time(key: str, title: str, spread: Callable[[Row], Spread | None]) -> Column:
+        return Column(key, title, lambda row: found.median if (found := spread(row)) else None, "lower", spread=spread)
 
     return [
         Column("nfe", "NFE", lambda row: row.nfe),
         Column("steps", "Steps", lambda row: row.steps or None),
-        Column("latency", "Denoising", lambda row: median(row.latency), "lower", spread=lambda row: row.latency),
-        Column("end_to_end", "Whole call", lambda row: median(row.end_to_end), "lower", spread=lambda row: row.end_to_end),
+        time("latency", "Denoising", lambda row: row.latency),
+        time("end_to_end", "Whole call", lambda row: row.end_to_end),
         Column("speedup", "Speedup", lambda row: row.speedup, "higher"),
         Column("flops", "FLOPs", lambda row: row.flops, "lower"),
         Column("flops_speedup", "FLOPs speedup", lambda row: row.flops_speedup, "higher"),

@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from foreseer.evaluate.results import BenchResults, Row
 from foreseer.evaluate.table import NOTHING, Line, Table, table_of, untaken
 
@@ -23,6 +25,8 @@ LATEX = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "[": "{[}",  # else an option of the row before
+    "*": "{*}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
@@ -88,7 +92,7 @@ def comma_separated(results: BenchResults) -> str:
         times = [getattr(getattr(row, name), which, None) for name in SPREADS for which in ("median", "low", "high")]
         values = [*(getattr(row, name) for name in ROW_FIELDS), *times, *(getattr(row, name) for name in LATER_FIELDS)]
         values += [row.measures.get(name) for name in measures]
-        texts = [json.dumps(finite(getattr(row, name)), ensure_ascii=False) for name in TEXT_FIELDS]
+        texts = [json.dumps(finite(getattr(row, name)), ensure_ascii=False, default=str) for name in TEXT_FIELDS]
         writer.writerow(["" if value is None else value for value in finite(values)] + [row.error or "", *texts])
     return buffer.getvalue()
 
@@ -99,6 +103,8 @@ def finite(value: Any) -> Any:
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [finite(one) for one in value]
+    if isinstance(value, np.generic):
+        return finite(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
