@@ -19,7 +19,8 @@ SMALLER = {"image": {"height": 64, "width": 64}, "video": {"height": 32, "width"
 def sample(random, prompt="a red apple", steps=6, seed=0):
     size = SMALLER["video" if "num_frames" in random.options else "image"]
     options = {**random.options, **size, "num_inference_steps": steps}
-    output = random.pipe(**call_arguments(random.pipe, prompt, options), generator=torch.Generator().manual_seed(seed))
+    arguments = {**call_arguments(random.pipe, "", options), "prompt": prompt}
+    output = random.pipe(**arguments, generator=torch.Generator().manual_seed(seed))
     return output.images if hasattr(output, "images") else output.frames
 
 
