@@ -111,8 +111,8 @@ def settle(
         high: largest threshold.
         runs: at most this many.
 
-    >>> settle(lambda threshold: 50 - 10 * threshold, 10, 0.01, 100)[1]
-    10.25...
+    >>> settle(lambda threshold: 50 / threshold, 10, low=1, high=25)
+    (5.0, 10.0)
     """
     best = (math.inf, low, math.inf)
     for _ in range(runs):

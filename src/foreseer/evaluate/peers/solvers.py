@@ -31,14 +31,13 @@ class SolverSwap(Contender):
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
         """Swap the scheduler, and put the same object back."""
-        own, identity = pipe.__dict__["scheduler"], pipe.__dict__.get("_internal_dict")
+        own = pipe.__dict__["scheduler"]
         # Not by attribute assignment: a pipeline then rewrites its configuration to name the new class.
         pipe.__dict__["scheduler"] = build(self.solver, own)
         try:
             yield None
         finally:
             pipe.__dict__["scheduler"] = own
-            pipe.__dict__["_internal_dict"] = identity
 
 
 def make_solver(name: Solver, probe: Probe, nfe: int) -> SolverSwap:

@@ -1,0 +1,204 @@
+"""Peers run, land near the budget, and leave the bundled pipeline exactly as it was."""
+
+import importlib.util
+import math
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import foreseer as fs
+from foreseer import zoo
+from foreseer.evaluate.peers import PEERS, PeerError, Probe, find_peer
+from foreseer.evaluate.peers.diffusers_caches import broadcast_interval, taylor_computed, taylor_interval
+from foreseer.evaluate.peers.probe import settle
+
+STEPS, NFE = 12, 6
+ATTENTION_ONLY = ("diffusers-taylorseer-attention", "diffusers-pab", "diffusers-fastercache")
+SOLVERS = ("dpm-solver", "unipc", "heun")
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    loaded = zoo.load()
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def probe(pipe):
+    return Probe.of(pipe, STEPS)
+
+
+@pytest.fixture(scope="module")
+def find(pipe, probe):
+    """Peers by name at one budget, each set up once."""
+    found = {}
+
+    def one(name):
+        if name.startswith("cache-dit") and importlib.util.find_spec("cache_dit") is None:
+            pytest.skip("cache-dit is not installed: pip install 'foreseer[peers]'")
+        if name not in found:
+            found[name] = find_peer(name, pipe, STEPS, NFE, probe=probe)
+        return found[name]
+
+    return one
+
+
+def draw(pipe, probe, steps=STEPS, seed=3, **more):
+    options = {**probe.options, "num_inference_steps": steps, "output_type": "latent", **more}
+    return pipe("a red apple", generator=torch.Generator().manual_seed(seed), **options).images.numpy()
+
+
+def everything(pipe):
+    """What an attachment could leave behind, compared by identity."""
+    parts = {
+        name: (
+            {key: id(value) for key, value in vars(part).items()},
+            [(key, id(child)) for key, child in part._modules.items()],
+            [len(hooks) for key, hooks in vars(part).items() if key.endswith("_hooks")],
+            list(part._diffusers_hook.hooks) if hasattr(part, "_diffusers_hook") else None,
+        )
+        for name, part in pipe.transformer.named_modules()
+    }
+    kind = {key: id(value) for key, value in vars(type(pipe)).items()}
+    # Attributes that every run rewrites (the last timestep, ...) count by name.
+    return parts, kind, sorted(vars(pipe)), {name: id(part) for name, part in pipe.components.items()}
+
+
+def first_difference(before, after):
+    parts, *rest = before
+    changed = [name for name, state in parts.items() if after[0].get(name) != state]
+    return changed, rest == list(after[1:])
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_runs_at_its_budget_and_leaves_the_pipeline_as_it_was(pipe, probe, find, name):
+    contender = find(name)
+    reference = draw(pipe, probe)
+    before = everything(pipe)
+    with contender.attached(pipe):
+        first = draw(pipe, probe, contender.steps)
+        second = draw(pipe, probe, contender.steps)
+    assert first_difference(before, everything(pipe)) == ([], True)
+    assert np.array_equal(draw(pipe, probe), reference)
+    assert np.array_equal(first, second)
+    error = np.linalg.norm(first - reference) / np.linalg.norm(reference)
+    assert 0 < error < 0.5
+    landed = contender.settings["evaluations_by_flops"]
+    if name in ATTENTION_ONLY:
+        assert NFE < landed < STEPS
+    else:
+        assert abs(landed - NFE) <= 1
+    assert contender.name == name
+    assert contender.budget == NFE
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_an_exception_in_the_run_leaves_the_pipeline_clean(pipe, probe, find, name):
+    contender = find(name)
+    reference = draw(pipe, probe)
+    with contender.attached(pipe):
+        fresh = draw(pipe, probe, contender.steps)
+
+    def interrupt(pipe, step, timestep, tensors):
+        if step == 1:
+            raise InterruptedRunError
+        return tensors
+
+    before = everything(pipe)
+    with pytest.raises(InterruptedRunError), contender.attached(pipe):
+        draw(pipe, probe, contender.steps, seed=9, callback_on_step_end=interrupt)
+    assert first_difference(before, everything(pipe)) == ([], True)
+    assert np.array_equal(draw(pipe, probe), reference)
+    with contender.attached(pipe):
+        assert np.array_equal(draw(pipe, probe, contender.steps), fresh)
+
+
+def test_the_order_of_submodules_survives_cache_dit(pipe, probe, find):
+    order = [name for name, _ in pipe.transformer.named_modules()]
+    with find("cache-dit").attached(pipe):
+        draw(pipe, probe)
+        assert [name for name, _ in pipe.transformer.named_modules()] != order  # the day this fails, drop the remedy
+    assert [name for name, _ in pipe.transformer.named_modules()] == order
+
+
+@pytest.mark.parametrize("nfe", [0, STEPS + 1])
+@pytest.mark.parametrize("name", ["diffusers-first-block", "heun"])
+def test_a_budget_outside_the_run_is_refused(pipe, probe, name, nfe):
+    with pytest.raises(PeerError, match=f"{nfe} evaluations do not fit a run of {STEPS} steps"):
+        find_peer(name, pipe, STEPS, nfe, probe=probe)
+
+
+def test_one_evaluation_is_refused_by_taylorseer_and_one_step_of_a_solver(pipe, probe):
+    with pytest.raises(PeerError, match="2 steps or more"):
+        find_peer("diffusers-taylorseer", pipe, STEPS, 1, probe=probe)
+    for name in SOLVERS:
+        contender = find_peer(name, pipe, STEPS, 1, probe=probe)
+        assert (contender.steps, contender.settings["evaluations_by_flops"]) == (1, 1.0)
+
+
+def test_an_unknown_name_is_refused(pipe):
+    with pytest.raises(PeerError, match="Unknown peer 'teacache': expected one of diffusers-taylorseer"):
+        find_peer("teacache", pipe, STEPS, NFE)
+
+
+def test_a_missing_package_says_how_to_install_it(pipe, probe, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cache_dit", None)
+    with pytest.raises(PeerError, match=r"pip install 'foreseer\[peers\]'"):
+        find_peer("cache-dit", pipe, STEPS, NFE, probe=probe)
+
+
+def test_two_at_once_are_refused(pipe, find):
+    contender = find("diffusers-pab")
+    with fs.accelerate(pipe, fs.methods.find("reuse").policy(STEPS, NFE)), pytest.raises(PeerError, match="detach"):
+        contender.attached(pipe).__enter__()
+    with contender.attached(pipe), pytest.raises(PeerError, match="cache is enabled"):
+        find("diffusers-taylorseer").attached(pipe).__enter__()
+    assert not pipe.transformer.is_cache_enabled
+
+
+def test_a_model_without_caches_is_refused(pipe, probe, find, monkeypatch):
+    contender = find("diffusers-taylorseer")
+    unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+                                 down_block_types=("DownBlock2D", "DownBlock2D"),
+                                 up_block_types=("UpBlock2D", "UpBlock2D"))  # fmt: skip
+    other = diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler())
+    with pytest.raises(PeerError, match="UNet2DModel has no enable_cache"), contender.attached(other):
+        pass
+    assert not hasattr(unet, "_diffusers_hook")
+
+
+def test_branches_of_guidance_are_told_apart_or_refused(pipe, probe):
+    options = {**probe.options, "true_cfg_scale": 3.0, "negative_prompt": ""}
+    guided = Probe.of(pipe, 6, options)
+    assert guided.branches == 2
+    with pytest.raises(PeerError, match="branches"):
+        find_peer("diffusers-pab", pipe, 6, 3, probe=guided)
+    if importlib.util.find_spec("cache_dit") is not None:
+        assert find_peer("cache-dit", pipe, 6, 3, probe=guided).separate_guidance
+    contender = find_peer("diffusers-taylorseer", pipe, 6, 4, probe=guided)
+    assert abs(contender.settings["evaluations_by_flops"] - 4) < 0.5
+
+
+@pytest.mark.parametrize("steps", [4, 12, 28, 50])
+def test_intervals_compute_exactly_the_budget(steps):
+    for nfe in range(2, steps + 1):
+        first, interval = taylor_interval(nfe, steps)
+        assert taylor_computed(first, interval, steps) == nfe
+        first, interval = broadcast_interval(nfe, steps)
+        assert len({*range(first), *(step for step in range(first, steps) if step % interval == 0)}) == nfe
+
+
+def test_settling_finds_the_nearest_stair():
+    def stairs(threshold):
+        return 50 - 4 * math.floor(3 * math.log10(threshold / 1e-4))
+
+    threshold, found = settle(stairs, 21, 1e-4, 10.0)
+    assert found == stairs(threshold)
+    assert abs(found - 21) == min(abs(stairs(10 ** (power / 100 - 4)) - 21) for power in range(500))
