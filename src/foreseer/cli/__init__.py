@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
+from foreseer.cli.bench import bench
 from foreseer.cli.common import errors
 from foreseer.cli.learning import calibrate, frontier, portrait
 from foreseer.cli.pictures import demo, generate
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, generate, methods, calibrate, frontier, portrait):
+for command in (demo, bench, generate, methods, calibrate, frontier, portrait):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 

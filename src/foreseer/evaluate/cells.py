@@ -42,6 +42,16 @@ def key_of(name: str, budget: int | None, *details: Any) -> str:
     return f"{slug}-{'own' if budget is None else budget}-{digest.hexdigest()[:6]}"
 
 
+def cell(index: int, key: str) -> str:
+    """Where what a contender gave for a prompt is, without the file's suffix."""
+    return f"cells/{index:05d}/{key}"
+
+
+def about(key: str) -> str:
+    """Where what is known of a contender is."""
+    return f"contenders/{key}.json"
+
+
 class Cells:
     """What is in the folder of a bench, and what is written there.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,31 +65,42 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     return [module for module in found if isinstance(module, nn.Module)]
 
 
-def peak_memory(pipe: Any, run: Callable[[], Any]) -> int | None:
-    """The most bytes in use at once while ``run`` runs, the pipeline's weights included.
+@dataclass
+class Peak:
+    """The most bytes in use at once; ``None`` where that could not be told."""
 
-    On CUDA the allocator's own peak, the largest of all devices together. On a CPU the peak of live tensors by torch's
-    profiler over those live before, plus the weights; ``None`` where the profiler does not tell.
+    bytes: int | None = None
+
+
+@contextmanager
+def watch_memory(pipe: Any) -> Iterator[Peak]:
+    """Watch the most bytes in use at once, the pipeline's weights included; told when the block is left.
+
+    On CUDA the allocator's own peak, of all devices together. On a CPU the peak of live tensors by torch's profiler
+    over those live before, plus the weights. Watching slows a run down: never time a watched one.
     """
+    peak = Peak()
+    gc.collect()
     if torch.cuda.is_available():
         devices = range(torch.cuda.device_count())
         for device in devices:
             torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return sum(torch.cuda.max_memory_allocated(device) for device in devices)
+        yield peak
+        peak.bytes = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+        return
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it prints a line at each start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
+        yield peak
     try:
         events: Any = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
         changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
     except AttributeError:
-        return None
-    live = peak = 0
+        return
+    live = most = 0
     for _, change in changes:
         live += change
-        peak = max(peak, live)
-    return peak + weight_bytes(pipe)
+        most = max(most, live)
+    peak.bytes = most + weight_bytes(pipe)
 
 
 def weight_bytes(pipe: Any) -> int:

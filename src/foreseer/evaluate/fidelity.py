@@ -41,10 +41,10 @@ class Fidelity:
         except ValueError:  # too small for a window, one frame only, other shapes
             return None
 
-    def column(self) -> Measure:
+    def column(self, missing: str | None = None) -> Measure:
         """The column of the table."""
         source = "numpy" if self.name.startswith("psnr_") else f"scikit-image {version_of('scikit-image')}"
-        return Measure(self.name, self.title, "higher", source=source)
+        return Measure(self.name, self.title, "higher", missing, source)
 
 
 FIDELITY: dict[str, Fidelity] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from foreseer.attach.record import RunRecord
+from foreseer.calibration.record import record_run
 from foreseer.evaluate.contender import Contender, Unaccelerated
 from foreseer.evaluate.loop import Loop, watch_loop
 from foreseer.pipelines import call_arguments
@@ -65,24 +67,45 @@ def sample(pipe: Any, contender: Contender, prompt: str, seed: int, asked: Asked
     Raises:
         ForeseerError: the pipeline does not take an option, or the contender does not serve it.
     """
-    given = {
-        **asked.options,
-        "num_inference_steps": contender.steps,
-        "output_type": "np" if asked.decode else "latent",
-    }
+    with prepared(pipe, contender, prompt, seed, asked) as run:
+        return run()
+
+
+@contextmanager
+def prepared(pipe: Any, contender: Contender, prompt: str, seed: int, asked: Asked) -> Iterator[Callable[[], Sampled]]:
+    """Attach a contender; gives what draws ``prompt`` once, to be timed, counted or watched.
+
+    What attaching costs once belongs to no run: a policy at the last block finds and proves its seam on the first call,
+    so a run of one step comes before.
+
+    Raises:
+        ForeseerError: the pipeline does not take an option, or the contender does not serve it.
+    """
+    output_type = "np" if asked.decode else "latent"
+    given = {**asked.options, "num_inference_steps": contender.steps, "output_type": output_type}
     arguments = asked.arguments(pipe, prompt, given)
-    with contender.attached(pipe) as handle, watch_loop(pipe, asked.keep) as loop:
-        synchronise()
-        began = time.perf_counter()
-        output = pipe(**arguments, generator=torch.Generator().manual_seed(seed))
-        synchronise()
-        end_to_end = time.perf_counter() - began
-    record = handle.record if handle is not None else None
-    nfe = record.nfe if record is not None else None
-    if isinstance(contender, Unaccelerated):
-        nfe = loop.steps
-    drawn = _drawn(output) if asked.decode else None
-    return Sampled(drawn, loop.steps, loop.seconds, end_to_end, nfe, _latents(loop), record)
+
+    def call() -> Any:
+        return pipe(**arguments, generator=torch.Generator().manual_seed(seed))
+
+    with contender.attached(pipe) as handle:
+        if handle is not None and handle.policy.site == "last_block":
+            with record_run(pipe, stop_after=1):
+                call()
+
+        def run() -> Sampled:
+            with watch_loop(pipe, asked.keep) as loop:
+                synchronise()
+                began = time.perf_counter()
+                output = call()
+                synchronise()
+                end_to_end = time.perf_counter() - began
+            record = handle.record if handle is not None else None
+            nfe = record.nfe if record is not None else loop.steps if isinstance(contender, Unaccelerated) else None
+            drawn = _drawn(output) if asked.decode else None
+            return Sampled(drawn, loop.steps, loop.seconds, end_to_end, nfe, _latents(loop), record)
+
+        yield run
 
 
 def synchronise() -> None:

@@ -67,6 +67,7 @@ class Quality(ABC):
     better: Literal["higher", "lower"] = "higher"
     package: str
     videos_only: bool = False
+    of_reference: bool = True  # whether it says anything of the reference itself
 
     def load(self, setting: Setting) -> Scorer | SetScorer:
         """Load what it needs.

@@ -22,6 +22,7 @@ class Lpips(Quality):
     title = "LPIPS (AlexNet)"
     better = "lower"
     package = "lpips"
+    of_reference = False
 
     def _load(self, setting: Setting) -> Scorer:
         import lpips

@@ -1,0 +1,180 @@
+"""Contenders by name: our methods, learned rows, plans and peers, at budgets or at published settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foreseer.errors import ForeseerError, PlanError
+from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
+from foreseer.plan import Plan, Policy
+from foreseer.plan.methods import METHODS, Method
+from foreseer.plan.plan import Site
+
+
+@dataclass(frozen=True)
+class Deferred(Contender):
+    """A contender set up only if something of it is left to run: trial runs and searches take time.
+
+    Attributes:
+        make: from the pipeline to the contender.
+        details: what tells it from others of its name and budget: files' checksums, options.
+    """
+
+    make: Callable[[Any], Contender] = field(kw_only=True)
+    details: tuple[str, ...] = field(kw_only=True, default=())
+
+    def attached(self, pipe: Any) -> Any:
+        """As the contender that it stands for."""
+        return self.make(pipe).attached(pipe)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be compared.
+
+    Attributes:
+        steps: of the reference.
+        budgets: network evaluations; ``None`` stands for each method's published setting.
+        methods: names of methods and peers, ``kernel:FILE`` and ``plan:FILE``; by default everything that needs no
+            file, and what the files below make.
+        kernels: kernel files: learned rows at every budget, and L2P trained from the first.
+        plans: plan files.
+        matrix: L2P's weight file.
+        site: where features are taken; by default where each method's publication takes them.
+        options: of the pipeline's call, for the trial runs of peers.
+    """
+
+    steps: int
+    budgets: Sequence[int | None]
+    methods: Sequence[str] | None = None
+    kernels: Sequence[Path] = ()
+    plans: Sequence[Path] = ()
+    matrix: Path | None = None
+    site: Site | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """The names to run, files as ``kernel:FILE`` and ``plan:FILE``."""
+        files = [f"plan:{path}" for path in self.plans] + [f"kernel:{path}" for path in self.kernels]
+        if self.methods is not None:
+            return list(dict.fromkeys([*self.methods, *files]))
+        ours = [name for name in METHODS if name != "l2p" or self.matrix or self.kernels]
+        return [*files, *ours, *_peers()]
+
+    def contenders(self) -> list[Contender]:
+        """Every method at every budget.
+
+        Raises:
+            ForeseerError: a name is unknown, a file cannot be read, a budget does not fit.
+        """
+        for budget in self.budgets:
+            if budget is not None and not 1 <= budget <= self.steps:
+                raise PlanError(f"{budget} evaluations do not fit {self.steps} steps.")
+        return [one for name in self.names() for one in self._of(name)]
+
+    def _of(self, name: str) -> Iterator[Contender]:
+        kind, _, rest = name.partition(":")
+        if rest and kind in ("kernel", "plan"):
+            yield from self._of_file(kind, Path(rest))
+        elif name in METHODS:
+            yield from self._of_method(METHODS[name])
+        elif name in _peers():
+            probe: list[Any] = []
+            for budget in self.budgets:
+                yield Deferred(name, name, self.steps, budget, make=self._peer(name, budget, probe))
+        else:
+            known = ", ".join([*METHODS, *_peers(), "kernel:FILE", "plan:FILE"])
+            raise PlanError(f"Unknown method {name!r}: expected one of {known}.")
+
+    def _of_method(self, method: Method) -> Iterator[Contender]:
+        details = (str(self.site), *(_checksum(path) for path in (self.matrix, *self.kernels[:1]) if path))
+        for budget in self.budgets:
+            if method.reduces_steps:
+                if budget is not None:
+                    yield Unaccelerated(method.name, method.title, budget, budget)
+            else:
+                make = self._method(method, budget)
+                about = details if method.name == "l2p" else details[:1]
+                yield Deferred(method.name, method.title, self.steps, budget, make=make, details=about)
+
+    def _of_file(self, kind: str, path: Path) -> Iterator[Contender]:
+        name, checksum = f"{kind}:{path.name.split('.')[0]}", _checksum(path)
+        if kind == "plan":
+            yield self._planned(name, path)
+            return
+        for budget in self.budgets:
+            if budget is not None:
+                make = self._kernel_rows(name, path, budget)
+                title = "Kernel rows, searched steps"
+                yield Deferred(name, title, self.steps, budget, make=make, details=(checksum,))
+
+    def _planned(self, name: str, path: Path) -> Contender:
+        plan = Plan.load(path)
+        settings = {"plan": path.name, "site": plan.site, "computed steps": list(plan.computed_steps)}
+        return Accelerated(name, "Plan", self.steps, plan.nfe, settings, policy=Policy.from_plan(plan))
+
+    def _kernel_rows(self, name: str, path: Path, budget: int) -> Callable[[Any], Contender]:
+        def make(pipe: Any) -> Contender:
+            from foreseer.calibration.learned import learned
+            from foreseer.kernel import Kernel
+
+            kernel = Kernel.load(path)
+            policy = learned(kernel, nfe=budget)
+            settings = {"kernel": path.name, "prompts": kernel.prompts, **_settings(policy)}
+            return Accelerated(name, "Kernel rows, searched steps", self.steps, budget, settings, policy=policy)
+
+        return make
+
+    def _method(self, method: Method, budget: int | None) -> Callable[[Any], Contender]:
+        def make(pipe: Any) -> Contender:
+            policy = self._with_matrix(method).policy(self.steps, budget, self.site)
+            return Accelerated(method.name, method.title, self.steps, budget, _settings(policy), policy=policy)
+
+        return make
+
+    def _with_matrix(self, method: Method) -> Method:
+        from dataclasses import replace
+
+        if method.name != "l2p":
+            return method
+        if self.matrix is not None:
+            return method.with_matrix(self.matrix)
+        if self.kernels:
+            from foreseer.calibration.l2p import train_l2p
+            from foreseer.kernel import Kernel
+
+            return replace(method, forecaster=train_l2p(Kernel.load(self.kernels[0])))
+        return method
+
+    def _peer(self, name: str, budget: int | None, probe: list[Any]) -> Callable[[Any], Contender]:
+        def make(pipe: Any) -> Contender:
+            from foreseer.evaluate.peers import Probe, find_peer
+
+            if not probe:
+                probe.append(Probe.of(pipe, self.steps, self.options))
+            return find_peer(name, pipe, self.steps, budget, probe=probe[0])
+
+        return make
+
+
+def _settings(policy: Policy) -> dict[str, Any]:
+    return {"schedule": repr(policy.schedule), "forecaster": repr(policy.forecaster), "site": policy.site}
+
+
+def _peers() -> list[str]:
+    try:
+        from foreseer.evaluate.peers import PEERS
+    except ImportError:
+        return []
+    return list(PEERS)
+
+
+def _checksum(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise ForeseerError(f"Cannot read {path}: {error.strerror or error}.") from error
