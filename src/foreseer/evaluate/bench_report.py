@@ -75,8 +75,8 @@ def as_json(results: BenchResults) -> str:
 def page(results: BenchResults, folder: Path) -> str:
     """The page, with everything inside it."""
     table = table_of(results)
+    taken = {column.key for column in table.columns}
     series = series_of(results)
-    measure = fidelity(results)
     pictures = _pictures(results, folder)
     return template("bench.html").render(
         results=results,
@@ -84,10 +84,10 @@ def page(results: BenchResults, folder: Path) -> str:
         table=table,
         budgets=list(dict.fromkeys(budget_shown(line.row) for line in table.lines if not line.reference)),
         untaken=untaken(results),
-        sources=[(one.title, one.source) for one in results.measures if one.source and not one.missing],
+        sources=[(one.title, one.source) for one in results.measures if one.source and one.name in taken],
         series=series,
         palettes={"light": LIGHT, "dark": DARK},
-        fidelity=measure,
+        fidelity=fidelity(results),
         frontiers=[(axis, frontier_svg(results, axis, series)) for axis in axes_of(results)],
         trajectories=trajectory_svgs(results, series),
         published=_published(table),

@@ -106,6 +106,8 @@ def draw_frontier(
     axis: Any, results: BenchResults, over: Axis, measure: Measure, *, series: Sequence[Series], ink: str, rule: str
 ) -> None:
     """Draw one line a method on matplotlib's ``axis``, and the best of all as a broad one behind them."""
+    from matplotlib.ticker import MaxNLocator
+
     everything = _points(_rows(results), over, measure)
     up = 1 if measure.better == "higher" else -1
     best = _frontier(everything, over.sign, up)
@@ -114,6 +116,7 @@ def draw_frontier(
         points = _points(sorted(_rows(results, one.method), key=lambda row: row.budget or row.nfe or 0), over, measure)
         if points:
             _line(axis, points, one)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=over.key == "nfe"))
     axis.set_xlabel(over.title)
     axis.set_ylabel(measure.title)
     _plain(axis, ink, rule)
