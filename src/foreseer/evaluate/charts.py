@@ -116,7 +116,7 @@ def draw_frontier(
         points = _points(sorted(_rows(results, one.method), key=lambda row: row.budget or row.nfe or 0), over, measure)
         if points:
             _line(axis, points, one)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=over.key == "nfe"))
+    axis.xaxis.set_major_locator(MaxNLocator(8, integer=over.key == "nfe", steps=[1, 2, 2.5, 5, 10]))
     axis.set_xlabel(over.title)
     axis.set_ylabel(measure.title)
     _plain(axis, ink, rule)
