@@ -6,6 +6,8 @@ meaning: what a row holds does not change what it costs. Nothing is said about f
     python -m benchmarks.random_weights --scale small                      # every model, on a CPU
     python -m benchmarks.random_weights --scale full --model flux.1-dev    # on a GPU, and likewise hunyuan-video
 
+    python -m benchmarks.random_weights --operations                       # real size, no weights, no GPU
+
 The full scale is the released size in bfloat16; it writes results/random_weights_full_MODEL.json.
 """
 
@@ -20,8 +22,10 @@ from benchmarks.common import write
 from benchmarks.tensor_forecasters import mixing_matrix
 from foreseer.evaluate.bench import Bench, run_bench
 from foreseer.evaluate.presets import Preset, default_prompts, load_preset
+from foreseer.evaluate.random_models import RANDOM_MODELS
 from foreseer.evaluate.random_weights import NAMES, RandomPipeline, random_pipeline
 from foreseer.evaluate.results import Row
+from foreseer.evaluate.shadow import full_cost
 from foreseer.forecast import L2P
 
 PRESETS = {
@@ -73,6 +77,20 @@ def figures(random: RandomPipeline, preset: Preset, row: Row, reference: int | N
     }
 
 
+def operations() -> list[dict[str, Any]]:
+    """Operations of each model at its real size, beside what a paper says where it says it."""
+    hunyuan = load_preset("l2p-hunyuan").published
+    rows = []
+    for name in NAMES:
+        cost, model = full_cost(name), RANDOM_MODELS[name]
+        size = "x".join(str(model.call[key]) for key in ("height", "width", "num_frames") if key in model.call)
+        shown = {"model": model.title, "size": size, "parameters, billion": cost.parameters / 1e9}
+        for way, nfe in (("reference", 50), ("steps-11", 11), ("l2p-n7", 9)):
+            published = hunyuan[way]["FLOPs (T)"] if name == "hunyuan-video" else "-"
+            rows.append({**shown, "NFE": nfe, "FLOPs, T": nfe * cost.flops / 1e12, "published": published})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=NAMES, action="append", help="repeatable; by default every model")
@@ -81,7 +99,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default=None)
+    parser.add_argument("--operations", action="store_true", help="count at the real size, on no device")
     given = parser.parse_args()
+    if given.operations:
+        write("operations", "python -m benchmarks.random_weights --operations", operations())
+        return
     torch.set_num_threads(given.threads)
     models, scale = given.model or NAMES, given.scale
     rows = []

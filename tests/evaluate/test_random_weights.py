@@ -9,6 +9,7 @@ import foreseer as fs
 from foreseer.evaluate.presets import load_preset
 from foreseer.evaluate.random_models import RANDOM_MODELS
 from foreseer.evaluate.random_weights import NAMES, RandomWeightsError, random_pipeline
+from foreseer.evaluate.shadow import full_cost
 from foreseer.pipelines import call_arguments
 
 # Billions of parameters of the released denoisers.
@@ -63,6 +64,17 @@ def test_full_scale_is_the_released_architecture(name):
         transformer = getattr(diffusers, model.transformer)(**{**model.config, **positions})
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
     assert parameters / 1e9 == pytest.approx(RELEASED[name], rel=2e-3)
+
+
+def test_operations_of_the_real_size_are_the_published_ones():
+    preset = load_preset("l2p-hunyuan")
+    cost = full_cost("hunyuan-video", preset.options)
+    assert cost.calls == 1
+    published = {name: figures["FLOPs (T)"] for name, figures in preset.published.items()}
+    for name, nfe in (("reference", 50), ("steps-11", 11), ("l2p-n7", 9)):
+        assert nfe * cost.flops / 1e12 == pytest.approx(published[name], rel=1e-3)
+    with pytest.raises(RandomWeightsError, match="No architecture 'hunyuan'"):
+        full_cost("hunyuan")
 
 
 def test_the_papers_call_options_hold_for_the_full_architecture_only():

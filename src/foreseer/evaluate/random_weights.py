@@ -97,10 +97,7 @@ def random_pipeline(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RandomWeightsError(f"{model.title} cannot be built on {where} in {kind}: {reason}.") from error
-    scheduler = getattr(diffusers, model.scheduler)(**model.scheduler_config)
-    pipe = _assemble(getattr(diffusers, model.pipeline), transformer=transformer, scheduler=scheduler)
-    tokens = model.small_tokens if scale == "small" else model.text_tokens
-    pipe.encode_prompt = _Encoder(model, transformer, tokens)
+    pipe = pipeline_around(model, transformer, model.small_tokens if scale == "small" else model.text_tokens)
     options = {**model.call, **(model.small_call if scale == "small" else {}), "output_type": "latent"}
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
     return RandomPipeline(name, model.title, scale, pipe, options, parameters)
@@ -132,11 +129,23 @@ def random_module(
     return module.to(device).eval()
 
 
-def _assemble(pipeline: type, **components: Any) -> Any:
-    parameters = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
+def pipeline_around(model: RandomModel, transformer: Any, tokens: int) -> Any:
+    """The model's pipeline around a denoiser, without text encoders and decoder.
+
+    Args:
+        model: which.
+        transformer: the denoiser.
+        tokens: length of the random embedding that stands for a prompt's.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, model.pipeline)
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
     absent = {one.name: None for one in parameters if one.default is inspect.Parameter.empty}
-    pipe = pipeline(**{**absent, **components})
+    scheduler = getattr(diffusers, model.scheduler)(**model.scheduler_config)
+    pipe = kind(**{**absent, "transformer": transformer, "scheduler": scheduler})
     pipe.set_progress_bar_config(disable=True)
+    pipe.encode_prompt = _Encoder(model, transformer, tokens)
     return pipe
 
 
