@@ -112,3 +112,16 @@ def test_every_element_counts_for_whether_a_feature_is_finite(dtype):
     store = FeatureStore()
     store.put(0, [sound, torch.empty(0, dtype=dtype)])
     assert store.why_unusable(0) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("place", [0, 2**18, 2**19])
+def test_one_bad_element_of_a_large_feature_is_found(dtype, place):
+    feature = torch.full((2**19 + 1,), 60000.0, dtype=dtype)
+    store = FeatureStore()
+    store.put(0, [feature.clone()])
+    assert store.why_unusable(0) is None
+    for step, bad in enumerate((float("nan"), float("inf"), -float("inf")), start=1):
+        feature[place] = bad
+        store.put(step, [feature.clone()])
+        assert store.why_unusable(step) == f"the feature of step {step} is not finite"

@@ -13,6 +13,7 @@ from torch import Tensor
 Keep = Literal["device", "host"]
 KEEPS: tuple[Keep, ...] = ("device", "host")
 _HALF = (torch.float16, torch.bfloat16)
+_LARGE = 2**18  # elements
 
 
 @dataclass(slots=True)
@@ -82,11 +83,17 @@ class FeatureStore:
 
 
 def _total(tensor: Tensor) -> Tensor:
-    """A sum that is finite where every element is; half precision is summed in float32, where it cannot overflow.
+    """A number that is finite where every element is; half precision is summed in float32, where it cannot overflow.
 
-    One pass and no temporary. A float32 feature whose sum alone leaves float32's range is called not finite too.
+    One pass and no temporary: on a CPU the float32 sum of a large tensor in half precision would be made from a copy, so
+    its extremes tell. A feature whose sum alone leaves float32's range is called not finite too.
     """
-    return tensor.sum(dtype=torch.float32) if tensor.dtype in _HALF else tensor.sum()
+    if tensor.dtype not in _HALF:
+        return tensor.sum()
+    if tensor.is_cpu and tensor.numel() > _LARGE:
+        low, high = torch.aminmax(tensor)
+        return high.to(torch.float32) - low.to(torch.float32)
+    return tensor.sum(dtype=torch.float32)
 
 
 def _owned(tensor: Tensor) -> Tensor:
