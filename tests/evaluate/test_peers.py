@@ -86,6 +86,8 @@ def test_a_peer_runs_at_its_budget_and_leaves_the_pipeline_as_it_was(pipe, probe
         first = draw(pipe, probe, contender.steps)
         second = draw(pipe, probe, contender.steps)
     assert first_difference(before, everything(pipe)) == ([], True)
+    assert not [part for name, part in pipe.transformer.named_modules() if name and "_diffusers_hook" in vars(part)]
+    assert not [part for name, part in pipe.transformer.named_modules() if name and "forward" in vars(part)]
     assert np.array_equal(draw(pipe, probe), reference)
     assert np.array_equal(first, second)
     error = np.linalg.norm(first - reference) / np.linalg.norm(reference)
