@@ -80,14 +80,15 @@ def figures(random: RandomPipeline, preset: Preset, row: Row, reference: int | N
 def operations() -> list[dict[str, Any]]:
     """Operations of each model at its real size, beside what a paper says where it says it."""
     hunyuan = load_preset("l2p-hunyuan").published
+    published = [("reference", 50), ("steps-11", 11), ("l2p-n7", 9)]
     rows = []
     for name in NAMES:
         cost, model = full_cost(name), RANDOM_MODELS[name]
         size = "x".join(str(model.call[key]) for key in ("height", "width", "num_frames") if key in model.call)
         shown = {"model": model.title, "size": size, "parameters, billion": cost.parameters / 1e9}
-        for way, nfe in (("reference", 50), ("steps-11", 11), ("l2p-n7", 9)):
-            published = hunyuan[way]["FLOPs (T)"] if name == "hunyuan-video" else "-"
-            rows.append({**shown, "NFE": nfe, "FLOPs, T": nfe * cost.flops / 1e12, "published": published})
+        for way, nfe in published if name == "hunyuan-video" else published[:1]:
+            beside = hunyuan[way]["FLOPs (T)"] if name == "hunyuan-video" else "-"
+            rows.append({**shown, "NFE": nfe, "FLOPs, T": round(nfe * cost.flops / 1e12, 1), "published": beside})
     return rows
 
 

@@ -85,7 +85,7 @@ class FeatureStore:
 def _total(tensor: Tensor) -> Tensor:
     """A number that is finite where every element is; half precision is summed in float32, where it cannot overflow.
 
-    One pass and no temporary: on a CPU the float32 sum of a large tensor in half precision would be made from a copy, so
+    One pass and no temporary: on a CPU the float32 sum of a large half-precision tensor would be made from a copy, so
     its extremes tell. A feature whose sum alone leaves float32's range is called not finite too.
     """
     if tensor.dtype not in _HALF:
