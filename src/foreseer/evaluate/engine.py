@@ -52,7 +52,7 @@ class Engine:
         self.errors: dict[str, str] = {}
         self.done, self.current = 0, -1
         self.pending = {
-            index: [key for key in self.entries if not (cells.folder / f"{cell(index, key)}.json").is_file()]
+            index: [key for key in self.entries if cells.read(f"{cell(index, key)}.json") is None]
             for index in range(len(asked.prompts))
         }
         self.active = {key for keys in self.pending.values() for key in keys}
