@@ -147,7 +147,7 @@ def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, 
         real(path, content)
 
     monkeypatch.setattr(cells_module, "write_atomically", full)
-    with pytest.raises(BenchError, match="No space left on device. What was measured before is kept"):
+    with pytest.raises(BenchError, match=r"No space left on device\. What was measured before is kept"):
         run(emoji, tmp_path)
     before = cell_times(tmp_path)
     assert before
@@ -158,9 +158,9 @@ def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, 
 
 
 def test_two_benches_cannot_write_to_one_folder(emoji, tmp_path):
-    with Cells(tmp_path).locked():
-        with pytest.raises(BenchError, match=rf"Another bench writes to .*process {os.getpid()} on "):
-            run(emoji, tmp_path)
+    words = rf"Another bench writes to .*process {os.getpid()} on "
+    with Cells(tmp_path).locked(), pytest.raises(BenchError, match=words):
+        run(emoji, tmp_path)
     with Cells(tmp_path).locked():  # free again, though the file is still there
         pass
 

@@ -74,9 +74,10 @@ def bench(
 
     words = read_prompts(prompts) if prompts is not None else None
     given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
+    budgets = _budgets(nfe, steps or 50)
     choice = Choice(
-        steps=steps or 50,
-        budgets=_budgets(nfe, steps or 50),
+        steps=steps or max(50, *(one or 0 for one in budgets)),
+        budgets=budgets,
         methods=_names(methods),
         kernels=kernel or (),
         plans=plan or (),
@@ -168,10 +169,10 @@ def _table(results: BenchResults) -> Table:
     shown = [one for one in results.measures if one.missing is None]
     table = Table(title=f"{len(results.prompts)} prompts, {results.steps} steps", title_justify="left")
     for column in ("method", "NFE", "seconds", "speedup", "by FLOPs", *(one.title for one in shown)):
-        table.add_column(column, justify="left" if column == "method" else "right")
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
     for row in results.rows:
         if row.latency is None:
-            table.add_row(row.title, _figure(row.budget, "d"), f"[red]{row.error or 'nothing measured'}[/]")
+            table.add_row(row.title, _figure(row.budget, "d"), "-")  # why is said beneath
             continue
         table.add_row(row.title, *_cells(row), *(_figure(row.measures.get(one.name), ".3f") for one in shown))
     return table

@@ -74,7 +74,10 @@ class Choice:
         for budget in self.budgets:
             if budget is not None and not 1 <= budget <= self.steps:
                 raise PlanError(f"{budget} evaluations do not fit {self.steps} steps.")
-        return [one for name in self.names() for one in self._of(name)]
+        names = self.names()
+        if not names:
+            raise PlanError("There is no method to run: give names, or leave the option out for all.")
+        return [one for name in names for one in self._of(name)]
 
     def _of(self, name: str) -> Iterator[Contender]:
         kind, _, rest = name.partition(":")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +31,14 @@ class ClipScore(Quality):
     def _load(self, setting: Setting) -> Scorer:
         import torch
         from torchmetrics.multimodal import CLIPScore
+        from transformers import CLIPModel, CLIPProcessor
 
         folder = _weights(self.model)
-        metric = CLIPScore(model_name_or_path=folder).to(setting.device)  # pyright: ignore[reportArgumentType]
+        model: Any = CLIPModel.from_pretrained(folder)
+        for name in ("get_image_features", "get_text_features"):
+            setattr(model, name, _as_tensor(getattr(model, name)))
+        loaded: Any = model, CLIPProcessor.from_pretrained(folder)
+        metric = CLIPScore(model_name_or_path=lambda: loaded).to(setting.device)
 
         def score(drawn: Drawn) -> float:
             metric.reset()
@@ -55,8 +62,12 @@ class ImageReward(Quality):
     package = "image-reward"
 
     def _load(self, setting: Setting) -> Scorer:
-        import ImageReward as package  # noqa: N813 - the package is called so
         import torch
+
+        try:
+            import ImageReward as package  # noqa: N813 - the package is called so
+        except ModuleNotFoundError as error:
+            raise MissingMeasureError(f"{error.name} is not installed: pip install image-reward") from error
         from PIL import Image
 
         model = package.load("ImageReward-v1.0", device=setting.device)
@@ -67,6 +78,16 @@ class ImageReward(Quality):
             return float(np.mean(values))
 
         return score
+
+
+def _as_tensor(features: Callable[..., Any]) -> Callable[..., Any]:
+    """Features as torchmetrics expects them: since version 5 transformers wraps the tensor."""
+
+    def tensor(*args: Any, **kwargs: Any) -> Any:
+        found = features(*args, **kwargs)
+        return getattr(found, "pooler_output", found)
+
+    return tensor
 
 
 def _weights(model: str) -> str:

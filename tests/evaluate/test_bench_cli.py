@@ -1,0 +1,113 @@
+"""``foreseer bench`` as its users meet it."""
+
+import json
+
+import pytest
+
+from foreseer import cli, zoo
+from foreseer.evaluate.contender import Unaccelerated
+from foreseer.evaluate.contenders import Choice
+from foreseer.kernel import Kernel
+from foreseer.plan.methods import METHODS
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red apple on a white background\na rocket on a purple background\n")
+    return file
+
+
+def test_it_writes_a_report_and_prints_what_is_missing(capsys, tmp_path, prompts):
+    out = tmp_path / "report"
+    arguments = ("emoji", "--prompts", prompts, "--steps", 6, "--methods", "reuse,steps,l2p", "--nfe", "3,published")
+    code, words, err = run(capsys, *arguments, "--measures", "psnr,lpips,fid", "--limit", 1, "-o", out)
+    assert code == 0
+    flat = " ".join(words.split())
+    assert "FID: missing (needs real pictures to compare with: --real FOLDER)" in flat
+    assert "L2P, published: L2P needs its trained matrix" in flat
+    assert {"results.json", "results.csv", "report.html", "table.md", "cells"} <= {one.name for one in out.iterdir()}
+    assert "Traceback" not in err
+    code, words, _ = run(capsys, *arguments, "--measures", "psnr", "--limit", 1, "-o", out, "--json")
+    assert code == 0
+    results = json.loads(words)
+    assert [(row["method"], row["budget"]) for row in results["rows"]] == [
+        ("reference", None),
+        ("reuse", 3),
+        ("reuse", None),
+        ("steps", 3),
+        ("l2p", 3),
+        ("l2p", None),
+    ]
+    assert results["rows"][1]["measures"]["psnr"] > 15
+    assert results["prompts"] == ["a red apple on a white background"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["emoji", "--methods", "magic"], "taylorseer"),
+        (["emoji", "--nfe", "ten"], "published"),
+        (["emoji", "--nfe", "60"], "do not fit 50 steps"),
+        (["emoji", "--prompts", "no such file.txt"], "no such file"),
+        (["emoji", "--kernel", "none.kernel", "--nfe", "9"], "none.kernel"),
+        (["emoji", "--plan", "none.plan"], "none.plan"),
+        (["emoji", "--methods", "plan:none.plan"], "none.plan"),
+        (["emoji", "--measures", "beauty", "--methods", "reuse"], "expected one of psnr"),
+        (["no/such/folder/here", "--methods", "reuse"], "hub id"),
+        (["emoji", "--methods", ""], "no method"),
+    ],
+)
+def test_bad_usage_is_one_readable_error_with_the_remedy(capsys, monkeypatch, tmp_path, arguments, remedy):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, err = run(capsys, *arguments, "-o", tmp_path / "report")
+    assert code == 2
+    assert remedy in " ".join((out + err).split())
+    assert "Traceback" not in out + err
+
+
+def test_an_empty_file_of_prompts_is_told(capsys, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n  \n")
+    code, _, err = run(capsys, "emoji", "--prompts", empty, "-o", tmp_path / "report")
+    assert code == 2
+    assert "holds no prompt: write one a line" in " ".join(err.split())
+    assert not (tmp_path / "report").exists()
+
+
+def test_of_ten_thousand_lines_only_those_asked_for_are_drawn(capsys, tmp_path):
+    many = tmp_path / "many.txt"
+    many.write_text("".join(f"a red apple on a white background {index}\n" for index in range(10_000)))
+    out = tmp_path / "report"
+    arguments = ("--methods", "reuse", "--nfe", 2, "--steps", 4, "--measures", "psnr")
+    code, words, _ = run(capsys, "emoji", "--prompts", many, "--limit", 2, *arguments, "-o", out, "--json")
+    assert code == 0
+    assert len(json.loads(words)["prompts"]) == 2
+    assert len(list((out / "cells").iterdir())) == 2
+
+
+def test_by_default_everything_that_needs_no_file_runs_at_every_budget():
+    made = Choice(steps=50, budgets=[14, 9]).contenders()
+    names = {one.name for one in made}
+    assert set(METHODS) - {"l2p"} <= names
+    assert {"unipc", "dpm-solver", "heun", "diffusers-first-block"} <= names
+    assert len(made) == 2 * len(names)
+    assert Unaccelerated("steps", "Step reduction", 9, 9) in made
+
+
+def test_a_kernel_and_a_plan_bring_their_rows_and_l2p():
+    choice = Choice(50, [10, 9], kernels=[zoo.kernel_path()], plans=[zoo.plan_path()])
+    made = {(one.name, one.budget): one for one in choice.contenders()}
+    assert ("plan:emoji-10", 10) in made
+    learned = made["kernel:emoji", 9].make(None)
+    assert learned.policy.compile(Kernel.load(zoo.kernel_path()).grid).nfe == 9
+    assert learned.settings["prompts"] == 24
+    assert made["l2p", 9].make(None).policy.forecaster.matrix.shape == (50, 50)
