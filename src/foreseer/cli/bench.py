@@ -109,7 +109,10 @@ def bench(
     )
     with _progress(as_json) as progress:
         results = run_bench(asked, choice.contenders(), pipe, out, progress)
-    paths = write_report(results, out)
+    _show(results, write_report(results, out), as_json)
+
+
+def _show(results: BenchResults, paths: dict[str, Path], as_json: bool) -> None:
     if as_json:
         typer.echo(paths["json"].read_text(), nl=False)
         return
