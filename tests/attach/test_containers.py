@@ -12,7 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
+from foreseer.attach.containers import UnknownContainerError, flatten, is_alike, rebuild, signature, strip
 
 Pair = namedtuple("Pair", ["video", "audio"])
 
@@ -102,3 +102,23 @@ def test_the_signature_tells_shapes_and_dtypes_apart_but_not_values() -> None:
     assert given != signature((A.double(), 3), {"cond": [B, C], "names": "x", "time": C})
     assert given != signature((A, 3), {"cond": [B, B], "names": "x", "time": C})
     assert len(given) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "alike"),
+    [
+        (A, B, True),
+        ((A,), (B,), True),
+        ((A,), B, False),
+        (A, (B,), False),
+        ((A,), (B, A), False),
+        ((A, B), (A, B), False),  # not plain: taken apart anew, which is never wrong
+        ([A], [B], False),
+        ((A,), ([B],), False),
+        (Transformer2DModelOutput(sample=A), (A,), False),
+    ],
+    ids=str,
+)
+def test_only_plain_containers_are_taken_for_the_same(first, second, alike):
+    assert is_alike(strip(first), second) is alike
+    assert is_alike(None, second) is False

@@ -52,7 +52,7 @@ def test_shrinkage_goes_to_the_prior_and_sum_to_one_is_kept():
     assert abs(free.sum() - 1) > 1e-6
 
 
-def test_weighted_rows_are_the_weighted_sum_of_rows():
+def test_the_rows_of_a_segment_are_those_of_its_steps():
     kernel = kernel_of(trajectories())
     for rows in (
         KernelRows(kernel),
@@ -60,9 +60,8 @@ def test_weighted_rows_are_the_weighted_sum_of_rows():
         KernelRows(kernel, ridge=0.1, prior=fs.forecast.Reuse()),
         fs.forecast.TaylorSeer(order=2),
     ):
-        weights = [0.3, -1.2, 2.0]
-        expected = sum(w * rows.row((0, 1, 4), s, kernel.grid) for w, s in zip(weights, (5, 6, 9), strict=True))
-        assert rows.weighted_rows((0, 1, 4), [5, 6, 9], weights, kernel.grid) == pytest.approx(expected, abs=1e-9)
+        expected = np.stack([rows.row((0, 1, 4), step, kernel.grid) for step in (5, 6, 9)])
+        assert rows.segment((0, 1, 4), [5, 6, 9], kernel.grid) == pytest.approx(expected, abs=1e-9)
 
 
 def test_interpolation_reproduces_cubics_and_known_levels():

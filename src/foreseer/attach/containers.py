@@ -50,6 +50,13 @@ def strip(output: Any) -> Any:
         ) from error
 
 
+def is_alike(template: Any, output: Any) -> bool:
+    """Whether ``output`` is plainly the container that ``template`` was made from: a tensor, or a tuple of one."""
+    if type(output) is not tuple or type(template) is not tuple:
+        return isinstance(output, Tensor) and isinstance(template, Tensor)
+    return len(output) == len(template) == 1 and isinstance(output[0], Tensor) and isinstance(template[0], Tensor)
+
+
 def _collect(output: Any, tensors: list[Tensor]) -> None:
     if isinstance(output, Tensor):
         tensors.append(output)

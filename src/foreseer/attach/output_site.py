@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, strip
+from foreseer.attach.containers import UnknownContainerError, flatten, is_alike, rebuild, strip
 from foreseer.attach.site import Forward, NoFeatureError
 from foreseer.attach.tracker import TrackedBranch
 
@@ -21,7 +21,8 @@ class OutputSite:
         output = forward(*args, **kwargs)
         try:
             tensors = flatten(output)
-            branch.memory["output"] = strip(output)
+            if not is_alike(branch.memory.get("output"), output):
+                branch.memory["output"] = strip(output)
         except UnknownContainerError as error:
             raise NoFeatureError(str(error), output) from error
         return output, tensors

@@ -17,10 +17,13 @@ from foreseer import __version__
 from foreseer.attach.hooks import is_hooked
 from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.calibration.record import Trajectory, gram, record_run
+from foreseer.calibration.response import measure_response
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.errors import ForeseerError
 from foreseer.kernel import Kernel
 from foreseer.pipelines import call_arguments
+
+RESPONSE_PROMPTS = 4
 
 
 class CalibrationError(ForeseerError, ValueError):
@@ -33,6 +36,7 @@ def calibrate(
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
+    response_prompts: int = RESPONSE_PROMPTS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -47,8 +51,10 @@ def calibrate(
         prompts: a handful will do; 4 are within about 1 dB of 64.
         num_inference_steps: T, the grid of the kernel; plans can be made for other step counts too.
         seed: of the first prompt's initial noise; the next has the next.
+        response_prompts: on how many of the prompts to measure, by a few accelerated runs, how strongly the network
+            answers an error; 0 for a usual value. See :func:`foreseer.calibration.response.measure_response`.
         checkpoint: a file that is written after each prompt; found there again, its prompts are not run again.
-        progress: called with (prompts done, prompts in all).
+        progress: called with (prompts done, prompts in all), those that the response is measured on counted again.
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
     Raises:
@@ -61,10 +67,12 @@ def calibrate(
     identity = _identity(pipe, list(prompts), num_inference_steps, seed, options)
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
+    measured = prompts[:response_prompts]
+    total = len(prompts) + len(measured)
+    arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
     for index in range(done, len(prompts)):
         if progress is not None:
-            progress(index, len(prompts))
-        arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
+            progress(index, total)
         generator = torch.Generator().manual_seed(seed + index)
         with record_run(pipe) as trajectory:
             pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
@@ -73,8 +81,11 @@ def calibrate(
         if checkpoint is not None:
             kernel.save(checkpoint)
     assert kernel is not None
+    if measured:
+        show = (lambda done: progress(len(prompts) + done, total)) if progress is not None else (lambda done: None)
+        kernel = measure_response(pipe, kernel, measured, seed=seed, progress=show, **arguments)
     if progress is not None:
-        progress(len(prompts), len(prompts))
+        progress(total, total)
     return kernel
 
 

@@ -35,13 +35,14 @@ class AdamsBashforth(Forecaster):
     def __post_init__(self) -> None:
         check_order(self.order, 1, 5)
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         nodes = grid.levels[computed[-self.order :]]
-        start = float(grid.levels[step])
-        end = float(grid.levels[step + 1]) if step + 1 < len(grid) else grid.final_level
+        levels = np.append(grid.levels, grid.final_level)
         # Gauss-Legendre with n points integrates degree 2 n - 1; the interpolating polynomial has degree order - 1.
         points, quadrature = np.polynomial.legendre.leggauss((nodes.size + 1) // 2)
-        weights = np.zeros(computed.size)
-        for point, share in zip(points, quadrature / 2, strict=True):
-            weights[-nodes.size :] += share * newton_weights(nodes, (start + end) / 2 + (end - start) / 2 * point)
+        weights = np.zeros((steps.size, computed.size))
+        for row, step in zip(weights, steps.tolist(), strict=True):
+            start, end = levels[step : step + 2].tolist()
+            for point, share in zip(points, quadrature / 2, strict=True):
+                row[-nodes.size :] += share * newton_weights(nodes, (start + end) / 2 + (end - start) / 2 * point)
         return weights

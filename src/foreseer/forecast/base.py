@@ -30,20 +30,31 @@ class Forecaster(ABC):
             ForecastError: the steps are unsorted, empty, not before ``step`` or not on the grid, or the forecaster
                 has no row for them.
         """
-        computed = np.asarray(computed_steps)
+        return self.segment(computed_steps, [step], grid)[0]
+
+    def segment(
+        self, computed_steps: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Float64[np.ndarray, "N K"]:
+        """The rows of several steps, all from the same computed steps.
+
+        Raises:
+            ForecastError: as :meth:`row`.
+        """
+        computed, wanted = np.asarray(computed_steps), np.asarray(steps)
         if computed.ndim != 1 or computed.size == 0:
-            raise ForecastError(f"Nothing to forecast step {step} from: the computed steps are {computed_steps!r}.")
-        if computed.dtype.kind not in "iu":
-            raise ForecastError(f"Computed steps must be integers, received {computed_steps!r}.")
-        if computed[0] != 0 or np.any(np.diff(computed) <= 0) or computed[-1] >= step:
+            raise ForecastError(f"Nothing to forecast steps {steps} from: the computed steps are {computed_steps!r}.")
+        if computed.dtype.kind not in "iu" or wanted.dtype.kind not in "iu" or not wanted.size:
+            raise ForecastError(f"Steps must be integers, received {computed_steps!r} and {steps!r}.")
+        if computed[0] != 0 or (computed[1:] <= computed[:-1]).any() or computed[-1] >= wanted.min():
             raise ForecastError(
-                f"The computed steps {tuple(computed.tolist())} must ascend from 0 and stay below step {step}."
+                f"The computed steps {tuple(computed.tolist())} must ascend from 0 and stay below step {wanted.min()}."
             )
-        if step >= len(grid):
-            raise ForecastError(f"Step {step} is not on a grid of {len(grid)} steps.")
-        weights = np.asarray(self._weights(computed, step, grid), dtype=np.float64)
-        if weights.shape != computed.shape or not np.all(np.isfinite(weights)):
-            raise ForecastError(f"{self!r} has no finite row for step {step} from {tuple(computed.tolist())}.")
+        if wanted.max() >= len(grid):
+            raise ForecastError(f"Step {wanted.max()} is not on a grid of {len(grid)} steps.")
+        weights = np.asarray(self._weights(computed, wanted, grid), dtype=np.float64)
+        if weights.shape != (wanted.size, computed.size) or not np.isfinite(weights).all():
+            found = f"{wanted.tolist()} from {tuple(computed.tolist())}"
+            raise ForecastError(f"{self!r} has no finite row for one of the steps {found}.")
         return weights
 
     def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
@@ -54,21 +65,17 @@ class Forecaster(ABC):
         """
         rows = np.eye(len(grid))
         computed = np.asarray(computed_steps, dtype=np.int64)
-        for step in np.setdiff1d(np.arange(len(grid)), computed).tolist():
-            before = computed[computed < step]
-            rows[step] = 0.0
-            rows[step, before] = self.row(before, step, grid)
+        for index, end in enumerate((*computed[1:].tolist(), len(grid)), start=1):
+            before = computed[:index]
+            steps = np.arange(before[-1] + 1, end)
+            if steps.size:
+                rows[steps] = 0.0
+                rows[np.ix_(steps, before)] = self.segment(before, steps, grid)
         return rows
 
-    def weighted_rows(
-        self, computed_steps: Sequence[int] | np.ndarray, steps: Sequence[int], weights: Sequence[float], grid: Grid
-    ) -> Float64[np.ndarray, " K"]:
-        """The sum of ``weights[n]`` times the row of ``steps[n]``, all from the same computed steps."""
-        rows = [weight * self.row(computed_steps, step, grid) for step, weight in zip(steps, weights, strict=True)]
-        return np.sum(rows, axis=0) if rows else np.zeros(len(computed_steps))
-
     @abstractmethod
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray: ...
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        """The rows of ``steps``, shape (N, K)."""
 
 
 def check_order(order: int, least: int, most: int) -> None:

@@ -57,14 +57,15 @@ class Chebyshev(Forecaster):
         if self.mapping not in ("steps", "published", "noise"):
             raise ForecastError(f"Unknown mapping {self.mapping!r}: expected 'steps', 'published' or 'noise'.")
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
-        weights = np.zeros(computed.size)
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        weights = np.zeros((steps.size, computed.size))
         used = computed if self.window is None else computed[-self.window :]
-        tau = self._tau(np.append(used, step), grid)
+        tau = self._tau(np.append(used, steps), grid)
         basis = np.polynomial.chebyshev.chebvander(tau, self.degree)
-        weights[-used.size :] = self.blend * ridge_row(basis[:-1], basis[-1], self.ridge)
+        weights[:, -used.size :] = self.blend * ridge_rows(basis[: used.size], basis[used.size :], self.ridge)
         if self.blend < 1:
-            weights += (1 - self.blend) * forward_difference_row(computed, step, self.newton_order)
+            forward = [forward_difference_row(computed, step, self.newton_order) for step in steps.tolist()]
+            weights += (1 - self.blend) * np.array(forward)
         return weights
 
     def _tau(self, steps: np.ndarray, grid: Grid) -> np.ndarray:
@@ -74,12 +75,12 @@ class Chebyshev(Forecaster):
         return 2.0 * steps / (50 if self.mapping == "published" else len(grid)) - 1.0
 
 
-def ridge_row(design: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
-    r"""$\phi^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ by singular values, exact for small lambda too."""
+def ridge_rows(design: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:
+    r"""$\phi^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ a target, by singular values: exact for small lambda too."""
     left, singular, right = np.linalg.svd(design, full_matrices=False)
     kept = singular > singular[0] * max(design.shape) * np.finfo(np.float64).eps
     filtered = np.divide(singular, singular**2 + ridge, out=np.zeros_like(singular), where=kept)
-    return left @ (filtered * (right @ target))
+    return ((targets @ right.T) * filtered) @ left.T
 
 
 def forward_difference_row(computed: np.ndarray, step: int, order: int) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64
 
 from foreseer.errors import ForecastError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
+
+REGULAR = 1e-12  # a ridge of this share of the trace makes a matrix of second moments regular in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,36 +45,38 @@ class KernelRows(Forecaster):
             f"KernelRows({self.kernel!r}, ridge={self.ridge!r}, prior={self.prior!r}, sum_to_one={self.sum_to_one!r})"
         )
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
-        return self.weighted_rows(computed, [step], [1.0], grid)
-
-    def weighted_rows(
-        self, computed_steps: Sequence[int] | np.ndarray, steps: Sequence[int], weights: Sequence[float], grid: Grid
-    ) -> Float64[np.ndarray, " K"]:
-        """The sum of weighted rows, by one solve: a row is affine in its target."""
-        gram = self.kernel.on(grid).pooled
-        computed, wanted = np.asarray(computed_steps), np.asarray(weights, dtype=np.float64)
-        system = gram[np.ix_(computed, computed)]
-        target = gram[np.ix_(computed, np.asarray(steps, dtype=np.int64))] @ wanted
-        strength = self.ridge * float(np.trace(system)) / computed.size
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        among = self.kernel.on(grid).pooled[computed]
+        system, targets = among[:, computed], among[:, steps]
+        strength = self.ridge * float(system.trace()) / computed.size
         if self.prior is not None:
-            target = target + strength * self.prior.weighted_rows(computed, steps, weights, grid)
-        return ridge_solve(system, target, strength, float(wanted.sum()) if self.sum_to_one else None)
+            targets = targets + strength * self.prior.segment(computed, steps, grid).T
+        return ridge_solve(system, targets, strength, 1.0 if self.sum_to_one else None).T
 
 
-def ridge_solve(system: np.ndarray, target: np.ndarray, strength: float, total: float | None = None) -> np.ndarray:
-    """Solve (system + strength I) w = target, optionally with sum(w) = total; least norm where it is singular."""
+def ridge_solve(system: np.ndarray, targets: np.ndarray, strength: float, total: float | None = None) -> np.ndarray:
+    """Solve (system + strength I) w = target, optionally with sum(w) = total; least norm where it is singular.
+
+    Args:
+        system: shape (K, K), positive semi-definite.
+        targets: shape (K,), or (K, N) for N of them.
+        strength: at least 0.
+        total: what each solution's weights sum to; ``None`` for no such constraint.
+    """
     shifted = system.copy()
     shifted.flat[:: system.shape[0] + 1] += strength
+    free = _solve(shifted, targets, strength)
     if total is None:
-        return _solve(shifted, target)
-    free, along = _solve(shifted, target), _solve(shifted, np.ones(target.size))
-    return free + along * (total - free.sum()) / along.sum()
+        return free
+    along = _solve(shifted, np.ones(system.shape[0]), strength)
+    missing = (total - free.sum(axis=0)) / along.sum()
+    return free + np.multiply.outer(along, missing)
 
 
-def _solve(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _solve(matrix: np.ndarray, target: np.ndarray, strength: float) -> np.ndarray:
     try:
-        np.linalg.cholesky(matrix)  # fails where the matrix is singular to rounding
+        if strength < REGULAR * float(matrix.trace()):
+            np.linalg.cholesky(matrix)  # fails where the matrix is singular to rounding
         return np.linalg.solve(matrix, target)
     except np.linalg.LinAlgError:
         return np.linalg.lstsq(matrix, target, rcond=None)[0]

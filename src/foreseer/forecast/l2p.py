@@ -60,21 +60,18 @@ class L2P(Forecaster):
         """
         return cls(read_weight_text(path))
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         matrix = np.asarray(self.matrix)
         if len(grid) != matrix.shape[0]:
             raise ForecastError(
                 f"This L2P matrix serves runs of {matrix.shape[0]} steps, this run has {len(grid)}. "
                 f"Sample with {matrix.shape[0]} steps, or use a forecaster that adapts."
             )
-        history = np.zeros((step + 1, computed.size))
-        for i in range(step + 1):
-            position = int(np.searchsorted(computed, i))
-            if position < computed.size and computed[position] == i:
-                history[i, position] = 1.0
-            else:
-                history[i] = matrix[i - 1, :i] @ history[:i]
-        return history[step]
+        history = np.zeros((int(steps.max()) + 1, computed.size))
+        history[computed, np.arange(computed.size)] = 1.0
+        for i in np.setdiff1d(np.arange(history.shape[0]), computed, assume_unique=True).tolist():
+            history[i] = matrix[i - 1, :i] @ history[:i]
+        return history[steps]
 
     def __repr__(self) -> str:
         matrix = np.asarray(self.matrix)

@@ -57,9 +57,9 @@ class Newton(Forecaster):
         if self.unit not in ("step", "noise"):
             raise ForecastError(f"Unknown unit {self.unit!r}: expected 'step' or 'noise'.")
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         used = computed[-(self.order + 1) :]
-        target = float(step) if self.unit == "step" else float(grid.levels[step])
-        weights = np.zeros(computed.size)
-        weights[-used.size :] = newton_weights(node_times(used, grid, self.unit), target)
+        nodes, targets = (node_times(some, grid, self.unit) for some in (used, steps))
+        weights = np.zeros((steps.size, computed.size))
+        weights[:, -used.size :] = [newton_weights(nodes, target) for target in targets.tolist()]
         return weights

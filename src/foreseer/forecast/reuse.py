@@ -18,7 +18,7 @@ class Reuse(Forecaster):
     [0.0, 0.0, 1.0]
     """
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
-        weights = np.zeros(computed.size)
-        weights[-1] = 1.0
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        weights = np.zeros((steps.size, computed.size))
+        weights[:, -1] = 1.0
         return weights

@@ -40,7 +40,7 @@ class TaylorSeer(Forecaster):
         if self.first_enhance < 0:
             raise ForecastError(f"first_enhance is {self.first_enhance}; it counts steps and cannot be negative.")
 
-    def _weights(self, computed: np.ndarray, step: int, grid: Grid) -> np.ndarray:
+    def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         units = np.eye(computed.size)
         differences = [units[0]]
         for index in range(1, computed.size):
@@ -50,8 +50,8 @@ class TaylorSeer(Forecaster):
                 for previous in differences[: self.order]:
                     updated.append((updated[-1] - previous) / gap)
             differences = updated
-        x = step - computed[-1]
+        x = (steps - computed[-1]).astype(np.float64)
         return sum(
-            (difference * (x**k / math.factorial(k)) for k, difference in enumerate(differences)),
-            start=np.zeros(computed.size),
+            (np.outer(x**k / math.factorial(k), difference) for k, difference in enumerate(differences)),
+            start=np.zeros((steps.size, computed.size)),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float64
 
@@ -16,9 +18,16 @@ def step_errors(kernel: Kernel, rows: Float64[np.ndarray, "T T"]) -> Float64[np.
 
 
 def final_errors(kernel: Kernel, rows: Float64[np.ndarray, "T T"]) -> Float64[np.ndarray, " P"]:
-    r"""Root mean square error of the final sample, one a prompt, if the computed features were those of the full run.
+    r"""Expected root mean square error of the final sample, one a prompt, in units of the sample.
 
-    $\sqrt{\ell^T (I - W) G (I - W)^T \ell}$ with $\ell$ the kernel's final weights, in units of the sample.
+    $\sqrt{|e_T|^2 + \sum_s r_s |e_s|^2}$. $e_s$, with square $t_s^T (I - W) G (I - W)^T t_s$, is the error of the
+    sample at the computed step s as it would reach the end ($t_s$: the kernel's final weights up to s), if the computed
+    features were those of the full run; r is the network's answer to it, :meth:`Kernel.response_to`.
     """
-    through = kernel.final_weights @ (np.eye(rows.shape[0]) - rows)
-    return np.sqrt(np.maximum(np.einsum("i,pij,j->p", through, kernel.grams, through), 0.0))
+    steps = rows.shape[0]
+    computed = [*np.flatnonzero(np.diag(rows) == 1.0).tolist(), steps]
+    ends = computed[1:]
+    through = np.tril(np.ones((steps + 1, steps)), -1)[ends] * kernel.final_weights @ (np.eye(steps) - rows)
+    squares = np.maximum(np.einsum("si,pij,sj->ps", through, kernel.grams, through), 0.0)
+    answers = [kernel.response_to(step, until) for step, until in itertools.pairwise(ends)]
+    return np.sqrt(squares @ np.array([*answers, 1.0]))

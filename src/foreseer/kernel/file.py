@@ -22,7 +22,7 @@ KERNEL_FILE = Artifact(
     version=1,
     arrays={"noise_levels": np.float64, "grams": np.float64, "sampler": np.float64, "final_squares": np.float64},
     optional=("sampler", "final_squares"),
-    metadata=("unit", "final_level", "site", "provenance"),
+    metadata=("unit", "final_level", "site", "provenance", "response"),
     error=KernelFileError,
     most_bytes=2**30,
 )
@@ -39,6 +39,7 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
         "unit": kernel.grid.unit,
         "final_level": repr(kernel.grid.final_level),
         "site": kernel.site,
+        "response": repr(kernel.response),
         "provenance": json.dumps(dict(kernel.provenance), sort_keys=True),
     }
     KERNEL_FILE.save(path, arrays, metadata)
@@ -51,6 +52,7 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         provenance = json.loads(metadata["provenance"])
         optional = arrays.get("sampler"), arrays.get("final_squares")
-        return Kernel(grid, arrays["grams"], *optional, metadata["site"], provenance)
+        response = float(metadata["response"])
+        return Kernel(grid, arrays["grams"], *optional, metadata["site"], provenance, response)
     except (ForeseerError, ValueError, TypeError, RecursionError) as error:
         raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {error}") from error

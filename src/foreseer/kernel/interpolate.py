@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.grid import Grid
-from foreseer.kernel.kernel import Kernel, KernelError
+from foreseer.kernel.kernel import Carried, Kernel, KernelError
 
 POINTS = 4  # cubic: the features are smooth along the trajectory
 REACH = 1.0  # how far beyond the recorded levels, in units of the recorded spacing there
@@ -30,7 +30,9 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     density = np.divide(kernel.final_weights, known, out=np.zeros_like(known), where=known > 0)
     final = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
     grams = weights @ kernel.grams @ weights.T
-    return replace(kernel, grid=grid, grams=grams, sampler=None, step_weights=final)
+    ends = [-np.append(one.levels, one.final_level) for one in (grid, kernel.grid)]
+    carried = Carried(final, np.interp(*ends, kernel.remaining))
+    return replace(kernel, grid=grid, grams=grams, sampler=None, carried=carried)
 
 
 def _lengths(grid: Grid) -> np.ndarray:

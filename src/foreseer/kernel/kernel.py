@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,22 @@ class KernelError(ForeseerError, ValueError):
     """Second moments that do not belong together, or a grid that a kernel cannot cover."""
 
 
+RESPONSE = 12.0  # fitted on the bundled pipeline; a pipeline's own is measured with its kernel
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What a kernel between its levels knows of the recorded run's sampler.
+
+    Attributes:
+        final_weights: shape (T,), for the levels of the new grid.
+        remaining: shape (T + 1,), how much of the recorded run is still to come at them.
+    """
+
+    final_weights: Float64[np.ndarray, " T"]
+    remaining: Float64[np.ndarray, " T1"]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Kernel:
     r"""$G_{ij} = \langle F_i, F_j \rangle / \dim F$, one matrix a prompt.
@@ -31,8 +48,8 @@ class Kernel:
         sampler: shape (T + 1, T + 1), the sampler matrix of the recorded runs; ``None`` for a stochastic scheduler.
         final_squares: shape (P,), mean square of each prompt's final sample; ``None`` where unknown.
         site: where features were taken.
-        step_weights: shape (T,), the final weights where there is no sampler matrix but they are known better than by
-            lengths; not kept with the file.
+        response: how strongly the network answers an error of the sample; see :meth:`response_to`. At least 0.
+        carried: what an interpolated kernel takes over from the recorded run; not kept with the file.
         provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
 
     Raises:
@@ -45,7 +62,8 @@ class Kernel:
     final_squares: Float64[np.ndarray, " P"] | None = field(default=None, repr=False)
     site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
-    step_weights: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
+    response: float = RESPONSE
+    carried: Carried | None = field(default=None, repr=False)
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +91,8 @@ class Kernel:
                 )
             squares.setflags(write=False)
             object.__setattr__(self, "final_squares", squares)
+        if not (np.isfinite(self.response) and self.response >= 0):
+            raise KernelError(f"The response is {self.response}; expected a finite number of at least 0.")
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,7 +103,8 @@ class Kernel:
             self.final_squares,
             self.site,
             dict(self.provenance),
-            self.step_weights,
+            self.response,
+            self.carried,
         )
         return Kernel, fields
 
@@ -111,14 +132,32 @@ class Kernel:
         """
         if self.sampler is not None:
             return self.sampler[-1, 1:]
-        if self.step_weights is not None:
-            return self.step_weights
+        if self.carried is not None:
+            return self.carried.final_weights
         return -np.diff(np.append(self.grid.levels, self.grid.final_level))
+
+    @cached_property
+    def remaining(self) -> Float64[np.ndarray, " T1"]:
+        """How much of a whole run is still to come, by final weights: shape (T + 1,), from 1 before step 0 to 0."""
+        if self.carried is not None:
+            return self.carried.remaining
+        lengths = np.abs(self.final_weights)
+        return np.append(np.cumsum(lengths[::-1])[::-1], 0.0) / max(float(lengths.sum()), np.finfo(np.float64).tiny)
+
+    def response_to(self, step: int, until: int) -> float:
+        r"""What a squared error of the sample adds to the squared final error by way of the network.
+
+        A computed step sees the perturbed sample and answers to it; its answer is in use until the next computed step.
+        Early errors change what is drawn, late ones do not: $a^2 \tau_s^4 (\tau_s - \tau_{until})$, with $\tau$ what
+        remains of the run and a the kernel's response. (Measured, not derived: see benchmarks/README.md.)
+        """
+        left = self.remaining
+        return float(self.response**2 * left[step] ** 4 * (left[step] - left[until]))
 
     @property
     def knows_final_error(self) -> bool:
         """Whether an expected error of the final sample can be told: not for a stochastic scheduler."""
-        weighted = self.sampler is not None or self.step_weights is not None
+        weighted = self.sampler is not None or self.carried is not None
         return self.final_squares is not None and weighted
 
     def merge(self, other: Kernel) -> Kernel:
@@ -146,7 +185,9 @@ class Kernel:
         known = self.final_squares is not None and other.final_squares is not None
         squares = np.concatenate([self.final_squares, other.final_squares]) if known else None  # pyright: ignore
         grams = np.concatenate([self.grams, other.grams])
-        return replace(self, grams=grams, final_squares=squares, provenance=provenance)
+        sizes = np.array([self.prompts, other.prompts])
+        response = math.sqrt(float(np.average(np.square([self.response, other.response]), weights=sizes)))
+        return replace(self, grams=grams, final_squares=squares, provenance=provenance, response=response)
 
     def subset(self, prompts: list[int]) -> Kernel:
         """The kernel of some of the prompts, by index."""

@@ -15,20 +15,19 @@ from foreseer.forecast.kernel import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.schedule.base import Schedule, check_computed_steps
-from foreseer.schedule.growing import Growing
-from foreseer.schedule.uniform import Uniform
 
-RANDOM_STARTS = 6
 EXHAUSTIVE = 3000  # try every set of steps where there are no more
+BEAM = 8  # beginnings that are kept of each length and last step
+FINALISTS = 4  # whole sets that are improved step by step
+LONGEST_GAP = 4  # between two computed steps, in mean gaps
 
 
 @dataclass(frozen=True, eq=False)
 class Optimal(Schedule):
-    r"""The steps that minimise $\sqrt{\ell^T (I - W) G (I - W)^T \ell}$, the expected error of the final sample.
+    """The steps that minimise the expected error of the final sample, :func:`foreseer.kernel.expected.final_errors`.
 
-    $\ell$ is what the sampler makes of an error at each step, W the forecaster's rows for the steps that compute. All
-    sets are tried where they are few; else the search moves one step at a time from several starts until no move
-    helps.
+    All sets are tried where they are few; else the best beginnings are grown step by step (a beam search), and the best
+    sets improved one step at a time until no move helps.
 
     Args:
         kernel: second moments from calibration.
@@ -100,28 +99,54 @@ class Optimal(Schedule):
 class Search:
     """Expected final errors of sets of computed steps, and the search for the least.
 
-    The sum over a segment (the skipped steps between two computed ones) of the final weights times their rows depends
-    on the steps before it only, and is kept: a move late in the run leaves the early segments as they are.
+    What a run does up to a step depends on the steps before it only, and is kept: a move late in the run leaves its
+    early part as it is. Errors are vectors in a space where the Gram matrix is the identity.
     """
 
     def __init__(self, kernel: Kernel, forecaster: Forecaster) -> None:
+        self._kernel = kernel
         self._grid = kernel.grid
-        self._gram = kernel.pooled
         self._final = kernel.final_weights
         self._forecaster = forecaster
-        self._segments: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
-        self._costs: dict[tuple[int, ...], float] = {}
+        values, vectors = np.linalg.eigh(kernel.pooled)
+        self._root = vectors * np.sqrt(np.maximum(values, 0.0))
+        self._ahead = 1
+        self._sums: dict[tuple[int, ...], np.ndarray] = {}
+        self._reached: dict[tuple[tuple[int, ...], int], tuple[np.ndarray, float]] = {}
 
     def cost(self, steps: tuple[int, ...]) -> float:
         """Root mean square error of the final sample if ``steps`` compute, in units of the sample."""
-        found = self._costs.get(steps)
-        if found is None:
-            through = self._final.copy()
-            through[list(steps)] = 0.0
-            for index, end in enumerate((*steps[1:], len(self._grid)), start=1):
-                if end > steps[index - 1] + 1:
-                    through[list(steps[:index])] -= self._segment(steps[:index], end)
-            found = self._costs[steps] = math.sqrt(max(0.0, float(through @ self._gram @ through)))
+        error, answered = self._reach(steps, len(self._grid))
+        return math.sqrt(float(error @ error) + answered)
+
+    def _reach(self, before: tuple[int, ...], end: int) -> tuple[np.ndarray, float]:
+        """The sample's error at ``end`` if ``before`` computed, and what the network's answers to errors have added."""
+        key = (before, end)
+        found = self._reached.get(key)
+        if found is not None:
+            return found
+        last = before[-1]
+        if len(before) == 1:
+            error, answered = np.zeros(self._root.shape[1]), 0.0
+        else:
+            error, answered = self._reach(before[:-1], last)
+            answered += self._kernel.response_to(last, end) * float(error @ error)
+        if end > last + 1:
+            error = error + self._skipped(before, end)[end - last - 2]
+        self._reached[key] = error, answered
+        return error, answered
+
+    def _skipped(self, before: tuple[int, ...], end: int) -> np.ndarray:
+        """What forecasts add to the error after ``before`` computed: row n for the n + 1 first steps, to ``end``."""
+        found = self._sums.get(before)
+        first = before[-1] + 1
+        if found is None or found.shape[0] < end - first:
+            # Rows of one set of computed steps come together cheaply, and the search will ask for longer gaps.
+            steps = np.arange(
+                first, len(self._grid) if found is not None else max(end, min(first + self._ahead, len(self._grid)))
+            )
+            forecast = self._forecaster.segment(before, steps, self._grid) @ self._root[list(before)]
+            found = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
         return found
 
     def best(self, nfe: int) -> tuple[int, ...]:
@@ -132,33 +157,39 @@ class Search:
         if math.comb(total - 1, nfe - 1) <= EXHAUSTIVE:
             every = ((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1))
             return min(every, key=self.cost)
-        slid = sorted({self._slide(start) for start in self._starts(nfe)}, key=self.cost)
-        return min((self._descend(steps) for steps in slid[:2]), key=self.cost)
+        self._ahead = LONGEST_GAP * math.ceil(total / nfe)
+        return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
 
-    def _segment(self, before: tuple[int, ...], end: int) -> np.ndarray:
-        key = (before, end)
-        found = self._segments.get(key)
-        if found is None:
-            steps = list(range(before[-1] + 1, end))
-            found = self._forecaster.weighted_rows(list(before), steps, self._final[steps].tolist(), self._grid)
-            self._segments[key] = found
-        return found
-
-    def _starts(self, nfe: int) -> Iterator[tuple[int, ...]]:
+    def _grown(self, nfe: int) -> list[tuple[int, ...]]:
+        """Good sets, grown step by step: of the beginnings of equal length and last step only the best few go on."""
         total = len(self._grid)
-        yield Uniform.for_nfe(nfe, total).computed_steps(total)
-        yield Growing.for_nfe(nfe, total, warmup=min(5, max(1, nfe // 2))).computed_steps(total)
-        generator = np.random.default_rng(0)
-        for _ in range(RANDOM_STARTS):
-            yield (0, *sorted((1 + generator.choice(total - 1, nfe - 1, replace=False)).tolist()))
+        beginnings: dict[int, list[tuple[int, ...]]] = {0: [(0,)]}
+        for count in range(1, nfe):
+            longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
+            for last, kept in beginnings.items():
+                for step in range(last + 1, min(total - nfe + count, last + self._ahead) + 1):
+                    longer.setdefault(step, []).extend((self._so_far(steps, step), (*steps, step)) for steps in kept)
+            beginnings = {step: [steps for _, steps in sorted(found)[:BEAM]] for step, found in longer.items()}
+        return sorted(itertools.chain(*beginnings.values()), key=self.cost)[:FINALISTS]
 
-    def _descend(self, steps: tuple[int, ...]) -> tuple[int, ...]:
+    def _so_far(self, before: tuple[int, ...], end: int) -> float:
+        error, answered = self._reach(before, end)
+        return float(error @ error) + answered
+
+    def _improved(self, steps: tuple[int, ...]) -> tuple[int, ...]:
         while True:
             moved = self._slide(steps)
-            jumped = min(self._jumps(moved), key=self.cost, default=moved)
-            if self.cost(jumped) >= self.cost(moved):
+            steps = min(self._jumps(moved), key=self.cost, default=moved)
+            if self.cost(steps) >= self.cost(moved):
                 return moved
-            steps = jumped
+
+    def _jumps(self, steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """Sets in which one step is taken out and put down elsewhere."""
+        free = sorted(set(range(1, len(self._grid))) - set(steps))
+        for taken in steps[1:]:
+            left = [step for step in steps if step != taken]
+            for place in free:
+                yield tuple(sorted([*left, place]))
 
     def _slide(self, steps: tuple[int, ...]) -> tuple[int, ...]:
         """Move each step between its neighbours to the best place, last to first, until none moves."""
@@ -170,11 +201,3 @@ class Search:
                 steps = min(((*steps[:index], place, *steps[index + 1 :]) for place in places), key=self.cost)
             if self.cost(steps) >= self.cost(before):
                 return before
-
-    def _jumps(self, steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Sets in which one step is taken out and put down elsewhere."""
-        free = sorted(set(range(1, len(self._grid))) - set(steps))
-        for taken in steps[1:]:
-            left = [step for step in steps if step != taken]
-            for place in free:
-                yield tuple(sorted([*left, place]))
