@@ -30,8 +30,8 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     density = np.divide(kernel.final_weights, known, out=np.zeros_like(known), where=known > 0)
     final = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
     grams = weights @ kernel.grams @ weights.T
-    ends = [-np.append(one.levels, one.final_level) for one in (grid, kernel.grid)]
-    carried = Carried(final, np.interp(*ends, kernel.remaining))
+    wanted_ends, known_ends = (-np.append(one.levels, one.final_level) for one in (grid, kernel.grid))
+    carried = Carried(final, np.interp(wanted_ends, known_ends, kernel.remaining))
     return replace(kernel, grid=grid, grams=grams, sampler=None, carried=carried)
 
 
