@@ -9,6 +9,7 @@ import argparse
 import itertools
 import statistics
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from emoji_data import COLOUR_NAMES, caption, read_vocabulary
 
 STEPS = 50
+BATCH = 16
 BUDGETS = (14, 11, 9, 7, 6, 5)
 CALIBRATION_SEED, HELD_OUT_SEED = 10_000, 777_000
 SOLVERS = ("Euler", "DPM-Solver++ 2M", "UniPC")
@@ -59,27 +61,29 @@ class Bench:
         self.reference = self.sample(steps)
 
     def sample(self, steps, policy=None):
-        """Latents and pictures of all prompts."""
+        """Latents and pictures of all prompts, ``BATCH`` at a time."""
         made = []
-        for index, prompt in enumerate(self.prompts):
-            generator = torch.Generator().manual_seed(HELD_OUT_SEED + index)
-            arguments = {**self.options, "num_inference_steps": steps, "output_type": "latent"}
-            if policy is None:
-                latent = self.pipe(prompt, generator=generator, **arguments).images
-            else:
-                with fs.accelerate(self.pipe, policy, strict=True):
-                    latent = self.pipe(prompt, generator=generator, **arguments).images
-            made.append((latent.numpy(), self.decode(latent)))
+        arguments = {**self.options, "num_inference_steps": steps, "output_type": "latent"}
+        for start in range(0, len(self.prompts), BATCH):
+            prompts = self.prompts[start : start + BATCH]
+            if "negative_prompt" in arguments:
+                arguments["negative_prompt"] = [self.options["negative_prompt"]] * len(prompts)
+            seeds = range(HELD_OUT_SEED + start, HELD_OUT_SEED + start + len(prompts))
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            attached = fs.accelerate(self.pipe, policy, strict=True) if policy is not None else nullcontext()
+            with attached:
+                latents = self.pipe(prompts, generator=generators, **arguments).images
+            made.extend(zip(latents.numpy(), self.decode(latents), strict=True))
         return made
 
     @torch.no_grad()
     def decode(self, latent):
-        """The picture in [0, 1] that a packed latent stands for."""
+        """The pictures in [0, 1] that packed latents stand for."""
         height, width = self.options["height"], self.options["width"]
         unpacked = self.pipe._unpack_latents(latent, height, width, self.pipe.vae_scale_factor)
         vae = self.pipe.vae
         image = vae.decode(unpacked / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
-        return self.pipe.image_processor.postprocess(image, output_type="np")[0]
+        return self.pipe.image_processor.postprocess(image, output_type="np")
 
     def score(self, made, reference=None):
         """Mean PSNR in dB and median relative error of the final latent."""
@@ -97,17 +101,17 @@ def published_policies(budget):
     }
 
 
-def learned_policies(pipe, options, kernel, prompts, budget):
-    """L2P, kernel rows and rollout, at L2P's steps and on searched ones."""
+def learned_policies(pipe, options, kernel, few, prompts, budget):
+    """L2P, kernel rows and rollout, at L2P's steps and on searched ones; ``few`` knows the first prompts alone."""
     l2p, rows = train_l2p(kernel), fs.forecast.KernelRows(kernel)
-    found = Optimal(kernel, budget)
     taylor = fs.forecast.TaylorSeer(order=2)
     policies = {
         "TaylorSeer, searched steps": fs.Policy(Optimal(kernel, budget, forecaster=taylor), taylor),
         "L2P, searched steps": fs.Policy(Optimal(kernel, budget, forecaster=l2p), l2p),
-        "kernel rows, searched steps": fs.Policy(found, rows),
+        "kernel rows, searched steps": fs.learned(kernel, nfe=budget),
         "rollout, searched steps": rolled(pipe, kernel, prompts, budget, options),
-        "rollout, 4 prompts": rolled(pipe, kernel, prompts[:4], budget, options),
+        "kernel rows, 4 prompts": fs.learned(few, nfe=budget),
+        "rollout, 4 prompts": rolled(pipe, few, prompts[: few.prompts], budget, options),
     }
     steps = next((chosen for chosen in L2P_STEPS.values() if len(chosen) == budget), None)
     if steps is not None:
@@ -149,11 +153,14 @@ def main() -> None:
     if given.cfg is not None:
         options |= {"true_cfg_scale": given.cfg, "negative_prompt": ""}
     training = captions(given.calibration, 0)
-    kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
+    kernel, few = (
+        fs.calibrate(pipe, some, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
+        for some in (training, training[:4])
+    )
     bench = Bench(pipe, options, captions(given.prompts, given.calibration))
     cells: dict[str, dict[int, tuple[float, float]]] = {}
     for budget in given.budgets:
-        policies = published_policies(budget) | learned_policies(pipe, options, kernel, training, budget)
+        policies = published_policies(budget) | learned_policies(pipe, options, kernel, few, training, budget)
         scores = dict(run_solvers(bench, budget))
         scores |= {name: bench.score(bench.sample(STEPS, policy)) for name, policy in policies.items()}
         for name, score in scores.items():

@@ -49,6 +49,25 @@ def test_matrix_reproduces_a_real_run_to_rounding(name):
     assert not np.any(np.triu(matrix, 1))
 
 
+@pytest.mark.parametrize("name", ["FlowMatchEuler", "DPM-Solver++ 2M flow", "UniPC flow", "DDIM", "Euler", "DEIS"])
+def test_a_run_that_begins_late_has_its_own_matrix(name):
+    scheduler, first = DETERMINISTIC[name](), 5
+    scheduler.set_timesteps(STEPS)
+    matrix = fs.sampler_matrix(scheduler, first_step=first)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    values = torch.randn(STEPS - first + 1, 1, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    sample = values[0]
+    for output, t in zip(values[1:], scheduler.timesteps[first:], strict=True):
+        sample = scheduler.step(output, t, sample, return_dict=False)[0]
+    assert matrix.shape == (STEPS - first + 1,) * 2
+    expected = np.tensordot(matrix[-1], values.double().numpy(), 1)
+    scale = np.tensordot(np.abs(matrix[-1]), np.abs(values.double().numpy()), 1).max()
+    assert np.abs(sample.double().numpy() - expected).max() <= 2e-5 * scale
+    with pytest.raises(SamplerError, match="no step from 12"):
+        fs.sampler_matrix(scheduler, first_step=STEPS)
+
+
 def test_euler_flow_matching_weights_are_the_lengths_of_the_steps():
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     matrix = fs.sampler_matrix(scheduler, STEPS)

@@ -114,11 +114,10 @@ def _kernel_of(trajectory: Trajectory, identity: dict[str, str]) -> Kernel:
     squares = np.array([float(trajectory.sample.double().square().mean())])
     matrix = None
     provenance = dict(identity)
-    if trajectory.first_step == 0:
-        try:
-            matrix = sampler_matrix(trajectory.scheduler)
-        except SamplerError as error:
-            provenance["sampler"] = str(error)
+    try:
+        matrix = sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
+    except SamplerError as error:
+        provenance["sampler"] = str(error)
     return Kernel(grid, gram(trajectory.outputs, trajectory.outputs)[None], matrix, squares, "output", provenance)
 
 
