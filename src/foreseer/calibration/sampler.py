@@ -30,7 +30,7 @@ def sampler_matrix(
     Args:
         scheduler: any diffusers scheduler; a copy of it is run.
         num_inference_steps: T; ``None`` to keep the timesteps that were set on the scheduler.
-        first_step: where the run begins on the scheduler's grid; image to image leaves out the first steps, and T counts
+        first_step: where the run begins on the scheduler's grid (image to image leaves out the first steps); T counts
             those that remain.
 
     Returns:
