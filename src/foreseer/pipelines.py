@@ -52,14 +52,20 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     return pipe, zoo.sampling(folder) if folder.is_dir() else {}
 
 
-def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
+def quiet_libraries() -> None:
+    """Keep a bar for each component and a line for each optional import from drowning what the user asked for."""
     import diffusers
     import transformers
 
-    # One bar for each component and a line for each optional import drown what the user asked for.
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+
+
+def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    quiet_libraries()
     keyword = "dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype"
     return diffusers.DiffusionPipeline.from_pretrained(model, **{keyword: dtype})
 

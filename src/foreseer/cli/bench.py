@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from foreseer.cli.bench_table import PUBLISHED, show_results
 from foreseer.cli.common import (
     Device,
     Dtype,
@@ -21,6 +24,7 @@ from foreseer.cli.common import (
     Json,
     Matrix,
     Negative,
+    SiteName,
     SiteOption,
     TrueCfg,
     Width,
@@ -31,19 +35,40 @@ from foreseer.cli.common import (
 
 if TYPE_CHECKING:
     from foreseer.evaluate.engine import Progress
-    from foreseer.evaluate.results import BenchResults, Row
+    from foreseer.evaluate.ready import Ready, Request
 
-PUBLISHED = "published"
 # Of the reference's steps, where no budget is given.
 DEFAULT_SPEEDUP = 5
 
 
+class ScaleName(StrEnum):
+    """Size of an architecture with random weights."""
+
+    full = "full"
+    small = "small"
+
+
+Name = Annotated[str | None, typer.Option("--preset", help="A paper's table by name (--list-presets).")]
+PresetModel = Annotated[str | None, typer.Option("--model", help="As MODEL: run the preset's methods on this one.")]
+Random = Annotated[bool, typer.Option("--random-weights", help="The preset's architecture; cost only, no fidelity.")]
+ScaleOption = Annotated[ScaleName | None, typer.Option(help="Of --random-weights: released size, or small for a CPU.")]
+List = Annotated[bool, typer.Option("--list-presets", help="List the papers' tables, and stop.")]
+Methods = Annotated[str | None, typer.Option(help="Names, with commas; by default all that need no file.")]
+Budgets = Annotated[str | None, typer.Option(help="Budgets, with commas: 14,10,published.")]
+Kernels = Annotated[list[Path] | None, typer.Option(help="A kernel file: learned rows at each budget, L2P trained.")]
+
+
 def bench(
-    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    model: Annotated[str | None, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Names, with commas; by default all that need no file.")] = None,
-    nfe: Annotated[str | None, typer.Option(help="Budgets, with commas: 14,10,published.")] = None,
-    kernel: Annotated[list[Path] | None, typer.Option(help="A kernel file: learned rows at each budget.")] = None,
+    preset: Name = None,
+    preset_model: PresetModel = None,
+    random_weights: Random = False,
+    scale: ScaleOption = None,
+    presets: List = False,
+    methods: Methods = None,
+    nfe: Budgets = None,
+    kernel: Kernels = None,
     plan: Annotated[list[Path] | None, typer.Option(help="A plan file; may be repeated.")] = None,
     matrix: Matrix = None,
     site: SiteOption = None,
@@ -52,9 +77,7 @@ def bench(
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts.")] = None,
     steps: Annotated[int | None, typer.Option(min=2, help="Steps of the reference.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the report; interrupted, it goes on there.")
-    ] = Path("report"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; it goes on there.")] = Path("report"),
     height: Height = None,
     width: Width = None,
     guidance: Guidance = None,
@@ -66,66 +89,112 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure methods and peers against the run that computes every step; write a page, JSON, CSV and tables."""
-    _quiet()
-    from foreseer.evaluate.bench import Bench, run_bench
-    from foreseer.evaluate.bench_report import write_report
-    from foreseer.evaluate.contenders import Choice
-    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling
+    _quiet(threads)
+    from foreseer.evaluate.ready import Request
 
-    words = read_prompts(prompts) if prompts is not None else None
-    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
-    budgets = _budgets(nfe, steps or 50)
-    choice = Choice(
-        steps=steps or max(50, *(one or 0 for one in budgets)),
-        budgets=budgets,
-        methods=_names(methods),
-        kernels=kernel or (),
-        plans=plan or (),
-        matrix=matrix,
-        site=site.value if site is not None else None,
+    if presets:
+        _list_presets(as_json)
+        return
+    request = Request(
+        *(prompts, limit, steps, seed),
+        options=call_options(height, width, guidance, true_cfg=true_cfg, negative=negative),
+        measures=_names(measures),
+        real=real,
+        dtype=dtype,
+        device=device,
+        command=shlex.join(["foreseer", *sys.argv[1:]]),
     )
-    choice.contenders()  # bad usage is told before a model is loaded
+    files = (kernel or (), plan or (), matrix)
+    if preset is None:
+        _refuse({"--model": preset_model, "--random-weights": random_weights, "--scale": scale}, "it needs --preset")
+        ready = _methods(request, model, methods, nfe, files=files, site=site)
+    else:
+        _refuse({"--nfe": nfe, "--plan": plan, "--site": site}, "the preset decides it")
+        size = _scale(random_weights, scale)
+        ready = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
+    _run(ready, out, as_json)
+
+
+def _run(ready: Ready, out: Path, as_json: bool) -> None:
+    from foreseer.evaluate.bench import run_bench
+    from foreseer.evaluate.bench_report import write_report
+
+    with _progress(as_json) as progress:
+        results = run_bench(ready.asked, ready.contenders, ready.pipe, out, progress)
+    show_results(results, write_report(results, out), as_json)
+
+
+Files = tuple[Sequence[Path], Sequence[Path], Path | None]
+
+
+def _methods(
+    request: Request, model: str | None, methods: str | None, nfe: str | None, *, files: Files, site: SiteName | None
+) -> Ready:
+    """Methods at budgets."""
+    from foreseer.evaluate.contenders import Choice
+    from foreseer.evaluate.ready import compare_methods
+
+    if model is None:
+        raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
+    kernels, plans, matrix = files
+    chosen_site = site.value if site is not None else None
+    choice = Choice(0, (), _names(methods), kernels, plans, matrix, chosen_site)
+    return compare_methods(request, model, choice, lambda steps: _budgets(nfe, steps))
+
+
+def _preset(
+    request: Request, name: str, model: str | None, scale: Any, *, names: list[str] | None, files: Files
+) -> Ready:
+    """A paper's table."""
+    from foreseer.evaluate.ready import Table, compare_preset
+
+    kernels, _, matrix = files
+    if len(kernels) > 1:
+        raise typer.BadParameter("a preset trains L2P from one kernel; give one.", param_hint="--kernel")
+    return compare_preset(request, Table(name, model, scale, names, matrix, kernels[0] if kernels else None))
+
+
+def _model(argument: str | None, option: str | None) -> str | None:
+    if argument is not None and option is not None:
+        raise typer.BadParameter(f"the model is given twice: {argument!r} and {option!r}.", param_hint="--model")
+    return argument or option
+
+
+def _scale(random_weights: bool, scale: ScaleName | None) -> str | None:
+    if scale is not None and not random_weights:
+        raise typer.BadParameter("it belongs to --random-weights.", param_hint="--scale")
+    return (scale or ScaleName.full).value if random_weights else None
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f"{why}.", param_hint=given[0])
+
+
+def _list_presets(as_json: bool) -> None:
+    from foreseer.evaluate.ready import list_presets
+
+    found = list_presets()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("preset", "what it is", "random weights"):
+        table.add_column(column, overflow="fold", no_wrap=column == "preset")
+    for one in found:
+        table.add_row(f"[bold]{one['name']}[/]", one["title"], "yes" if one["random_weights"] else "no")
+    console.print(table)
+
+
+def _quiet(threads: int | None) -> None:
+    """Keep torch's profiler from writing into the progress bar; it reads these when torch is first imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    pipe, sampling = load_pipeline(model, dtype, device)
-    pipe.set_progress_bar_config(disable=True)
-    examples, defaults = split_sampling(sampling)
-    options = {**defaults, **given}
-    run_steps = steps or int(options.get("num_inference_steps", 50))
-    options.pop("num_inference_steps", None)
-    choice = _for_model(choice, model, run_steps, _budgets(nfe, run_steps), options)
-    asked = Bench(
-        model=model,
-        prompts=(words or examples)[:limit],
-        steps=run_steps,
-        seed=seed,
-        options=options,
-        measures=_names(measures),
-        real=real,
-        title=f"Foreseer bench: {model}, {run_steps} steps",
-        command=shlex.join(["foreseer", *sys.argv[1:]]),
-    )
-    with _progress(as_json) as progress:
-        results = run_bench(asked, choice.contenders(), pipe, out, progress)
-    _show(results, write_report(results, out), as_json)
-
-
-def _show(results: BenchResults, paths: dict[str, Path], as_json: bool) -> None:
-    if as_json:
-        typer.echo(paths["json"].read_text(), nl=False)
-        return
-    console.print(_table(results))
-    _print_missing(results)
-    for path in paths.values():
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _quiet() -> None:
-    """Keep torch's profiler from writing into the progress bar; it reads these when torch is first imported."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def _names(words: str | None) -> list[str] | None:
@@ -144,19 +213,6 @@ def _budgets(words: str | None, steps: int) -> list[int | None]:
         ) from error
 
 
-def _for_model(choice: Any, model: str, steps: int, budgets: list[int | None], options: dict[str, Any]) -> Any:
-    """The choice for a model that is known: its steps, and for a bundled one the files that come with it."""
-    from dataclasses import replace
-
-    from foreseer import zoo
-
-    bundled = model in zoo.NAMES and choice.methods is None
-    kernels = choice.kernels or ([zoo.kernel_path(model)] if bundled else ())
-    plans = [path for budget in budgets if budget and (path := zoo.plan_path(model, budget)).is_file()]
-    plans = choice.plans or (plans if bundled and steps == 50 else ())
-    return replace(choice, steps=steps, budgets=budgets, options=options, kernels=kernels, plans=plans)
-
-
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Progress]:
     with progress_bar(quiet) as bar:
@@ -166,39 +222,3 @@ def _progress(quiet: bool) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, description=words[:40])
 
         yield report
-
-
-def _table(results: BenchResults) -> Table:
-    shown = [one for one in results.measures if one.missing is None]
-    table = Table(title=f"{len(results.prompts)} prompts, {results.steps} steps", title_justify="left")
-    for column in ("method", "NFE", "seconds", "speedup", "by FLOPs", *(one.title for one in shown)):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
-    for row in results.rows:
-        if row.latency is None:
-            table.add_row(row.title, _figure(row.budget, "d"), "-")  # why is said beneath
-            continue
-        table.add_row(row.title, *_cells(row), *(_figure(row.measures.get(one.name), ".3f") for one in shown))
-    return table
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    seconds = row.latency.median if row.latency is not None else None
-    nfe = "d" if row.nfe is not None and row.nfe == int(row.nfe) else ".1f"
-    return (
-        _figure(int(row.nfe) if nfe == "d" and row.nfe is not None else row.nfe, nfe),
-        _figure(seconds, ".3f"),
-        _figure(row.speedup, ".2f"),
-        _figure(row.flops_speedup, ".2f"),
-    )
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else "equal" if value == float("inf") else format(value, form)
-
-
-def _print_missing(results: BenchResults) -> None:
-    """What could not be measured, and why; what failed."""
-    lines = [f"{one.title}: missing ({one.missing})" for one in results.measures if one.missing is not None]
-    lines += [f"{row.title}, {row.budget or PUBLISHED}: {row.error}" for row in results.rows if row.error]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -46,6 +46,7 @@ class Bench:
         title: heading of the report.
         command: what was typed.
         notes: sentences for the report.
+        published: a paper's figures by contender's name, ``reference`` for every step, each by its own column names.
         arguments: from pipeline, prompt and options to the keyword arguments of a call.
     """
 
@@ -61,6 +62,7 @@ class Bench:
     title: str = "Foreseer bench"
     command: str = ""
     notes: Sequence[str] = ()
+    published: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     arguments: Arguments = call_arguments
 
     def __post_init__(self) -> None:

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.random_models import RANDOM_MODELS, Output, RandomModel
+from foreseer.forecast import L2P
 
 Scale = Literal["full", "small"]
 SCALES: tuple[Scale, ...] = ("full", "small")
@@ -101,6 +103,15 @@ def random_pipeline(
     options = {**model.call, **(model.small_call if scale == "small" else {}), "output_type": "latent"}
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
     return RandomPipeline(name, model.title, scale, pipe, options, parameters)
+
+
+def meaningless_matrix(steps: int) -> L2P:
+    """A matrix for L2P whose rows are means of all that came before: dense, so that it costs what a learned one does.
+
+    >>> np.asarray(meaningless_matrix(2).matrix).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
+    return L2P(np.tril(np.ones((steps, steps))) / np.arange(1, steps + 1)[:, None])
 
 
 def random_module(

@@ -45,6 +45,7 @@ def summarise(
         row.per_prompt = _per_prompt(contents, scores, key, None if key == reference else asked)
         row.measures = {name: _mean(values) for name, values in row.per_prompt.items()}
         row.measures |= scores.together.get(key, {})
+        row.published = dict(asked.published.get(one.name, {}))
         rows.append(row)
         _relate(row, rows[0], contents, true)
     return BenchResults(

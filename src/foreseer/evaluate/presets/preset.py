@@ -12,6 +12,7 @@ from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.forecast import L2P, Chebyshev, Forecaster, Reuse, TaylorSeer
+from foreseer.grid import Grid
 from foreseer.plan import Policy
 from foreseer.plan.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
@@ -197,12 +198,15 @@ class Preset:
 
         A size or guidance that the paper chose for its model means nothing to another; there the pipeline's own hold.
         """
-        if type(pipe).__name__ != self.pipeline or not self._is_model(pipe):
+        if not self.is_for(pipe):
             return {}
         accepted = inspect.signature(pipe.__call__).parameters
         return {name: value for name, value in self.options.items() if name in accepted}
 
-    def _is_model(self, pipe: Any) -> bool:
+    def is_for(self, pipe: Any) -> bool:
+        """Whether ``pipe`` is the paper's model, by its class and its denoiser's configuration."""
+        if type(pipe).__name__ != self.pipeline:
+            return False
         modules = [getattr(pipe, name, None) for name in DENOISER_NAMES]
         config = next((module.config for module in modules if module is not None), {})
         return all(config.get(name) == value for name, value in self.identity.items())
@@ -221,9 +225,11 @@ class Preset:
             return Absent(row.name, row.title, steps, reason=NOT_YET[row.not_yet])
         try:
             policy = row.policy(matrix)
-        except PresetError as error:
+            policy.compile(Grid.uniform(steps))
+        except ForeseerError as error:  # no matrix, or settings for runs of other lengths
             return Absent(row.name, row.title, steps, settings=row.settings, reason=str(error))
-        return Accelerated(row.name, row.title, steps, settings=row.settings, policy=policy)
+        settings = {**row.settings, "matrix": repr(matrix)} if row.needs_matrix else row.settings
+        return Accelerated(row.name, row.title, steps, settings=settings, policy=policy)
 
 
 def _made(kinds: Mapping[str, Callable[..., Any]], given: Mapping[str, Any]) -> Any:
