@@ -35,3 +35,14 @@ class FailedOpenError(ForeseerError, RuntimeError):
 
 class ForeseerWarning(UserWarning):
     """Steps meant to be forecast were computed; said once a handle, with the reason."""
+
+
+def in_one_line(error: BaseException) -> str:
+    r"""What an exception says on its first line, after its kind where it is not one of Foreseer's own.
+
+    >>> in_one_line(RuntimeError("out of memory\nat layer 3"))
+    'RuntimeError: out of memory'
+    """
+    lines = str(error).strip().splitlines()
+    words = lines[0] if lines else "no reason given"
+    return words if type(error).__module__.startswith("foreseer") else f"{type(error).__name__}: {words}"

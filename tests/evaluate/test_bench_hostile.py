@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+import foreseer as fs
 import foreseer.evaluate.cells as cells_module
 from foreseer.evaluate.bench import run_bench
 from foreseer.evaluate.cells import BenchError, Cells, cell
-from foreseer.evaluate.contender import Unaccelerated
+from foreseer.evaluate.contender import Accelerated, Unaccelerated
 from foreseer.evaluate.contenders import Deferred
-from tests.evaluate.bench_common import STEPS, Trouble, asked, contenders, figures, run
+from tests.evaluate.bench_common import PROMPTS, STEPS, Trouble, asked, contenders, figures, run
 
 
 class Killed(BaseException):
@@ -189,3 +191,30 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match="Cannot write"), Cells(tmp_path / "file" / "report").locked():
         pass
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match=r"file is a file: give a folder \(-o\)"), Cells(tmp_path / "file").locked():
+        pass
+
+
+def test_the_references_samples_are_drawn_again_where_they_are_gone_and_others_are_to_come(emoji, tmp_path):
+    first = figures(run(emoji, tmp_path))
+    for file in tmp_path.rglob("reference-*.safetensors"):
+        file.unlink()
+    before = cell_times(tmp_path)
+    assert figures(run(emoji, tmp_path)) == first
+    assert cell_times(tmp_path) == before  # nothing is to come
+    again = run(emoji, tmp_path, Trouble("new", "New", STEPS, 6, before=lambda pipe: None))
+    assert again.rows[-1].measures["psnr"] == math.inf
+    assert {key: value for key, value in figures(again).items() if key[0] != "new"} == first
+
+
+def test_another_policy_of_the_same_name_is_run_anew(emoji, tmp_path):
+    def with_interval(interval):
+        policy = fs.Policy(fs.schedule.Uniform(interval=interval), fs.forecast.Reuse())
+        one = Accelerated("mine", "Mine", STEPS, policy=policy)
+        return run_bench(asked(prompts=PROMPTS[:1]), [one], emoji, tmp_path).rows[1].nfe
+
+    assert (with_interval(2), with_interval(3)) == (3, 2)

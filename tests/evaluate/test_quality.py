@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from foreseer.evaluate.bench_report import write_report
+from foreseer.evaluate.contenders import Deferred
 from foreseer.evaluate.fidelity import FIDELITY, fidelity_of, latent_errors
 from foreseer.evaluate.measures import psnr, psnr_uint8_wrapped, temporal_psnr
 from foreseer.evaluate.quality import QUALITY, Drawn, MissingMeasureError, Quality, Setting
 from foreseer.evaluate.quality.words import ClipScore
-from tests.evaluate.bench_common import PROMPTS, run
+from tests.evaluate.bench_common import PROMPTS, STEPS, run
 
 
 def pictures(frames=1, seed=0):
@@ -152,6 +153,9 @@ def test_vbench_runs_in_the_python_that_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("foreseer.evaluate.quality.vbench.write_video", lambda drawn, folder: folder / "video.mp4")
     score = QUALITY["vbench_motion_smoothness"].load(Setting(video=True))
     assert score(drawn(2)) == 0.75
+    python.write_text("#!/bin/sh\necho 'no weights' >&2; exit 1\n")
+    with pytest.raises(MissingMeasureError, match=r"^vbench fails: no weights$"):
+        score(drawn(2))
     python.write_text("#!/bin/sh\necho 'No module named vbench' >&2; exit 1\n")
     with pytest.raises(MissingMeasureError, match="No module named vbench"):
         QUALITY["vbench_motion_smoothness"].load(Setting(video=True))
@@ -194,19 +198,53 @@ class Broken(Brightness):
         return score
 
 
+class Speechless(Brightness):
+    """Fails at the second contender, and does not say why."""
+
+    name, title = "speechless", "Speechless"
+
+    def _load(self, setting):
+        def score(sample):
+            self.taken += 1
+            assert self.taken <= len(PROMPTS)
+            return 1.0
+
+        return score
+
+
+class Together(Brightness):
+    """One number of all pictures, of at least one."""
+
+    name, title, of_sets = "together", "Together", True
+
+    def _load(self, setting):
+        def score(samples):
+            return float(np.mean([samples[index]().frames.mean() for index in range(len(samples))]))
+
+        return score
+
+
 def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, tmp_path, monkeypatch):
     brightness = Brightness()
     monkeypatch.setitem(QUALITY, "brightness", brightness)
     monkeypatch.setitem(QUALITY, "broken", Broken())
-    results = run(emoji, tmp_path, measures=["psnr", "brightness", "broken"])
+    monkeypatch.setitem(QUALITY, "speechless", Speechless())
+    monkeypatch.setitem(QUALITY, "together", Together())
+    asked = ["psnr", "brightness", "broken", "speechless", "together"]
+    failing = Deferred("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
+    results = run(emoji, tmp_path, failing, measures=asked)
     assert brightness.taken == 4 * len(PROMPTS)
     row = results.rows[0]
     stored = [np.asarray(Image.open(tmp_path / name)).mean() for name in row.pictures]
     assert row.per_prompt["brightness"] == pytest.approx(stored)
     assert row.measures["brightness"] == pytest.approx(np.mean(stored))
     missing = {one.name: one.missing for one in results.measures}
-    assert missing == {"psnr": None, "brightness": None, "broken": "OSError: no such host"}
-    assert all("broken" not in one.measures for one in results.rows)
+    assert missing["broken"] == "OSError: no such host"
+    assert missing["speechless"].startswith("AssertionError: ")
+    assert [missing[name] for name in ("psnr", "brightness", "together")] == [None] * 3
+    assert all("broken" not in one.measures and "speechless" not in one.measures for one in results.rows)
+    assert row.measures["together"] == pytest.approx(row.measures["brightness"])
+    assert "together" not in results.rows[-1].measures  # it drew nothing, which spoils no other's figure
     again = run(emoji, tmp_path, measures=["psnr", "brightness"])
     assert brightness.taken == 4 * len(PROMPTS)
     assert again.rows[0].per_prompt == row.per_prompt

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from foreseer.errors import ForeseerError
+from foreseer.evaluate.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.files import write_atomically
 
 try:
@@ -24,7 +25,6 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK, IDENTITY = "bench.lock", "bench.json"
-FRAME_MILLISECONDS = 62
 
 
 class BenchError(ForeseerError, RuntimeError):
@@ -70,6 +70,8 @@ class Cells:
             BenchError: another bench writes here, or the folder cannot be made.
         """
         path = self.folder / LOCK
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BenchError(f"{self.folder} is a file: give a folder (-o).")
         with self._writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")
@@ -77,12 +79,14 @@ class Cells:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
+                except BlockingIOError as error:
                     file.seek(0)
                     holder = file.read(200).strip() or "another process"
                     raise BenchError(
                         f"Another bench writes to {self.folder} ({holder}): wait for it, or give another folder (-o)."
                     ) from error
+                except OSError:
+                    pass  # a file system without locks: nothing can be known of others
             with self._writing(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -151,7 +155,9 @@ class Cells:
             frames[0].save(buffer, "PNG")
         else:
             more: dict[str, Any] = {"append_images": frames[1:], "duration": FRAME_MILLISECONDS, "loop": 0}
-            frames[0].save(buffer, "PNG", save_all=True, **more)
+            # Pillow joins neighbouring frames that are equal unless they are blended otherwise; opaque ones look alike.
+            blends = [index % 2 for index in range(len(frames))]
+            frames[0].save(buffer, "PNG", save_all=True, blend=blends, **more)
         self._write(name, buffer.getvalue())
 
     def read_picture(self, name: str) -> np.ndarray:
@@ -188,13 +194,6 @@ class Cells:
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
-
-
-def as_bytes(sample: np.ndarray) -> np.ndarray:
-    """A picture or video in [0, 1] as frames of 8 bits, shape (F, H, W, 3); what is not finite becomes black."""
-    frames = sample if sample.ndim == 4 else sample[None]
-    bounded = np.clip(np.nan_to_num(frames, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
-    return np.round(255 * np.broadcast_to(bounded, (*bounded.shape[:3], 3))).astype(np.uint8)
 
 
 def _plain(value: Any) -> Any:

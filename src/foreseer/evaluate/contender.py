@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from foreseer.plan import Policy
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(ABC):
     """A way to sample. What it puts on the pipeline it takes off again, whatever happens.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,19 @@ class Choice:
         names = self.names()
         if not names:
             raise PlanError("There is no method to run: give names, or leave the option out for all.")
-        return [one for name in names for one in self._of(name)]
+        probe: list[Any] = []  # one for all peers: its reference is run once
+        made = [one for name in names for one in self._of(name, probe)]
+        if not made:
+            raise PlanError(f"There is nothing to run: {', '.join(names)} has no published setting; give --nfe.")
+        return made
 
-    def _of(self, name: str) -> Iterator[Contender]:
+    def _of(self, name: str, probe: list[Any]) -> Iterator[Contender]:
         kind, _, rest = name.partition(":")
         if rest and kind in ("kernel", "plan"):
             yield from self._of_file(kind, Path(rest))
         elif name in METHODS:
             yield from self._of_method(METHODS[name])
         elif name in _peers():
-            probe: list[Any] = []
             for budget in self.budgets:
                 yield Deferred(name, name, self.steps, budget, make=self._peer(name, budget, probe))
         else:
@@ -107,7 +110,7 @@ class Choice:
     def _of_file(self, kind: str, path: Path) -> Iterator[Contender]:
         name, checksum = f"{kind}:{path.name.split('.')[0]}", _checksum(path)
         if kind == "plan":
-            yield self._planned(name, path)
+            yield self._planned(name, path, checksum)
             return
         for budget in self.budgets:
             if budget is not None:
@@ -115,9 +118,10 @@ class Choice:
                 title = "Kernel rows, searched steps"
                 yield Deferred(name, title, self.steps, budget, make=make, details=(checksum,))
 
-    def _planned(self, name: str, path: Path) -> Contender:
+    def _planned(self, name: str, path: Path, checksum: str) -> Contender:
         plan = Plan.load(path)
-        settings = {"plan": path.name, "site": plan.site, "computed steps": list(plan.computed_steps)}
+        steps = list(plan.computed_steps)
+        settings = {"plan": path.name, "sha256": checksum, "site": plan.site, "computed steps": steps}
         return Accelerated(name, "Plan", self.steps, plan.nfe, settings, policy=Policy.from_plan(plan))
 
     def _kernel_rows(self, name: str, path: Path, budget: int) -> Callable[[Any], Contender]:
@@ -140,8 +144,6 @@ class Choice:
         return make
 
     def _with_matrix(self, method: Method) -> Method:
-        from dataclasses import replace
-
         if method.name != "l2p":
             return method
         if self.matrix is not None:

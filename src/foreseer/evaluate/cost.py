@@ -81,7 +81,7 @@ def watch_memory(pipe: Any) -> Iterator[Peak]:
     """
     peak = Peak()
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.device(getattr(pipe, "_execution_device", "cpu")).type == "cuda":
         devices = range(torch.cuda.device_count())
         for device in devices:
             torch.cuda.reset_peak_memory_stats(device)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from foreseer import zoo
 from foreseer.calibration.learned import learned
@@ -14,6 +13,7 @@ from foreseer.evaluate.compare import Comparison, compare
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.evaluate.environment import environment
 from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.evaluate.table_text import finite
 from foreseer.kernel import Kernel
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.plan import Plan, Policy
@@ -95,13 +95,5 @@ def write_demo(comparison: Comparison, folder: Path) -> dict[str, Path]:
     write_sheet(comparison, paths["picture"])
     figures = {"environment": about, "prompts": comparison.prompts, "rows": comparison.rows()}
     # An infinite PSNR (equal pictures) has no number in JSON: it is written as null.
-    paths["figures"].write_text(json.dumps(_finite(figures), indent=1, allow_nan=False) + "\n")
+    paths["figures"].write_text(json.dumps(finite(figures), indent=1, allow_nan=False) + "\n")
     return paths
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from foreseer.errors import in_one_line
 from foreseer.evaluate.cells import BenchError, Cells, about, cell, key_of
-from foreseer.evaluate.contender import Contender, Unaccelerated
+from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.evaluate.contenders import Deferred
 from foreseer.evaluate.cost import count_denoiser, watch_memory
 from foreseer.evaluate.fidelity import fidelity_of, latent_errors
@@ -51,15 +52,14 @@ class Engine:
         self.reference = entry_key(reference)
         self.errors: dict[str, str] = {}
         self.done, self.current = 0, -1
-        self.pending = {
-            index: [key for key in self.entries if cells.read(f"{cell(index, key)}.json") is None]
-            for index in range(len(asked.prompts))
-        }
+        self.pending = {index: self._missing(index) for index in range(len(asked.prompts))}
         self.active = {key for keys in self.pending.values() for key in keys}
-        self.total = sum(map(len, self.pending.values())) + len(self.active)
+        self.total = sum(map(len, self.pending.values())) + len(self.active) + bool(self.active)
 
     def run(self) -> None:
         """Prepare, warm up and run what is missing."""
+        if self.active:
+            self._guard(self.reference, self._warm_up)
         for key in [key for key in self.entries if key in self.active]:
             self._guard(key, lambda key=key: self._prepare(key))
         for index, keys in self.pending.items():
@@ -80,13 +80,19 @@ class Engine:
             raise
         except Exception as error:
             if key == self.reference:
-                raise BenchError(f"The reference cannot be drawn: {_words(error)}") from error
-            self.errors[key] = _words(error)
+                raise BenchError(f"The reference cannot be drawn: {in_one_line(error)}") from error
+            self.errors[key] = in_one_line(error)
             self.total -= sum(key in keys for index, keys in self.pending.items() if index > self.current)
+        if key in self.errors:  # not above: there the error's traceback holds on to the run's tensors
             gc.collect()
             torch.cuda.empty_cache()
         self.done += 1
         self.progress(self.done, self.total, self.entries[key].title)
+
+    def _warm_up(self) -> None:
+        """A short run to its picture: encoders and decoder too. What follows warms up each contender's steps."""
+        one = self.entries[self.reference]
+        self._sample(replace(one, steps=min(WARM_UP_STEPS, one.steps)), self.calls)
 
     def _prepare(self, key: str) -> None:
         """Set a contender up, measure what its runs cost where that is not known, and so warm it up."""
@@ -97,8 +103,6 @@ class Engine:
         if known is not None and "peak_memory" in known:
             self._sample(one, replace(self.calls, decode=False, keep=()))
             return
-        if key == self.reference:
-            self._sample(replace(one, steps=min(WARM_UP_STEPS, one.steps)), self.calls)
         self.cells.write(about(key), _description(one) | self._cost(one))
 
     def _cost(self, one: Contender) -> dict[str, Any]:
@@ -143,6 +147,12 @@ class Engine:
             },
         )
 
+    def _missing(self, index: int) -> list[str]:
+        """What is to be run of a prompt; the reference too where others are to be compared and its samples are gone."""
+        keys = [key for key in self.entries if self.cells.read(f"{cell(index, key)}.json") is None]
+        comparable = self.asked.unlike is not None or self._arrays(index, self.reference).is_file()
+        return keys if not keys or comparable or self.reference in keys else [self.reference, *keys]
+
     def _compare(self, index: int) -> None:
         """Measure the samples of a prompt against the reference's, and drop those that need not be kept."""
         waiting = [key for key in self.entries if key != self.reference and self._arrays(index, key).is_file()]
@@ -167,7 +177,11 @@ class Engine:
 
 def entry_key(one: Contender) -> str:
     """A contender's file name in a bench's folder."""
-    details = one.details if isinstance(one, Deferred) else tuple(sorted(map(repr, one.settings.items())))
+    if isinstance(one, Deferred):
+        details = one.details
+    else:
+        policy = (repr(one.policy),) if isinstance(one, Accelerated) else ()
+        details = (*policy, *sorted(map(repr, one.settings.items())))
     return key_of(one.name, one.budget, one.steps, *details)
 
 
@@ -180,9 +194,3 @@ def split_arrays(arrays: dict[str, np.ndarray] | None) -> tuple[np.ndarray | Non
 
 def _description(one: Contender) -> dict[str, Any]:
     return {"title": one.title, "steps": one.steps, "budget": one.budget, "settings": dict(one.settings)}
-
-
-def _words(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    words = lines[0] if lines else "no reason given"
-    return words if type(error).__module__.startswith("foreseer") else f"{type(error).__name__}: {words}"

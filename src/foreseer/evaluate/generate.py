@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from foreseer.attach.pipeline import accelerate
 from foreseer.attach.record import RunRecord
 from foreseer.evaluate.loop import watch_loop
+from foreseer.evaluate.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline, split_sampling
 from foreseer.plan import Policy
 
 DEFAULT_STEPS = 50
-FRAME_MILLISECONDS = 62
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ def _write(output: Any, path: Path) -> None:
             output.images[0].save(path)
             return
         frames = [
-            one if isinstance(one, Image.Image) else Image.fromarray(np.uint8(np.clip(one, 0, 1) * 255))
-            for one in output.frames[0]
+            one if isinstance(one, Image.Image) else Image.fromarray(as_bytes(one)[0]) for one in output.frames[0]
         ]
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
     except ValueError as error:

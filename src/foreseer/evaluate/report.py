@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from foreseer.evaluate.compare import Comparison, Result
 from foreseer.evaluate.page import as_png, data_uri, enlarged, template
+from foreseer.evaluate.pixels import as_bytes
 
 
 def write_html(comparison: Comparison, path: Path, heading: str, environment: dict[str, str]) -> None:
@@ -57,10 +56,9 @@ def write_sheet(comparison: Comparison, path: Path) -> None:
 def _cell(result: Result, index: int, title: str) -> dict[str, Any]:
     from PIL import Image
 
-    pixels = np.uint8(np.round(np.clip(result.images[index], 0, 1) * 255))
     return {
         "title": title,
-        "source": data_uri(as_png(enlarged(Image.fromarray(pixels)))),
+        "source": data_uri(as_png(enlarged(Image.fromarray(as_bytes(result.images[index])[0])))),
         "psnr": _decibels(result.psnr[index]),
         "reference": math.isinf(result.psnr[index]),
     }

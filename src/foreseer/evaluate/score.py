@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from foreseer.errors import in_one_line
 from foreseer.evaluate.cells import BenchError, Cells, cell
 from foreseer.evaluate.fidelity import FIDELITY
 from foreseer.evaluate.quality import QUALITY, Drawn, MissingMeasureError, Quality, Setting
@@ -16,8 +17,7 @@ from foreseer.evaluate.results import Measure
 
 if TYPE_CHECKING:
     from foreseer.evaluate.bench import Bench
-
-Progress = Callable[[int, int, str], None]
+    from foreseer.evaluate.engine import Progress
 
 
 @dataclass
@@ -59,6 +59,8 @@ def score(asked: Bench, keys: Sequence[str], reference: str, cells: Cells, progr
                     work.take(measure, keys, scores, lambda done, m=measure: progress(done, len(keys), m.title))
                 except MissingMeasureError as error:
                     missing = str(error)
+                    for figures in (*scores.each.values(), *scores.together.values()):
+                        figures.pop(measure.name, None)  # of the contenders before: a column is whole or missing
             scores.columns.append(measure.column(missing))
     return scores
 
@@ -93,6 +95,8 @@ class _Scoring:
             if key == self.reference and not measure.of_reference:
                 continue
             usable = [index for index in range(self.count) if self._usable(index, key)]
+            if not usable:
+                continue
             name = f"quality/{key}.{measure.name}.json"
             known = self.cells.read(name) or {}
             try:
@@ -104,7 +108,7 @@ class _Scoring:
             except BenchError:
                 raise
             except Exception as error:
-                raise MissingMeasureError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+                raise MissingMeasureError(in_one_line(error)) from error
             if found != known:
                 self.cells.write(name, found)
             if measure.of_sets:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from foreseer import zoo
+from foreseer.errors import in_one_line
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.cost import DenoiserCost, count_denoiser
 from foreseer.evaluate.peers.base import PeerError, find_denoisers
@@ -92,8 +93,7 @@ class Probe:
         except PeerError:
             raise
         except Exception as error:
-            words = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            raise PeerError(f"{contender.title} fails on {type(self.pipe).__name__} ({words}).") from error
+            raise PeerError(f"{contender.title} fails on {type(self.pipe).__name__} ({in_one_line(error)}).") from error
 
 
 def settle(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from foreseer.errors import in_one_line
 from foreseer.evaluate.environment import version_of
 from foreseer.evaluate.results import Measure
 
@@ -84,8 +85,7 @@ class Quality(ABC):
         except ModuleNotFoundError as error:
             raise MissingMeasureError(f"{error.name} is not installed: pip install 'foreseer[quality]'") from error
         except Exception as error:  # of a package of others: any failure is a reason, never a crash
-            words = str(error).strip().splitlines()
-            raise MissingMeasureError(f"{type(error).__name__}: {words[0] if words else ''}") from error
+            raise MissingMeasureError(in_one_line(error)) from error
 
     @property
     def of_sets(self) -> bool:

@@ -70,18 +70,24 @@ class VBench(Quality):
             raise MissingMeasureError(f"needs an environment of its own (pip install vbench): set {VARIABLE}")
         done = subprocess.run([python, "-c", "import vbench"], capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise MissingMeasureError(f"{python} cannot import vbench: {done.stderr.strip().splitlines()[-1:]}")
+            raise MissingMeasureError(f"{python} cannot import vbench: {_last_line(done.stderr)}")
 
         def score(drawn: Drawn) -> float:
             with tempfile.TemporaryDirectory() as folder:
                 video = write_video(drawn, Path(folder))
                 arguments = (str(video), drawn.prompt, self.dimension, setting.device, folder)
                 done = subprocess.run(  # noqa: S603
-                    [python, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=True
+                    [python, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False
                 )
+            if done.returncode:
+                raise MissingMeasureError(f"vbench fails: {_last_line(done.stderr)}")
             return float(json.loads(done.stdout.splitlines()[-1]))
 
         return score
+
+
+def _last_line(words: str) -> str:
+    return (words.strip().splitlines() or ["no reason given"])[-1]
 
 
 def write_video(drawn: Drawn, folder: Path) -> Path:
