@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from foreseer.cli.bench import bench
 from foreseer.cli.common import errors
-from foreseer.cli.learning import calibrate, frontier, portrait
+from foreseer.cli.learning import calibrate, frontier, portrait, rollout
 from foreseer.cli.pictures import demo, generate
 from foreseer.cli.plans import methods, plan_app
 from foreseer.errors import ForeseerError
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (demo, bench, generate, methods, calibrate, frontier, portrait):
+for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 

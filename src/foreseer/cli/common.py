@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 console = Console()
 errors = Console(stderr=True)
+
+# The method that is no formula: a kernel's own rows.
+KERNEL = "kernel"
 
 
 class SiteName(StrEnum):
@@ -64,11 +68,24 @@ def method_policy(method: str, steps: int, nfe: int | None, site: SiteName | Non
     return chosen.policy(steps, nfe, site.value if site is not None else None)
 
 
-def kernel_policy(kernel: Path, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
-    """Learned rows and steps from a kernel file."""
+def kernel_policy(
+    kernel: Path,
+    nfe: int | None,
+    speedup: float | None,
+    max_error: float | None,
+    *,
+    method: str = KERNEL,
+    matrix: Path | None = None,
+) -> Policy:
+    """Steps searched on a kernel file, and a method's rows: the kernel's own, L2P's or a fixed formula's."""
     from foreseer.calibration.learned import learned
     from foreseer.kernel import Kernel
+    from foreseer.plan import Policy
+    from foreseer.schedule import Optimal
 
+    if matrix is not None and method != "l2p":
+        raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
+    chosen = find(method) if method != KERNEL else None
     targets = (("--nfe", nfe), ("--speedup", speedup), ("--max-error", max_error))
     given = [name for name, value in targets if value is not None]
     if len(given) != 1:
@@ -76,7 +93,17 @@ def kernel_policy(kernel: Path, nfe: int | None, speedup: float | None, max_erro
             f"a kernel takes exactly one of --nfe, --speedup and --max-error, received {', '.join(given) or 'none'}.",
             param_hint="--nfe",
         )
-    return learned(Kernel.load(kernel), nfe=nfe, speedup=speedup, max_error=max_error)
+    loaded = Kernel.load(kernel)
+    if chosen is None:
+        return learned(loaded, nfe=nfe, speedup=speedup, max_error=max_error)
+    if matrix is not None:
+        chosen = chosen.with_matrix(matrix)
+    elif chosen.name == "l2p":
+        from foreseer.calibration.l2p import train_l2p
+
+        chosen = replace(chosen, forecaster=train_l2p(loaded))
+    rows = chosen.policy().forecaster
+    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows)
 
 
 def progress_bar(disable: bool = False) -> Progress:

@@ -1,10 +1,10 @@
-"""``foreseer calibrate`` and ``foreseer frontier``."""
+"""``foreseer calibrate``, ``frontier``, ``portrait`` and ``rollout``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -43,14 +43,9 @@ def calibrate(
 ) -> None:
     """Record second moments of a pipeline's outputs over a few prompts; interrupted, it goes on where it was."""
     from foreseer.calibration.calibrate import calibrate as run
-    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling
 
-    pipe, sampling = load_pipeline(model, dtype, device)
-    pipe.set_progress_bar_config(disable=True)
-    examples, defaults = split_sampling(sampling)
-    words = read_prompts(prompts) if prompts is not None else examples
     given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
-    options = {**defaults, **given}
+    pipe, words, options = _open(model, prompts, given, dtype, device)
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
     partial = out.with_name(f".{out.name}.partial")
@@ -69,6 +64,68 @@ def calibrate(
     partial.unlink(missing_ok=True)
     console.print(
         f"wrote {out}: {kernel.prompts} prompts, {len(kernel.grid)} steps",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _open(
+    model: str, prompts: Path | None, given: dict[str, Any], dtype: str | None, device: str | None
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """A pipeline, the prompts of a file or its examples, and the options of its call."""
+    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling
+
+    words = read_prompts(prompts) if prompts is not None else None
+    pipe, sampling = load_pipeline(model, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    examples, defaults = split_sampling(sampling)
+    return pipe, words or examples, {**defaults, **given}
+
+
+def rollout(
+    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    kernel: Annotated[Path, typer.Argument(help="A kernel file of this model, recorded on the grid of the plan.")],
+    nfe: Annotated[int, typer.Option(min=1, help="Network evaluations of a run.")],
+    prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(min=2, help="Follow a finer run with so many steps.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts; 4 go a long way.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The plan to write.")] = Path("rollout.plan.safetensors"),
+    height: Height = None,
+    width: Width = None,
+    guidance: Guidance = None,
+    true_cfg: TrueCfg = None,
+    negative: Negative = None,
+    dtype: Dtype = None,
+    device: Device = None,
+) -> None:
+    """Fit a plan's rows on the trajectories that they perturb themselves, steering back to the reference."""
+    from foreseer.calibration.rollout import rollout as run
+    from foreseer.kernel import Kernel
+
+    loaded = Kernel.load(kernel)
+    if nfe > len(loaded.grid):
+        raise typer.BadParameter(f"{nfe} evaluations do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
+    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
+    pipe, words, options = _open(model, prompts, given, dtype, device)
+    options.pop("num_inference_steps", None)
+    with progress_bar() as bar:
+        task = bar.add_task("Rolling out", total=None)
+        plan = run(
+            pipe,
+            loaded,
+            words[:count],
+            nfe=nfe,
+            teacher_steps=teacher_steps,
+            seed=seed,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    plan.save(out)
+    used = len(words[:count])
+    console.print(
+        f"wrote {out}: {plan.nfe} of {len(plan.grid)} steps compute, fitted on {used} prompt{'s' if used > 1 else ''}",
         highlight=False,
         markup=False,
         soft_wrap=True,

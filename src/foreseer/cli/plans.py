@@ -11,6 +11,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from foreseer.cli.common import (
+    KERNEL,
     Json,
     Matrix,
     MaxError,
@@ -69,13 +70,17 @@ def plan_make(
     speedup: Speedup = None,
     max_error: MaxError = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the run; default: as the kernel's, or 50.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="With a kernel, whose rows: kernel (default), l2p, newton, ...")
+    ] = None,
     site: SiteOption = None,
     matrix: Matrix = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the plan to.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
-    policy, grid = _policy_and_grid(what, steps, (nfe, speedup, max_error), site, matrix)
+    _check_method(what, method)
+    policy, grid = _policy_and_grid(what, steps, (nfe, speedup, max_error), site, matrix, method=method or KERNEL)
     plan = policy.compile(grid)
     if out is not None:
         plan.save(out)
@@ -105,12 +110,28 @@ def plan_explain(
     typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
 
 
+def _check_method(what: str, method: str | None) -> None:
+    if method is None:
+        return
+    if what in METHODS:
+        raise typer.BadParameter(f"{what!r} is a method already; --method goes with a kernel.", param_hint="--method")
+    if method == "rollout":
+        raise typer.BadParameter(
+            "a rollout runs the network: foreseer rollout MODEL KERNEL --prompts FILE --nfe N.", param_hint="--method"
+        )
+    able = [KERNEL, *(name for name, one in METHODS.items() if not one.reduces_steps)]
+    if method not in able:
+        raise typer.BadParameter(f"{method!r} gives no rows: expected one of {', '.join(able)}.", param_hint="--method")
+
+
 def _policy_and_grid(
     what: str,
     steps: int | None,
     target: tuple[int | None, float | None, float | None],
     site: Any,
     matrix: Path | None,
+    *,
+    method: str,
 ) -> tuple[Policy, Grid]:
     from foreseer.kernel import Kernel
     from foreseer.kernel.interpolate import resampled
@@ -121,8 +142,8 @@ def _policy_and_grid(
         return method_policy(what, steps or 50, target[0], site, matrix), Grid.uniform(steps or 50)
     if not Path(what).exists():
         raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
-    if site is not None or matrix is not None:
-        raise typer.BadParameter("a kernel has its site, and no matrix: leave --site and --matrix out.")
+    if site is not None:
+        raise typer.BadParameter("a kernel has its site: leave it out.", param_hint="--site")
     kernel = Kernel.load(what)
     grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
-    return kernel_policy(Path(what), *target), grid
+    return kernel_policy(Path(what), *target, method=method, matrix=matrix), grid
