@@ -42,7 +42,8 @@ class WrappedModel:
             step: index on the grid; each branch is called once a step, in order. A branch that begins late, or whose
                 tensors change shape, begins anew there, on the rest of the grid.
             args: what the model takes: (x, t) usually.
-            branch: a name that keeps conditional and unconditional calls apart.
+            branch: a name that keeps conditional and unconditional calls apart; where the plan has rows of the branch's
+                own, they go by it.
             kwargs: passed on to the model.
 
         Raises:
@@ -53,7 +54,7 @@ class WrappedModel:
         self._check_order(step, known)
         if known is None or not known.run.continues(step, inputs):
             try:
-                plan = self._policy.compile(self._grid, step)
+                plan = self._policy.compile(self._grid, step).of_branch(branch)
             except ForeseerError as error:
                 self._branches.pop(branch, None)
                 return self._against_the_plan(step, branch, str(error), self._model_fn(*args, **kwargs))

@@ -112,7 +112,7 @@ class Tracker:
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:
-                    branch = TrackedBranch(name, BranchRun(plan, step, signature, self._keep))
+                    branch = TrackedBranch(name, BranchRun(plan.of_branch(name), step, signature, self._keep))
                     self._branches[name] = branch
                     return Call(step, name, branch)
             return Call(step, name, None, self._refused[step])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from foreseer import __version__
 from foreseer.attach.hooks import is_hooked
 from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.calibration.branches import BranchRecorder, NotMixedError, record_branches
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.response import measure_response
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
@@ -44,7 +46,8 @@ def calibrate(
     """Run ``pipe`` on each prompt with every step computed, and keep the second moments of its outputs.
 
     What is recorded is what the scheduler is given: with classifier-free guidance, the guided combination, which is
-    what counts for the error. One prompt's trajectory is held at a time.
+    what counts for the error. Where guidance calls the denoiser once a branch, and combines the branches linearly,
+    their own moments are kept too, so that each can have its own rows. One prompt's trajectory is held at a time.
 
     Args:
         pipe: a diffusers pipeline, not attached.
@@ -74,9 +77,9 @@ def calibrate(
         if progress is not None:
             progress(index, total)
         generator = torch.Generator().manual_seed(seed + index)
-        with record_run(pipe) as trajectory:
+        with record_run(pipe) as trajectory, record_branches(pipe, trajectory) as recorder:
             pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
-        one = _kernel_of(trajectory, identity)
+        one = _kernel_of(trajectory, recorder, identity)
         kernel = one if kernel is None else _joined(kernel, one)
         if checkpoint is not None:
             kernel.save(checkpoint)
@@ -104,7 +107,7 @@ def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
         raise CalibrationError("A policy is attached: detach its handle first, calibration computes every step.")
 
 
-def _kernel_of(trajectory: Trajectory, identity: dict[str, str]) -> Kernel:
+def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder, identity: dict[str, str]) -> Kernel:
     grid = trajectory.grid
     if len(trajectory.outputs) != len(grid) or trajectory.sample is None:
         raise CalibrationError(
@@ -118,14 +121,20 @@ def _kernel_of(trajectory: Trajectory, identity: dict[str, str]) -> Kernel:
         matrix = sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
     except SamplerError as error:
         provenance["sampler"] = str(error)
-    return Kernel(grid, gram(trajectory.outputs, trajectory.outputs)[None], matrix, squares, "output", provenance)
+    branches = None
+    try:
+        branches = recorder.branches()
+    except NotMixedError as error:
+        provenance["branches"] = f"share their rows: {error}"
+    grams = gram(trajectory.outputs, trajectory.outputs)[None]
+    return Kernel(grid, grams, matrix, squares, "output", provenance, branches=branches)
 
 
 def _joined(kernel: Kernel, one: Kernel) -> Kernel:
     """``kernel`` with one prompt more, its identity unchanged."""
     merged = kernel.merge(one)
-    squares = merged.final_squares
-    return Kernel(kernel.grid, merged.grams, kernel.sampler, squares, kernel.site, kernel.provenance)
+    words = {name: kernel.provenance[name] for name in ("prompts", "prompts_hash")}
+    return replace(merged, provenance={**merged.provenance, **words})
 
 
 def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:

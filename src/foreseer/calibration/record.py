@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreseer.grid import Grid
 
-CHUNK = 2**20  # elements of one feature multiplied at a time
+CHUNK = 2**18  # elements of one feature multiplied at a time
 
 
 class StopRun(Exception):  # noqa: N818 - no error: it ends a run whose rest is not needed

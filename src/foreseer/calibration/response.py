@@ -64,7 +64,7 @@ def measure_response(
             squares[2, number] += float(np.mean((found - truth) ** 2)) / len(prompts)
     for number, policy in enumerate(policies):
         plan = policy.compile(kernel.grid)
-        expected = [float(np.mean(final_errors(one, plan.rows) ** 2)) for one in (still, answered)]
+        expected = [float(np.mean(final_errors(one, plan.rows, plan.branch_rows) ** 2)) for one in (still, answered)]
         squares[:2, number] = expected[0], expected[1] - expected[0]
     return replace(kernel, response=best_response(*squares))
 

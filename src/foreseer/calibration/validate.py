@@ -51,8 +51,10 @@ def held_out_errors(
     for part in parts:
         others = np.setdiff1d(np.arange(kernel.prompts), part)
         fitted = kernel.subset(others.tolist()) if others.size else kernel
-        rows = KernelRows(fitted, ridge=ridge).rows(computed_steps, kernel.grid)
-        errors[part] = final_errors(kernel.subset(part.tolist()), rows)
+        forecaster = KernelRows(fitted, ridge=ridge)
+        rows = forecaster.rows(computed_steps, kernel.grid)
+        of_branches = forecaster.branch_rows(computed_steps, kernel.grid)
+        errors[part] = final_errors(kernel.subset(part.tolist()), rows, of_branches)
     return errors / scale
 
 

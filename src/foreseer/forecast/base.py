@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from foreseer.errors import ForecastError
 from foreseer.grid import Grid
@@ -64,18 +64,36 @@ class Forecaster(ABC):
             ForecastError: as :meth:`row`.
         """
         rows = np.eye(len(grid))
-        computed = np.asarray(computed_steps, dtype=np.int64)
-        for index, end in enumerate((*computed[1:].tolist(), len(grid)), start=1):
-            before = computed[:index]
-            steps = np.arange(before[-1] + 1, end)
-            if steps.size:
-                rows[steps] = 0.0
-                rows[np.ix_(steps, before)] = self.segment(before, steps, grid)
+        for before, steps in segments_of(computed_steps, len(grid)):
+            rows[steps] = 0.0
+            rows[np.ix_(steps, before)] = self.segment(before, steps, grid)
         return rows
+
+    def branch_rows(
+        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
+        """Rows of their own for branches of a guided run, by the branch's name; the others share :meth:`rows`.
+
+        Raises:
+            ForecastError: as :meth:`row`.
+        """
+        return {}
 
     @abstractmethod
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         """The rows of ``steps``, shape (N, K)."""
+
+
+def segments_of(
+    computed_steps: Sequence[int] | np.ndarray, total: int
+) -> Iterator[tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " N"]]]:
+    """The runs of skipped steps of a whole run, each after the computed steps before it."""
+    computed = np.asarray(computed_steps, dtype=np.int64)
+    for index, end in enumerate((*computed[1:].tolist(), total), start=1):
+        before = computed[:index]
+        steps = np.arange(before[-1] + 1, end)
+        if steps.size:
+            yield before, steps
 
 
 def check_order(order: int, least: int, most: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from foreseer.errors import ForeseerError
 from foreseer.files import Artifact
 from foreseer.grid import Grid
+from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel
 
 
@@ -17,11 +18,12 @@ class KernelFileError(ForeseerError, ValueError):
     """A file is damaged, holds no kernel, or was written by a later version."""
 
 
+OPTIONAL = ("sampler", "final_squares", "mixing", "branch_grams")
 KERNEL_FILE = Artifact(
     "kernel",
     version=1,
-    arrays={"noise_levels": np.float64, "grams": np.float64, "sampler": np.float64, "final_squares": np.float64},
-    optional=("sampler", "final_squares"),
+    arrays=dict.fromkeys(("noise_levels", "grams", *OPTIONAL), np.float64),
+    optional=OPTIONAL,
     metadata=("unit", "final_level", "site", "provenance", "response"),
     error=KernelFileError,
     most_bytes=2**30,
@@ -42,6 +44,9 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
         "response": repr(kernel.response),
         "provenance": json.dumps(dict(kernel.provenance), sort_keys=True),
     }
+    if kernel.branches is not None:
+        arrays |= {"mixing": kernel.branches.mixing, "branch_grams": kernel.branches.grams}
+        metadata["branches"] = json.dumps(kernel.branches.names)
     KERNEL_FILE.save(path, arrays, metadata)
 
 
@@ -53,6 +58,11 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
         provenance = json.loads(metadata["provenance"])
         optional = arrays.get("sampler"), arrays.get("final_squares")
         response = float(metadata["response"])
-        return Kernel(grid, arrays["grams"], *optional, metadata["site"], provenance, response)
-    except (ForeseerError, ValueError, TypeError, RecursionError) as error:
+        branches = None
+        if "branches" in metadata or "mixing" in arrays or "branch_grams" in arrays:
+            names = tuple(json.loads(metadata["branches"]))
+            branches = Branches(names, arrays["mixing"], arrays["branch_grams"])
+        site = metadata["site"]
+        return Kernel(grid, arrays["grams"], *optional, site, provenance, response, branches=branches)
+    except (ForeseerError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {error}") from error

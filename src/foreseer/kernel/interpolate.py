@@ -32,7 +32,8 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     grams = weights @ kernel.grams @ weights.T
     wanted_ends, known_ends = (-np.append(one.levels, one.final_level) for one in (grid, kernel.grid))
     carried = Carried(final, np.interp(wanted_ends, known_ends, kernel.remaining))
-    return replace(kernel, grid=grid, grams=grams, sampler=None, carried=carried)
+    branches = None if kernel.branches is None else kernel.branches.interpolated(weights)
+    return replace(kernel, grid=grid, grams=grams, sampler=None, carried=carried, branches=branches)
 
 
 def _lengths(grid: Grid) -> np.ndarray:

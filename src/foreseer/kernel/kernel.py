@@ -16,12 +16,14 @@ from jaxtyping import Float64
 
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
+from foreseer.kernel.branches import Branches
 
 
 class KernelError(ForeseerError, ValueError):
     """Second moments that do not belong together, or a grid that a kernel cannot cover."""
 
 
+CONSISTENT = 0.2  # half-precision guidance rounds
 RESPONSE = 12.0  # fitted on the bundled pipeline; a pipeline's own is measured with its kernel
 
 
@@ -50,6 +52,7 @@ class Kernel:
         site: where features were taken.
         response: how strongly the network answers an error of the sample; see :meth:`response_to`. At least 0.
         carried: what an interpolated kernel takes over from the recorded run; not kept with the file.
+        branches: moments of each of several branches, where the features above are their combination under guidance.
         provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
 
     Raises:
@@ -64,6 +67,7 @@ class Kernel:
     provenance: Mapping[str, str] = field(default_factory=dict)
     response: float = RESPONSE
     carried: Carried | None = field(default=None, repr=False)
+    branches: Branches | None = field(default=None, repr=False)
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +97,7 @@ class Kernel:
             object.__setattr__(self, "final_squares", squares)
         if not (np.isfinite(self.response) and self.response >= 0):
             raise KernelError(f"The response is {self.response}; expected a finite number of at least 0.")
+        _check_branches(self.branches, grams)
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,6 +110,7 @@ class Kernel:
             dict(self.provenance),
             self.response,
             self.carried,
+            self.branches,
         )
         return Kernel, fields
 
@@ -138,9 +144,7 @@ class Kernel:
 
     @cached_property
     def remaining(self) -> Float64[np.ndarray, " T1"]:
-        """How much of a whole run is still to come, by final weights: shape (T + 1,), from 1 before step 0 to 0."""
-        if self.carried is not None:
-            return self.carried.remaining
+        """How much of the run is still to come, by final weights: shape (T + 1,), from 1 before step 0 to 0."""
         lengths = np.abs(self.final_weights)
         return np.append(np.cumsum(lengths[::-1])[::-1], 0.0) / max(float(lengths.sum()), np.finfo(np.float64).tiny)
 
@@ -187,12 +191,21 @@ class Kernel:
         grams = np.concatenate([self.grams, other.grams])
         sizes = np.array([self.prompts, other.prompts])
         response = math.sqrt(float(np.average(np.square([self.response, other.response]), weights=sizes)))
-        return replace(self, grams=grams, final_squares=squares, provenance=provenance, response=response)
+        branches = None
+        if self.branches is not None and other.branches is not None and self.branches.mix_alike(other.branches):
+            branches = self.branches.merge(other.branches)
+        elif self.branches is not None or other.branches is not None:
+            known = self.provenance.get("branches") or other.provenance.get("branches")
+            provenance["branches"] = known or "share their rows: guidance combines them differently from run to run"
+        return replace(
+            self, grams=grams, final_squares=squares, provenance=provenance, response=response, branches=branches
+        )
 
     def subset(self, prompts: list[int]) -> Kernel:
         """The kernel of some of the prompts, by index."""
         squares = None if self.final_squares is None else self.final_squares[prompts]
-        return replace(self, grams=self.grams[prompts], final_squares=squares)
+        branches = None if self.branches is None else self.branches.subset(prompts)
+        return replace(self, grams=self.grams[prompts], final_squares=squares, branches=branches)
 
     def on(self, grid: Grid) -> Kernel:
         """This kernel on another grid; see :func:`foreseer.kernel.interpolate.interpolate`.
@@ -221,3 +234,16 @@ class Kernel:
         from foreseer.kernel.file import load_kernel
 
         return load_kernel(path)
+
+
+def _check_branches(branches: Branches | None, grams: np.ndarray) -> None:
+    if branches is None:
+        return
+    prompts, steps, _ = grams.shape
+    if branches.steps != steps or len(branches.grams) != prompts:
+        raise KernelError(
+            f"The branches hold {len(branches.grams)} prompts of {branches.steps} steps; expected {prompts} of {steps}."
+        )
+    guided = branches.guided @ branches.grams @ branches.guided.T
+    if not np.linalg.norm(guided - grams) <= CONSISTENT * np.linalg.norm(grams):
+        raise KernelError("The branches' moments, combined, are not those of the guided outputs.")

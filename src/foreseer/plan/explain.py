@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class PlanExplanation:
         live_bytes: of all features held at once, where the shape is known.
         rounding: the largest L1 gain times the dtype's unit roundoff: a bound on the relative error that rounding of
             the features can cause in a forecast.
+        branches: the same of what each branch with rows of its own follows.
     """
 
     computed_steps: tuple[int, ...]
@@ -65,6 +66,7 @@ class PlanExplanation:
     live_bytes: int | None
     rounding: float
     provenance: dict[str, str]
+    branches: dict[str, PlanExplanation] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dictionaries."""
@@ -80,6 +82,15 @@ class PlanExplanation:
             + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
             f"rounding of {self.dtype} features amplified to at most {self.rounding:.1e}",
             "",
+            *(["shared rows, for all other branches than those below:"] if self.branches else []),
+            *self._table(),
+        ]
+        for name, branch in self.branches.items():
+            lines += ["", f"rows of {name}:", *branch._table()]
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        lines = [
             f"{'step':>4} {'level':>9} {'span':>4} {'sum':>7} {'gain':>7} {'live':>4}  row (step:weight)",
         ]
         for one in self.forecasts:
@@ -88,7 +99,7 @@ class PlanExplanation:
                 f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
                 f"{one.live_features:>4}  {row}"
             )
-        return "\n".join(lines)
+        return lines
 
 
 def explain(plan: Plan, feature_shape: tuple[int, ...] | None = None, dtype: str = "float32") -> PlanExplanation:
@@ -114,6 +125,7 @@ def explain(plan: Plan, feature_shape: tuple[int, ...] | None = None, dtype: str
         live_bytes=None if feature_bytes is None else plan.most_live * feature_bytes,
         rounding=ROUNDOFF[dtype] * max((one.l1_gain for one in forecasts), default=0.0),
         provenance=dict(plan.provenance),
+        branches={name: explain(plan.of_branch(name), feature_shape, dtype) for name in plan.branch_rows},
     )
 
 

@@ -36,6 +36,8 @@ class Plan:
             before i; row i of a computed step is the unit row.
         site: where in the network the feature is taken, ``"output"`` or ``"last_block"``.
         provenance: words about where the plan comes from (schedule, forecaster, model), kept with the file.
+        branch_rows: for branches of guidance that have rows of their own, by name; of the same form. All other branches
+            go by ``rows``.
 
     Raises:
         PlanError: a shape, a step, a site or a weight is not as said above.
@@ -46,6 +48,7 @@ class Plan:
     rows: Float64[np.ndarray, "T T"] = field(repr=False)
     site: Site = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
+    branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -55,18 +58,12 @@ class Plan:
             raise PlanError(str(error)) from error
         if self.site not in SITES:
             raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
-        try:
-            rows = np.array(self.rows, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
-        if rows.shape != (steps, steps):
-            raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
-        if not np.all(np.isfinite(rows)):
-            raise PlanError("A weight is not finite.")
-        _check_rows(rows, computed)
-        rows.setflags(write=False)
+        if not isinstance(self.branch_rows, Mapping) or not all(isinstance(name, str) for name in self.branch_rows):
+            raise PlanError("The branches' own rows must be given by the branch's name.")
+        of_branches = {name: _checked_rows(rows, computed, steps) for name, rows in self.branch_rows.items()}
         object.__setattr__(self, "computed_steps", computed)
-        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "rows", _checked_rows(self.rows, computed, steps))
+        object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
         object.__setattr__(self, "provenance", MappingProxyType(_check_provenance(self.provenance)))
 
     @classmethod
@@ -78,10 +75,22 @@ class Plan:
         site: Site = "output",
         provenance: Mapping[str, str] | None = None,
     ) -> Plan:
-        """Ask ``forecaster`` for the row of every skipped step of ``grid``."""
+        """Ask ``forecaster`` for the row of every skipped step of ``grid``, and for rows of branches' own."""
         computed = check_computed_steps(computed_steps, len(grid))
         rows = forecaster.rows(computed, grid)
-        return cls(grid, computed, rows, site, provenance or {"forecaster": repr(forecaster)})
+        of_branches = forecaster.branch_rows(computed, grid)
+        return cls(grid, computed, rows, site, provenance or {"forecaster": repr(forecaster)}, of_branches)
+
+    def of_branch(self, name: str) -> Plan:
+        """What the branch ``name`` follows: a plan with the branch's own rows, or this one."""
+        return self._of_branches.get(name, self)
+
+    @cached_property
+    def _of_branches(self) -> Mapping[str, Plan]:
+        return {
+            name: Plan(self.grid, self.computed_steps, rows, self.site, {**self.provenance, "branch": name})
+            for name, rows in self.branch_rows.items()
+        }
 
     @property
     def nfe(self) -> int:
@@ -158,17 +167,35 @@ class Plan:
         return load_plan(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Plan, (self.grid, self.computed_steps, self.rows, self.site, dict(self.provenance))
+        words, of_branches = dict(self.provenance), dict(self.branch_rows)
+        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, of_branches)
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Plan)
             and (self.grid, self.computed_steps, self.site) == (other.grid, other.computed_steps, other.site)
             and np.array_equal(self.rows, other.rows)
+            and self.branch_rows.keys() == other.branch_rows.keys()
+            and all(np.array_equal(rows, other.branch_rows[name]) for name, rows in self.branch_rows.items())
         )
 
     def __hash__(self) -> int:
         return hash((self.grid, self.computed_steps, self.site, self.rows.tobytes()))
+
+
+def _checked_rows(given: Any, computed: tuple[int, ...], steps: int) -> np.ndarray:
+    """A copy of ``given`` that nobody can write to."""
+    try:
+        rows = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
+    if rows.shape != (steps, steps):
+        raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
+    if not np.all(np.isfinite(rows)):
+        raise PlanError("A weight is not finite.")
+    _check_rows(rows, computed)
+    rows.setflags(write=False)
+    return rows
 
 
 def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:

@@ -108,8 +108,11 @@ class Search:
         self._grid = kernel.grid
         self._final = kernel.final_weights
         self._forecaster = forecaster
-        values, vectors = np.linalg.eigh(kernel.pooled)
-        self._root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # Branches are kept apart where the forecaster gives them rows of their own.
+        apart = isinstance(forecaster, KernelRows) and forecaster.kernel.branches is not None
+        self._branches = kernel.branches if apart else None
+        self._features = _root(kernel.pooled if self._branches is None else self._branches.pooled)
+        self._root = self._features if self._branches is None else self._branches.guided @ self._features
         self._ahead = 1
         self._sums: dict[tuple[int, ...], np.ndarray] = {}
         self._reached: dict[tuple[tuple[int, ...], int], tuple[np.ndarray, float]] = {}
@@ -145,9 +148,16 @@ class Search:
             steps = np.arange(
                 first, len(self._grid) if found is not None else max(end, min(first + self._ahead, len(self._grid)))
             )
-            forecast = self._forecaster.segment(before, steps, self._grid) @ self._root[list(before)]
+            forecast = self._forecast(np.array(before), steps)
             found = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
         return found
+
+    def _forecast(self, before: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        if self._branches is None or not isinstance(self._forecaster, KernelRows):
+            return self._forecaster.segment(before, steps, self._grid) @ self._root[before]
+        rows = self._forecaster.branch_segment(before, steps, self._grid) * self._branches.mixing[:, None, None]
+        columns = np.add.outer(len(self._grid) * np.arange(len(rows)), before).ravel()
+        return np.hstack(list(rows)) @ self._features[columns]
 
     def best(self, nfe: int) -> tuple[int, ...]:
         """The steps of least cost that were found."""
@@ -201,3 +211,8 @@ class Search:
                 steps = min(((*steps[:index], place, *steps[index + 1 :]) for place in places), key=self.cost)
             if self.cost(steps) >= self.cost(before):
                 return before
+
+
+def _root(pooled: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(pooled)
+    return vectors * np.sqrt(np.maximum(values, 0.0))

@@ -1,0 +1,98 @@
+"""Branches: second moments of each call of a denoiser that is called more than once a step (guidance)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from foreseer.errors import ForeseerError
+
+MIXING_TOLERANCE = 1e-2  # between two recordings; half precision tells coefficients to three digits
+
+
+class BranchesError(ForeseerError, ValueError):
+    """Names, coefficients and moments of branches that do not belong together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branches:
+    r"""The guided output of step i is $\sum_b k_b F^b_i$; here are k and all inner products of the $F^b_i$.
+
+    Args:
+        names: B of them, at least two, as the runtime names branches: the cache context's name, or "call n".
+        mixing: shape (B,), k; none is zero.
+        grams: shape (P, B T, B T), float64, symmetric, branch by branch: the moment of $F^b_i$ and $F^c_j$ is at
+            (b T + i, c T + j).
+
+    Raises:
+        BranchesError: a name is there twice, or a shape or a value is not as said above.
+    """
+
+    names: tuple[str, ...]
+    mixing: Float64[np.ndarray, " B"]
+    grams: Float64[np.ndarray, "P N N"] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        names = tuple(self.names)
+        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise BranchesError(f"The branches are {names}; expected two names or more, each once.")
+        mixing, grams = (np.array(one, dtype=np.float64) for one in (self.mixing, self.grams))
+        if mixing.shape != (len(names),) or not np.all(np.isfinite(mixing)) or not np.all(mixing):
+            raise BranchesError(f"The mixing is {mixing}; expected {len(names)} finite numbers other than 0.")
+        if grams.ndim != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] % len(names) or not grams.size:
+            raise BranchesError(f"The branches' Grams have shape {grams.shape}; expected (prompts, B T, B T).")
+        if not np.all(np.isfinite(grams)):
+            raise BranchesError("A second moment of a branch is not finite.")
+        if not np.allclose(grams, grams.transpose(0, 2, 1), rtol=1e-9, atol=1e-12 * float(np.abs(grams).max())):
+            raise BranchesError("A Gram matrix of the branches is not symmetric.")
+        for name, value in (("mixing", mixing), ("grams", grams)):
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "names", names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Branches, (self.names, self.mixing, self.grams)
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.grams.shape[1] // len(self.names)
+
+    @cached_property
+    def pooled(self) -> Float64[np.ndarray, "N N"]:
+        """The mean over prompts."""
+        mean = self.grams.mean(axis=0)
+        mean.setflags(write=False)
+        return mean
+
+    @cached_property
+    def guided(self) -> Float64[np.ndarray, "T N"]:
+        r"""The guided outputs as combinations of the branches' features: $k^T \otimes I$."""
+        return np.kron(self.mixing, np.eye(self.steps))
+
+    def forecast(self, rows: Mapping[str, Float64[np.ndarray, "T T"]]) -> Float64[np.ndarray, "T N"]:
+        """The guided forecasts of ``rows``, a matrix a branch, as combinations of the branches' features."""
+        return np.hstack([weight * rows[name] for name, weight in zip(self.names, self.mixing, strict=True)])
+
+    def mix_alike(self, other: Branches) -> bool:
+        """Whether both are the same branches under the same guidance."""
+        most = MIXING_TOLERANCE * float(np.abs(self.mixing).max())
+        return self.names == other.names and bool(np.all(np.abs(self.mixing - other.mixing) <= most))
+
+    def merge(self, other: Branches) -> Branches:
+        """Both recordings' prompts; the coefficients are those of the first."""
+        return replace(self, grams=np.concatenate([self.grams, other.grams]))
+
+    def subset(self, prompts: list[int]) -> Branches:
+        """The moments of some of the prompts, by index."""
+        return replace(self, grams=self.grams[prompts])
+
+    def interpolated(self, weights: Float64[np.ndarray, "M T"]) -> Branches:
+        """The moments of ``weights`` applied to each branch's features."""
+        along = np.kron(np.eye(len(self.names)), weights)
+        return replace(self, grams=along @ self.grams @ along.T)
