@@ -5,15 +5,11 @@ The CPU allocator's own count, from torch's profiler: the peak of live bytes wit
     python -m benchmarks.memory
 """
 
-import json
-import tempfile
-from pathlib import Path
-
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import foreseer as fs
 from benchmarks.common import bundled, sample, write
+from foreseer.evaluate.cost import watch_memory, weight_bytes
 
 STEPS = 50
 SETTINGS = (("reuse", 10), ("taylorseer", 10), ("newton", 10), ("spectrum", 10), ("spectrum", 25))
@@ -22,17 +18,10 @@ SETTINGS = (("reuse", 10), ("taylorseer", 10), ("newton", 10), ("spectrum", 10),
 def peak_bytes(pipe, prompt, options) -> int:
     """The most bytes live at once in one run, over those live when it began."""
     sample(pipe, prompt, options, STEPS, seed=1)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with watch_memory(pipe) as peak:
         sample(pipe, prompt, options, STEPS, seed=1)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    live = peak = 0
-    for event in sorted((one for one in events if one.get("name") == "[memory]"), key=lambda one: one["ts"]):
-        live += event["args"]["Bytes"]
-        peak = max(peak, live)
-    return peak
+    assert peak.bytes is not None
+    return peak.bytes - weight_bytes(pipe)
 
 
 def main() -> None:

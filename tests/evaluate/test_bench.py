@@ -161,8 +161,17 @@ def test_a_fingerprint_tells_weights_apart(emoji):
         weight[0, 0] += 1
         changed = fingerprint(emoji)
         weight[0, 0] -= 1
+        emoji.vae.decoder.conv_out.bias[0] += 1
+        decoder = fingerprint(emoji)
+        emoji.vae.decoder.conv_out.bias[0] -= 1
     assert len(before) == 12
-    assert changed != before
+    assert len({before, changed, decoder}) == 3
+
+
+def test_a_fingerprint_tells_schedulers_apart(emoji, monkeypatch):
+    before = fingerprint(emoji)
+    monkeypatch.setattr(emoji, "scheduler", type(emoji.scheduler).from_config(emoji.scheduler.config, shift=1.7))
+    assert fingerprint(emoji) != before
 
 
 def test_a_video_is_stored_without_loss(tmp_path):

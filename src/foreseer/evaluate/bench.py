@@ -15,7 +15,7 @@ import torch
 from foreseer.errors import ForeseerWarning
 from foreseer.evaluate.cells import BenchError, Cells
 from foreseer.evaluate.contender import Contender
-from foreseer.evaluate.cost import denoisers
+from foreseer.evaluate.cost import modules
 from foreseer.evaluate.engine import Engine, Progress
 from foreseer.evaluate.environment import environment
 from foreseer.evaluate.fidelity import FIDELITY
@@ -80,7 +80,7 @@ class Bench:
 
     def identity(self, pipe: Any) -> dict[str, Any]:
         """What all results in one folder must share."""
-        about = environment()
+        about = environment(pipe)
         words = json.dumps(list(self.prompts)).encode()
         return {
             "model": self.model,
@@ -93,6 +93,7 @@ class Bench:
             "prompts": f"{len(self.prompts)}, {hashlib.sha256(words).hexdigest()[:12]}",
             "versions": {name: about.get(name) for name in ("foreseer", "torch", "diffusers")},
             "device": about["device"],
+            "threads": about["threads"],
         }
 
 
@@ -125,13 +126,15 @@ def run_bench(
         engine = Engine(asked, contenders, pipe, cells, progress)
         engine.run()
         scores = score(asked, list(engine.entries), engine.reference, cells, progress)
-        return summarise(asked, engine.entries, cells, engine.errors, scores)
+        return summarise(asked, engine.entries, cells, engine.errors, scores, environment=environment(pipe))
 
 
 def fingerprint(pipe: Any) -> str:
-    """A short digest of a pipeline's denoisers: shapes, dtypes and a few values of each parameter."""
-    digest = hashlib.sha256()
-    for module in denoisers(pipe):
+    """A short digest of a pipeline: its scheduler; shape, dtype and a few values of each parameter of its networks."""
+    config = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
+    scheduler = [type(pipe.scheduler).__name__, config]
+    digest = hashlib.sha256(json.dumps(scheduler, sort_keys=True, default=repr).encode())
+    for module in modules(pipe):
         for name, parameter in _parameters(module):
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
             if parameter.device.type != "meta":

@@ -14,6 +14,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.evaluate.environment import runs_on_gpu
 from foreseer.evaluate.flops import FlopCount
 
 
@@ -65,6 +66,11 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     return [module for module in found if isinstance(module, nn.Module)]
 
 
+def modules(pipe: Any) -> list[nn.Module]:
+    """Every network of a pipeline: denoisers, text encoders, decoder."""
+    return [one for one in getattr(pipe, "components", {}).values() if isinstance(one, nn.Module)]
+
+
 @dataclass
 class Peak:
     """The most bytes in use at once; ``None`` where that could not be told."""
@@ -81,7 +87,7 @@ def watch_memory(pipe: Any) -> Iterator[Peak]:
     """
     peak = Peak()
     gc.collect()
-    if torch.device(getattr(pipe, "_execution_device", "cpu")).type == "cuda":
+    if runs_on_gpu(pipe):
         devices = range(torch.cuda.device_count())
         for device in devices:
             torch.cuda.reset_peak_memory_stats(device)
@@ -105,6 +111,5 @@ def watch_memory(pipe: Any) -> Iterator[Peak]:
 
 def weight_bytes(pipe: Any) -> int:
     """Bytes of all parameters and buffers of a pipeline."""
-    modules = [one for one in getattr(pipe, "components", {}).values() if isinstance(one, nn.Module)]
-    tensors = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
+    tensors = {id(one): one for module in modules(pipe) for one in (*module.parameters(), *module.buffers())}
     return sum(one.nbytes for one in tensors.values())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from foreseer.evaluate.cells import Cells, about, cell
 from foreseer.evaluate.contender import Contender
-from foreseer.evaluate.environment import environment
 from foreseer.evaluate.fidelity import FIDELITY
 from foreseer.evaluate.results import BenchResults, Row, Spread
 from foreseer.evaluate.score import Scores
@@ -22,7 +21,13 @@ Contents = Sequence[Content | None]
 
 
 def summarise(
-    asked: Bench, entries: Mapping[str, Contender], cells: Cells, errors: Mapping[str, str], scores: Scores
+    asked: Bench,
+    entries: Mapping[str, Contender],
+    cells: Cells,
+    errors: Mapping[str, str],
+    scores: Scores,
+    *,
+    environment: Mapping[str, str],
 ) -> BenchResults:
     """The results of a bench, the reference first.
 
@@ -32,6 +37,7 @@ def summarise(
         cells: of the bench.
         errors: why contenders failed, by key.
         scores: measures of quality, and the columns.
+        environment: versions, device and threads.
     """
     count = len(asked.prompts)
     reference = next(iter(entries))
@@ -51,7 +57,7 @@ def summarise(
     return BenchResults(
         title=asked.title,
         command=asked.command,
-        environment=environment() | {"date": datetime.date.today().isoformat()},
+        environment={**environment, "date": datetime.date.today().isoformat()},
         model=asked.model,
         steps=asked.steps,
         video=bool((true[0] or {}).get("video")),
