@@ -10,23 +10,20 @@ import torch
 import foreseer as fs
 from foreseer.evaluate.bench import fingerprint
 from foreseer.evaluate.cells import BenchError, Cells
-from foreseer.evaluate.contender import Accelerated
 from foreseer.evaluate.cost import count_denoiser, watch_memory
 from foreseer.evaluate.measures import psnr, relative_error, ssim
 from foreseer.evaluate.results import BenchResults
-from tests.evaluate.bench_common import OPTIONS, PROMPTS, STEPS, Trouble, asked, run
+from tests.evaluate.bench_common import OPTIONS, PROMPTS, STEPS, asked, run
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("bench")
+def results(whole_bench):
+    return whole_bench[0]
 
 
 @pytest.fixture(scope="module")
-def results(emoji, folder):
-    everything = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())
-    foreign = Trouble("foreign", "Someone's cache", STEPS, 6, before=lambda pipe: None)
-    return run(emoji, folder, Accelerated("all", "All", STEPS, policy=everything), foreign)
+def folder(whole_bench):
+    return whole_bench[1]
 
 
 def draw(pipe, output_type="np", steps=STEPS):

@@ -17,18 +17,6 @@ from foreseer.evaluate.bench_report import as_json, write_report
 from foreseer.evaluate.results import BenchResults, Spread
 from foreseer.evaluate.table import table_of
 from foreseer.evaluate.table_text import comma_separated, escape_latex, latex, markdown
-from tests.evaluate.example import draw_pictures, example_results
-
-
-@pytest.fixture
-def results():
-    return example_results()
-
-
-@pytest.fixture
-def folder(results, tmp_path):
-    draw_pictures(results, tmp_path)
-    return tmp_path
 
 
 def test_all_files_are_written_and_nothing_else(results, folder):

@@ -28,8 +28,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(emoji, tmp_path_factory):
-    return figures(run(emoji, tmp_path_factory.mktemp("undisturbed")))
+def undisturbed(whole_bench):
+    """The figures of the contenders that every bench here has."""
+    names = {"reference", *(one.name for one in contenders())}
+    return {key: value for key, value in figures(whole_bench[0]).items() if key[0] in names}
 
 
 def cell_times(folder):
@@ -55,15 +57,14 @@ def test_a_bench_that_was_stopped_goes_on_and_ends_with_the_same_figures(emoji, 
     assert all(json.loads(path.read_text())["seconds"] == seconds for path, seconds in before.items())
 
 
-def test_what_is_done_is_not_done_again(emoji, tmp_path, undisturbed):
-    run(emoji, tmp_path)
-    before = cell_times(tmp_path)
+def test_what_is_done_is_not_done_again(emoji, done_folder, undisturbed):
+    before = cell_times(done_folder)
 
     def never(pipe):
         raise AssertionError("drawn again")
 
-    again = run_bench(asked(), [*contenders(), Trouble("new", "New", STEPS, 2, before=never)], emoji, tmp_path)
-    assert cell_times(tmp_path) == before
+    again = run_bench(asked(), [*contenders(), Trouble("new", "New", STEPS, 2, before=never)], emoji, done_folder)
+    assert cell_times(done_folder) == before
     assert {key: value for key, value in figures(again).items() if key[0] != "new"} == undisturbed
     assert again.rows[-1].error == "AssertionError: drawn again"
 
@@ -129,13 +130,13 @@ class NotFinite(Unaccelerated):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
-def test_pictures_that_are_not_finite_are_reported_and_never_measured(emoji, tmp_path):
-    results = run(emoji, tmp_path, NotFinite("nan", "NaN", STEPS, STEPS))
+def test_pictures_that_are_not_finite_are_reported_and_never_measured(emoji, done_folder):
+    results = run(emoji, done_folder, NotFinite("nan", "NaN", STEPS, STEPS))
     row = results.rows[-1]
     assert row.error == "2 of 2 samples are not finite (prompts 1, 2)"
     assert row.per_prompt == {"psnr": [None, None], "ssim": [None, None]}
     assert row.measures == {"psnr": None, "ssim": None}
-    assert all((tmp_path / name).is_file() for name in row.pictures)
+    assert all((done_folder / name).is_file() for name in row.pictures)
     assert [one.error for one in results.rows[:-1]] == [None] * 4
 
 
@@ -199,16 +200,15 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
         pass
 
 
-def test_the_references_samples_are_drawn_again_where_they_are_gone_and_others_are_to_come(emoji, tmp_path):
-    first = figures(run(emoji, tmp_path))
-    for file in tmp_path.rglob("reference-*.safetensors"):
+def test_the_references_samples_are_drawn_again_if_gone_and_others_are_to_come(emoji, done_folder, undisturbed):
+    for file in done_folder.rglob("reference-*.safetensors"):
         file.unlink()
-    before = cell_times(tmp_path)
-    assert figures(run(emoji, tmp_path)) == first
-    assert cell_times(tmp_path) == before  # nothing is to come
-    again = run(emoji, tmp_path, Trouble("new", "New", STEPS, 6, before=lambda pipe: None))
+    before = cell_times(done_folder)
+    assert figures(run(emoji, done_folder)) == undisturbed
+    assert cell_times(done_folder) == before  # nothing is to come
+    again = run(emoji, done_folder, Trouble("new", "New", STEPS, 6, before=lambda pipe: None))
     assert again.rows[-1].measures["psnr"] == math.inf
-    assert {key: value for key, value in figures(again).items() if key[0] != "new"} == first
+    assert {key: value for key, value in figures(again).items() if key[0] != "new"} == undisturbed
 
 
 def test_another_policy_of_the_same_name_is_run_anew(emoji, tmp_path):

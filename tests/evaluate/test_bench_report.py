@@ -10,23 +10,12 @@ from PIL import Image
 
 from foreseer.evaluate import bench_report, page
 from foreseer.evaluate.bench_report import write_report
-from tests.evaluate.example import HOSTILE, draw_pictures, example_results
+from tests.evaluate.example import HOSTILE
 from tests.evaluate.parsed import Page
 
 
-@pytest.fixture
-def results():
-    return example_results()
-
-
-@pytest.fixture
-def folder(results, tmp_path):
-    draw_pictures(results, tmp_path)
-    return tmp_path
-
-
 def page_of(results, folder):
-    return Page(write_report(results, folder)["page"].read_text(encoding="utf-8")).root
+    return Page(bench_report.page(results, folder)).root
 
 
 def body_rows(tree):

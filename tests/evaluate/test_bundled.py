@@ -19,10 +19,8 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    loaded = zoo.load()
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+def pipe(emoji):
+    return emoji
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +109,9 @@ def test_bundle_fits_its_size_and_names_its_licence():
     assert (folder / "LICENSE").is_file()
     assert "Noto" in (folder / "README.md").read_text()
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "FluxPipeline"
+
+
+def test_a_name_that_is_not_bundled_is_refused(as_users_call):
+    for ask in (zoo.path, zoo.load, zoo.kernel_path, zoo.plan_path):
+        with pytest.raises(fs.ForeseerError, match="No bundled pipeline is called 'flux': expected one of emoji"):
+            ask("flux")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer import zoo
 from foreseer.evaluate.peers import PEERS, PeerError, Probe, find_peer
 from foreseer.evaluate.peers.diffusers_caches import broadcast_interval, taylor_computed, taylor_interval
 from foreseer.evaluate.peers.probe import settle
@@ -24,10 +23,8 @@ class InterruptedRunError(Exception):
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    loaded = zoo.load()
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
+def pipe(emoji):
+    return emoji
 
 
 @pytest.fixture(scope="module")

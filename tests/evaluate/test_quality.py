@@ -224,7 +224,7 @@ class Together(Brightness):
         return score
 
 
-def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, tmp_path, monkeypatch):
+def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, done_folder, monkeypatch):
     brightness = Brightness()
     monkeypatch.setitem(QUALITY, "brightness", brightness)
     monkeypatch.setitem(QUALITY, "broken", Broken())
@@ -232,10 +232,10 @@ def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, 
     monkeypatch.setitem(QUALITY, "together", Together())
     asked = ["psnr", "brightness", "broken", "speechless", "together"]
     failing = Deferred("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
-    results = run(emoji, tmp_path, failing, measures=asked)
+    results = run(emoji, done_folder, failing, measures=asked)
     assert brightness.taken == 4 * len(PROMPTS)
     row = results.rows[0]
-    stored = [np.asarray(Image.open(tmp_path / name)).mean() for name in row.pictures]
+    stored = [np.asarray(Image.open(done_folder / name)).mean() for name in row.pictures]
     assert row.per_prompt["brightness"] == pytest.approx(stored)
     assert row.measures["brightness"] == pytest.approx(np.mean(stored))
     missing = {one.name: one.missing for one in results.measures}
@@ -245,8 +245,8 @@ def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, 
     assert all("broken" not in one.measures and "speechless" not in one.measures for one in results.rows)
     assert row.measures["together"] == pytest.approx(row.measures["brightness"])
     assert "together" not in results.rows[-1].measures  # it drew nothing, which spoils no other's figure
-    again = run(emoji, tmp_path, measures=["psnr", "brightness"])
+    again = run(emoji, done_folder, measures=["psnr", "brightness"])
     assert brightness.taken == 4 * len(PROMPTS)
     assert again.rows[0].per_prompt == row.per_prompt
-    paths = write_report(dataclasses.replace(results), tmp_path)
+    paths = write_report(dataclasses.replace(results), done_folder)
     assert "no such host" in paths["page"].read_text()
