@@ -13,7 +13,7 @@ from foreseer.evaluate.peers import PEERS, PeerError, Probe, find_peer
 from foreseer.evaluate.peers.diffusers_caches import broadcast_interval, taylor_computed, taylor_interval
 from foreseer.evaluate.peers.probe import settle
 
-STEPS, NFE = 12, 6
+STEPS, NFE = 8, 5
 ATTENTION_ONLY = ("diffusers-taylorseer-attention", "diffusers-pab", "diffusers-fastercache")
 SOLVERS = ("dpm-solver", "unipc", "heun")
 
