@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import foreseer
 from foreseer import cli
 from foreseer.plan.methods import METHODS
 
@@ -14,6 +15,11 @@ def run(capsys, *arguments):
         cli.main([str(one) for one in arguments])
     captured = capsys.readouterr()
     return stop.value.code or 0, captured.out, captured.err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, f"foreseer {foreseer.__version__}\n")
 
 
 def test_methods_lists_every_method(capsys):

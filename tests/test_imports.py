@@ -14,6 +14,7 @@ SOURCE = Path(foreseer.__file__).parent
 # A room imports from its own layer's rooms or earlier ones; layers are as in the house plan.
 LAYERS = [
     {"errors"},
+    {"checks"},
     {"files"},
     {"grid"},
     {"kernel"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-NUMPY_ONLY = ("errors", "files", "grid", "kernel", "schedule", "forecast", "plan")
+NUMPY_ONLY = ("errors", "checks", "files", "grid", "kernel", "schedule", "forecast", "plan")
 TENSOR_LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "jax", "tensorflow"}
 
 

@@ -175,3 +175,33 @@ def test_the_least_order_is_reuse(zero, run):
 def test_options_out_of_range_are_refused(make, as_users_call):
     with pytest.raises(ForecastError):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TaylorSeer("2"), "order is '2'; expected a whole number from 0 to 4"),
+        (lambda: TaylorSeer(first_enhance="a"), "first_enhance is 'a'; expected a whole number of at least 0"),
+        (lambda: Newton(None), "order is None"),
+        (lambda: AdamsBashforth([2]), r"order is \[2\]"),
+        (lambda: Chebyshev(degree="4"), "degree is '4'"),
+        (lambda: Chebyshev(ridge="a"), "ridge is 'a'; expected a finite number of at least 0"),
+        (lambda: Chebyshev(ridge=None), "ridge is None"),
+        (lambda: Chebyshev(window=2.5), "window is 2.5"),
+        (lambda: Chebyshev(blend="half"), "blend is 'half'; expected a finite number from 0 to 1"),
+        (lambda: KernelRows("kernel"), "kernel is a str; expected a Kernel"),
+        (lambda: Reuse().row((0, 1), 3, 50), "grid is a int; expected a Grid"),
+        (lambda: Reuse().row(None, 3, Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().row(((0,), (0, 1)), 3, Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().row((0, 1), "3", Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().segment((0, 1), ((3,), (4,)), Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().rows("a", Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().rows((), Grid.uniform(5)), "at least one"),
+        (lambda: Reuse().rows((0, 1.5), Grid.uniform(5)), "whole numbers"),
+        (lambda: Reuse().rows((0, 9), Grid.uniform(5)), "Step 9 is not on a grid of 5 steps"),
+        (lambda: Reuse().rows((0, 1), [0.5]), "grid is a list"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_by_name(make, words, as_users_call):
+    with pytest.raises(ForecastError, match=words):
+        make()

@@ -3,12 +3,13 @@
 from fractions import Fraction
 from math import floor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foreseer.errors import ScheduleError
-from foreseer.schedule import Explicit, Growing, Schedule, Uniform, check_computed_steps
+from foreseer.schedule import Explicit, Growing, Optimal, Schedule, Uniform, check_computed_steps
 
 PUBLISHED_NFE = {  # of 50 steps; Spectrum's table 6
     "FORA 4": (Uniform(4.0, 1), 13),
@@ -156,6 +157,39 @@ def test_explicit_gives_back_any_valid_list(steps, data):
 def test_what_is_no_schedule_is_refused(make, as_users_call):
     with pytest.raises(ScheduleError):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Uniform("a"), "interval is 'a'; expected a finite number of at least 1"),
+        (lambda: Uniform(None), "interval is None"),
+        (lambda: Uniform(4, warmup="2"), "warmup is '2'; expected a whole number of at least 1"),
+        (lambda: Uniform(4, warmup=True), "warmup is True"),
+        (lambda: Uniform(4, last=1.5), "last is 1.5; expected a whole number of at least 0"),
+        (lambda: Uniform.for_nfe("9", 50), "nfe is '9'"),
+        (lambda: Uniform.for_nfe(9.5, 50), "nfe is 9.5"),
+        (lambda: Uniform.for_nfe(9, None), "steps is None"),
+        (lambda: Uniform.for_nfe(9, 50, "2"), "warmup is '2'"),
+        (lambda: Growing("a"), "interval is 'a'"),
+        (lambda: Growing(2, 5.0), "warmup is 5.0"),
+        (lambda: Growing(2, 5, [1]), r"alpha is \[1\]; expected a finite number of at least 0"),
+        (lambda: Growing.for_nfe(None, 50), "nfe is None"),
+        (lambda: Growing.for_nfe(9, 50, interval="a"), "interval is 'a'"),
+        (lambda: Explicit(5), "must be integers"),
+        (lambda: Explicit((0, 1), of="50"), "of is '50'"),
+        (lambda: Uniform(4).computed_steps("50"), "steps is '50'; expected a whole number of at least 1"),
+        (lambda: Uniform(4).computed_steps(2.5), "steps is 2.5"),
+        (lambda: Optimal("kernel", 9), "kernel is a str; expected a Kernel"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_by_name(make, words, as_users_call):
+    with pytest.raises(ScheduleError, match=words):
+        make()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(as_users_call):
+    assert Uniform(np.int64(4), np.int64(5)).computed_steps(np.int64(20)) == Uniform(4, 5).computed_steps(20)
 
 
 def test_a_rule_of_ones_own_is_checked_like_the_others():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from foreseer import __version__
 from foreseer.cli.bench import bench
 from foreseer.cli.common import errors
 from foreseer.cli.learning import calibrate, frontier, portrait, rollout
@@ -15,12 +16,29 @@ from foreseer.cli.pictures import demo, generate
 from foreseer.cli.plans import methods, plan_app
 from foreseer.errors import ForeseerError
 
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"foreseer {__version__}")
+        raise typer.Exit
+    return asked
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and stop.")
+]
 app = typer.Typer(
-    help="Sample diffusion models faster: compute a few steps, forecast the others.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Sample diffusion models faster: compute a few steps, forecast the others."""
+
+
 for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout):
     app.command()(command)
 app.add_typer(plan_app, name="plan")

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foreseer.forecast.base import Forecaster, check_order
+from foreseer.checks import check_count
+from foreseer.errors import ForecastError
+from foreseer.forecast.base import Forecaster
 from foreseer.forecast.newton import newton_weights
 from foreseer.grid import Grid
 
@@ -33,7 +35,7 @@ class AdamsBashforth(Forecaster):
     order: int = 2
 
     def __post_init__(self) -> None:
-        check_order(self.order, 1, 5)
+        check_count("order", self.order, ForecastError, least=1, most=5)
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         nodes = grid.levels[computed[-self.order :]]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from foreseer.checks import check_kind
 from foreseer.errors import ForecastError
 from foreseer.grid import Grid
 
@@ -40,11 +41,8 @@ class Forecaster(ABC):
         Raises:
             ForecastError: as :meth:`row`.
         """
-        computed, wanted = np.asarray(computed_steps), np.asarray(steps)
-        if computed.ndim != 1 or computed.size == 0:
-            raise ForecastError(f"Nothing to forecast steps {steps} from: the computed steps are {computed_steps!r}.")
-        if computed.dtype.kind not in "iu" or wanted.dtype.kind not in "iu" or not wanted.size:
-            raise ForecastError(f"Steps must be integers, received {computed_steps!r} and {steps!r}.")
+        check_kind("grid", grid, Grid, ForecastError)
+        computed, wanted = as_steps(computed_steps), as_steps(steps)
         if computed[0] != 0 or (computed[1:] <= computed[:-1]).any() or computed[-1] >= wanted.min():
             raise ForecastError(
                 f"The computed steps {tuple(computed.tolist())} must ascend from 0 and stay below step {wanted.min()}."
@@ -63,6 +61,7 @@ class Forecaster(ABC):
         Raises:
             ForecastError: as :meth:`row`.
         """
+        check_kind("grid", grid, Grid, ForecastError)
         rows = np.eye(len(grid))
         for before, steps in segments_of(computed_steps, len(grid)):
             rows[steps] = 0.0
@@ -84,19 +83,34 @@ class Forecaster(ABC):
         """The rows of ``steps``, shape (N, K)."""
 
 
+def as_steps(steps: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Steps as an array of one dimension.
+
+    Raises:
+        ForecastError: there is none, or they are no whole numbers.
+    """
+    try:
+        found = np.asarray(steps)
+    except (TypeError, ValueError) as error:
+        raise ForecastError(f"Steps must be whole numbers in one list, received {steps!r}.") from error
+    if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
+        raise ForecastError(f"Steps must be whole numbers in one list, at least one; received {steps!r}.")
+    return found
+
+
 def segments_of(
     computed_steps: Sequence[int] | np.ndarray, total: int
 ) -> Iterator[tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " N"]]]:
-    """The runs of skipped steps of a whole run, each after the computed steps before it."""
-    computed = np.asarray(computed_steps, dtype=np.int64)
+    """The runs of skipped steps of a whole run, each after the computed steps before it.
+
+    Raises:
+        ForecastError: the computed steps are no whole numbers, or not on the grid.
+    """
+    computed = as_steps(computed_steps).astype(np.int64)
+    if computed[-1] >= total:
+        raise ForecastError(f"Step {computed[-1]} is not on a grid of {total} steps.")
     for index, end in enumerate((*computed[1:].tolist(), total), start=1):
         before = computed[:index]
         steps = np.arange(before[-1] + 1, end)
         if steps.size:
             yield before, steps
-
-
-def check_order(order: int, least: int, most: int) -> None:
-    """Refuse an order that the method does not have."""
-    if isinstance(order, bool) or not isinstance(order, int | np.integer) or not least <= order <= most:
-        raise ForecastError(f"order is {order!r}; expected an integer from {least} to {most}.")

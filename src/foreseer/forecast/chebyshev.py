@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from foreseer.checks import check_count, check_number
 from foreseer.errors import ForecastError
-from foreseer.forecast.base import Forecaster, check_order
+from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
 Mapping = Literal["steps", "published", "noise"]
@@ -47,13 +48,12 @@ class Chebyshev(Forecaster):
     mapping: Mapping = "steps"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.degree, int) or self.degree < 0 or not (math.isfinite(self.ridge) and self.ridge >= 0):
-            raise ForecastError(f"degree is {self.degree} and ridge {self.ridge}; neither may be negative.")
-        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
-            raise ForecastError(f"window is {self.window}; expected None or at least 1 computed step.")
-        if not 0 <= self.blend <= 1:
-            raise ForecastError(f"blend is {self.blend}; expected 0 (Newton alone) to 1 (Chebyshev alone).")
-        check_order(self.newton_order, 1, 3)
+        check_count("degree", self.degree, ForecastError)
+        check_number("ridge", self.ridge, ForecastError)
+        if self.window is not None:
+            check_count("window", self.window, ForecastError, least=1)
+        check_number("blend", self.blend, ForecastError, most=1)
+        check_count("newton_order", self.newton_order, ForecastError, least=1, most=3)
         if self.mapping not in ("steps", "published", "noise"):
             raise ForecastError(f"Unknown mapping {self.mapping!r}: expected 'steps', 'published' or 'noise'.")
 

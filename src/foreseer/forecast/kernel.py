@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from foreseer.checks import check_kind, check_number
 from foreseer.errors import ForecastError
 from foreseer.forecast.base import Forecaster, segments_of
 from foreseer.grid import Grid
@@ -47,10 +48,11 @@ class KernelRows(Forecaster):
     own: float = OWN
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.ridge) and self.ridge >= 0):
-            raise ForecastError(f"ridge is {self.ridge}; expected a finite number of at least 0.")
-        if not (np.isfinite(self.own) and self.own >= 0):
-            raise ForecastError(f"own is {self.own}; expected a finite number of at least 0.")
+        check_kind("kernel", self.kernel, Kernel, ForecastError)
+        check_number("ridge", self.ridge, ForecastError)
+        check_number("own", self.own, ForecastError)
+        if self.prior is not None:
+            check_kind("prior", self.prior, Forecaster, ForecastError)
 
     def __repr__(self) -> str:
         words = f"{self.kernel!r}, ridge={self.ridge!r}, prior={self.prior!r}, sum_to_one={self.sum_to_one!r}"

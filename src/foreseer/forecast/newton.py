@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from foreseer.checks import check_count
 from foreseer.errors import ForecastError
-from foreseer.forecast.base import Forecaster, check_order
+from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
 TimeUnit = Literal["step", "noise"]
@@ -53,7 +54,7 @@ class Newton(Forecaster):
     unit: TimeUnit = "step"
 
     def __post_init__(self) -> None:
-        check_order(self.order, 0, 8)
+        check_count("order", self.order, ForecastError, most=8)
         if self.unit not in ("step", "noise"):
             raise ForecastError(f"Unknown unit {self.unit!r}: expected 'step' or 'noise'.")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foreseer.checks import check_count
 from foreseer.errors import ForecastError
-from foreseer.forecast.base import Forecaster, check_order
+from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
 
@@ -36,9 +37,8 @@ class TaylorSeer(Forecaster):
     first_enhance: int = 3
 
     def __post_init__(self) -> None:
-        check_order(self.order, 0, 4)
-        if self.first_enhance < 0:
-            raise ForecastError(f"first_enhance is {self.first_enhance}; it counts steps and cannot be negative.")
+        check_count("order", self.order, ForecastError, most=4)
+        check_count("first_enhance", self.first_enhance, ForecastError)
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         units = np.eye(computed.size)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import pairwise
 
+from foreseer.checks import check_count
 from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
 
@@ -19,8 +21,7 @@ class Schedule(ABC):
         Raises:
             ScheduleError: the rule names no step, an unknown one, one twice, or not the first.
         """
-        if steps < 1:
-            raise ScheduleError(f"A run needs at least one step, received {steps}.")
+        check_count("steps", steps, ScheduleError, least=1)
         return check_computed_steps(self._computed_steps(steps), steps)
 
     def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
@@ -32,6 +33,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def _computed_steps(self, steps: int) -> Iterable[int]: ...
+
+
+def check_budget(nfe: int, steps: int) -> None:
+    """Refuse a number of evaluations that no run of ``steps`` steps has."""
+    check_count("steps", steps, ScheduleError, least=1)
+    check_count("nfe", nfe, ScheduleError, least=-sys.maxsize)
+    if not 1 <= nfe <= steps:
+        raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
 
 
 def check_computed_steps(computed_steps: Iterable[int], steps: int) -> tuple[int, ...]:

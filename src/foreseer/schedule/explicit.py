@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from foreseer.checks import check_count
 from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
 from foreseer.schedule.base import Schedule, check_computed_steps
@@ -30,6 +31,8 @@ class Explicit(Schedule):
     of: int | None = None
 
     def __init__(self, steps: Iterable[int], of: int | None = None) -> None:
+        if of is not None:
+            check_count("of", of, ScheduleError, least=1)
         object.__setattr__(self, "steps", check_computed_steps(steps, of if of is not None else sys.maxsize))
         object.__setattr__(self, "of", of)
 

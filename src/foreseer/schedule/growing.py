@@ -7,8 +7,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from foreseer.checks import check_count, check_number
 from foreseer.errors import ScheduleError
-from foreseer.schedule.base import Schedule
+from foreseer.schedule.base import Schedule, check_budget
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,9 @@ class Growing(Schedule):
     alpha: float = 0.75
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.interval) and self.interval >= 1):
-            raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
-        if not isinstance(self.warmup, int) or self.warmup < 1 or not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ScheduleError(f"warmup is {self.warmup} and alpha {self.alpha}; expected at least 1 and 0.")
+        check_number("interval", self.interval, ScheduleError, least=1)
+        check_count("warmup", self.warmup, ScheduleError, least=1)
+        check_number("alpha", self.alpha, ScheduleError)
 
     @classmethod
     def for_nfe(cls, nfe: int, steps: int, interval: float = 2, warmup: int = 5) -> Growing:
@@ -52,8 +52,9 @@ class Growing(Schedule):
         >>> len(Growing.for_nfe(14, 50).computed_steps(50)), len(Growing.for_nfe(30, 50).computed_steps(50))
         (14, 30)
         """
-        if not 1 <= nfe <= steps:
-            raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
+        check_budget(nfe, steps)
+        check_number("interval", interval, ScheduleError, least=1)
+        check_count("warmup", warmup, ScheduleError, least=1)
         if nfe == 1:
             return cls(interval=float(steps), warmup=1, alpha=0.0)
         finest = range(64 * steps + 1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel import KernelRows
@@ -51,10 +52,15 @@ class Optimal(Schedule):
 
     def __post_init__(self) -> None:
         given = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
-        numbers = all(isinstance(one, int | float | np.number) for one in given)
-        if self.nfe is not None and not isinstance(self.nfe, int | np.integer):
-            raise ScheduleError(f"nfe is {self.nfe!r}; it counts evaluations and must be a whole number.")
-        if not numbers or len(given) != 1 or not 0 < given[0] < math.inf:
+        check_kind("kernel", self.kernel, Kernel, ScheduleError)
+        if self.forecaster is not None:
+            check_kind("forecaster", self.forecaster, Forecaster, ScheduleError)
+        if self.nfe is not None:
+            check_count("nfe", self.nfe, ScheduleError, least=1)
+        for name, value in (("speedup", self.speedup), ("max_error", self.max_error)):
+            if value is not None:
+                check_number(name, value, ScheduleError)
+        if len(given) != 1 or given[0] == 0:
             raise ScheduleError(f"Give one of nfe, speedup and max_error, positive; received {self!r}.")
         if self.max_error is not None and not self.kernel.knows_final_error:
             raise ScheduleError("This kernel knows no final error (a stochastic scheduler): ask for nfe or speedup.")

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from foreseer.checks import check_count, check_number
 from foreseer.errors import ScheduleError
-from foreseer.schedule.base import Schedule
+from foreseer.schedule.base import Schedule, check_budget
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,9 @@ class Uniform(Schedule):
     last: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.interval) and self.interval >= 1):
-            raise ScheduleError(f"interval is {self.interval}; it counts steps and must be at least 1.")
-        if not (isinstance(self.warmup, int) and isinstance(self.last, int)) or self.warmup < 1 or self.last < 0:
-            raise ScheduleError(f"warmup is {self.warmup} and last {self.last}; expected at least 1 and 0.")
+        check_number("interval", self.interval, ScheduleError, least=1)
+        check_count("warmup", self.warmup, ScheduleError, least=1)
+        check_count("last", self.last, ScheduleError)
 
     @classmethod
     def for_nfe(cls, nfe: int, steps: int, warmup: int = 1) -> Uniform:
@@ -48,8 +48,8 @@ class Uniform(Schedule):
         >>> Uniform.for_nfe(10, 50)
         Uniform(interval=5.0, warmup=1, last=0)
         """
-        if not 1 <= nfe <= steps:
-            raise ScheduleError(f"{nfe} evaluations do not fit a run of {steps} steps; ask for 1 to {steps}.")
+        check_budget(nfe, steps)
+        check_count("warmup", warmup, ScheduleError, least=1)
         warmup = min(warmup, nfe)
         if nfe == warmup:
             return cls(interval=float(steps), warmup=warmup)

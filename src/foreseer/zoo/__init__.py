@@ -6,25 +6,36 @@ import json
 from pathlib import Path
 from typing import Any
 
+from foreseer.errors import ForeseerError
+
 NAMES = ("emoji",)
+
+
+class ZooError(ForeseerError, ValueError):
+    """No pipeline of that name is bundled."""
 
 
 def path(name: str = "emoji") -> Path:
     """The folder of a bundled pipeline, as ``from_pretrained`` takes it.
 
     Raises:
-        ValueError: no pipeline of that name is bundled.
+        ZooError: no pipeline of that name is bundled.
     """
     if name not in NAMES:
-        raise ValueError(f"No bundled pipeline is called {name!r}; there is {', '.join(NAMES)}.")
+        raise ZooError(f"No bundled pipeline is called {name!r}: expected one of {', '.join(NAMES)}.")
     return Path(__file__).parent / name
 
 
 def load(name: str = "emoji", **options: Any) -> Any:
-    """The bundled pipeline, ready to call; ``options`` go to ``FluxPipeline.from_pretrained``."""
+    """The bundled pipeline, ready to call; ``options`` go to ``FluxPipeline.from_pretrained``.
+
+    Raises:
+        ZooError: no pipeline of that name is bundled.
+    """
+    folder = path(name)
     from diffusers import FluxPipeline
 
-    return FluxPipeline.from_pretrained(path(name), local_files_only=True, **options)
+    return FluxPipeline.from_pretrained(folder, local_files_only=True, **options)
 
 
 def kernel_path(name: str = "emoji") -> Path:
