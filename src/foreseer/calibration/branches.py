@@ -61,22 +61,32 @@ class BranchRecorder(OutputSite):
         kept[step] = tensors[0].detach().reshape(-1).clone()
         return output, tensors
 
+    def features(self) -> dict[str, list[Tensor]]:
+        """By branch, the outputs of all steps; nothing where there is but one branch.
+
+        Raises:
+            NotMixedError: a branch has no one output at every step.
+        """
+        if len(self.outputs) < 2:
+            return {}
+        if self.trouble is not None:
+            raise NotMixedError(self.trouble)
+        steps = len(self._trajectory.outputs)
+        for name, outputs in self.outputs.items():
+            if len(outputs) != steps:
+                raise NotMixedError(f"{name} is computed at {len(outputs)} of {steps} steps")
+        return {name: list(outputs.values()) for name, outputs in self.outputs.items()}
+
     def branches(self) -> Branches | None:
         """The branches of the recorded run; ``None`` where there is but one.
 
         Raises:
             NotMixedError: guidance combines them in another way than by fixed coefficients.
         """
-        guided = self._trajectory.outputs
-        if len(self.outputs) < 2:
+        features = self.features()
+        if not features:
             return None
-        if self.trouble is not None:
-            raise NotMixedError(self.trouble)
-        for name, outputs in self.outputs.items():
-            if len(outputs) != len(guided):
-                raise NotMixedError(f"{name} is computed at {len(outputs)} of {len(guided)} steps")
-        features = {name: list(outputs.values()) for name, outputs in self.outputs.items()}
-        mixing = find_mixing(features, guided)
+        mixing = find_mixing(features, self._trajectory.outputs)
         together = [feature for outputs in features.values() for feature in outputs]
         return Branches(tuple(features), mixing, gram(together, together)[None])
 

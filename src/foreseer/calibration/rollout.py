@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foreseer.attach.containers import flatten
 from foreseer.attach.output_site import OutputSite
 from foreseer.attach.pipeline import attach
 from foreseer.attach.site import Forward
 from foreseer.attach.tracker import TrackedBranch
+from foreseer.calibration.branches import BranchRecorder, NotMixedError, find_mixing, record_branches
 from foreseer.calibration.calibrate import CalibrationError, check_ready
-from foreseer.calibration.record import gram, record_run
+from foreseer.calibration.moments import Moments, Student
+from foreseer.calibration.record import Trajectory, record_run
 from foreseer.calibration.sampler import sampler_matrix
-from foreseer.forecast.kernel import KernelRows, ridge_solve
+from foreseer.forecast.kernel import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.kernel.interpolate import interpolation_weights
@@ -50,36 +54,6 @@ class ReplaySite(OutputSite):
         return super().compute(remembered, args, kwargs, branch)
 
 
-@dataclass
-class Student:
-    """One calibration prompt, rolled forward.
-
-    Attributes:
-        prompt: its words.
-        seed: of its initial noise.
-        reference: outputs of the full run at this grid's steps.
-        targets: for each step e, the reference's sample there less the initial noise's share in it.
-        seen: the network's outputs on the perturbed trajectory, by branch and step.
-        features: guided outputs at the computed steps so far.
-    """
-
-    prompt: str
-    seed: int
-    reference: list[Tensor]
-    targets: list[Tensor]
-    seen: dict[tuple[str, int], Any] = field(default_factory=dict)
-    features: list[Tensor] = field(default_factory=list)
-
-
-@dataclass
-class Moments:
-    """Pooled inner products of the computed features so far: among themselves, with references and with targets."""
-
-    among: np.ndarray
-    with_reference: np.ndarray
-    with_targets: np.ndarray
-
-
 def rollout(
     pipe: Any,
     kernel: Kernel,
@@ -100,6 +74,9 @@ def rollout(
     reference's: $\sum_i L_{e,i+1} \hat F_i \approx x^*_e - L_{e0} x_{\text{init}} - \sum_{j \le s_k} L_{e,j+1} F_j$,
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
     correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run a prompt.
+
+    Where the kernel knows the branches of guidance, features are those of all branches, and each branch gets rows of
+    its own; the shared rows, for other branches, are then the kernel's.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
@@ -130,22 +107,28 @@ def rollout(
     work = Work(progress, len(prompts) * (teacher_steps or len(kernel.grid)) + len(prompts) * len(computed))
     finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
     matrix = _own_matrix(pipe, prompts[0], call)
-    students = _references(pipe, kernel.grid, matrix, list(enumerate(prompts, seed)), call=finer, work=work)
-    rows = KernelRows(kernel).rows(computed, kernel.grid)
-    moments = Moments(np.zeros((0, 0)), np.zeros((0, len(kernel.grid))), np.zeros((0, len(kernel.grid) + 1)))
+    names, mixing, students = _references(pipe, kernel, matrix, list(enumerate(prompts, seed)), call=finer, work=work)
+    shared = KernelRows(kernel).rows(computed, kernel.grid)
+    rows = np.tile(shared, (len(mixing), 1, 1))
+    moments = Moments.none(len(mixing), len(kernel.grid))
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
     known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
     provenance = {"forecaster": words, "schedule": repr(rule), **known}
+
+    def fitted() -> Plan:
+        own = dict(zip(names, rows, strict=True)) if names else {}
+        return Plan(kernel.grid, computed, shared if names else rows[0], "output", provenance, own)
+
     for index, step in enumerate(computed):
-        plan = Plan(kernel.grid, computed, rows, "output", provenance)
+        plan = fitted()
         for student in students:
-            _advance(pipe, plan, student, step, call)
+            _advance(pipe, plan, student, step, names=names, call=call)
             work.did(1)
-        moments = _grown(moments, students)
+        moments = moments.grown(students)
         end = computed[index + 1] if index + 1 < len(computed) else len(kernel.grid)
         if end > step + 1:
-            rows[step + 1 : end] = _segment(moments, rows, matrix, computed[: index + 1], end=end, ridge=ridge)
-    return Plan(kernel.grid, computed, rows, "output", provenance)
+            rows[:, step + 1 : end] = moments.segment(rows, mixing, matrix, computed[: index + 1], end=end, ridge=ridge)
+    return fitted()
 
 
 class Work:
@@ -164,22 +147,46 @@ class Work:
 
 
 def _references(
-    pipe: Any, grid: Grid, matrix: np.ndarray, seeded: list[tuple[int, str]], *, call: dict[str, Any], work: Work
-) -> list[Student]:
-    """A student a prompt, with the outputs and samples of its reference run at the levels of ``grid``."""
+    pipe: Any, kernel: Kernel, matrix: np.ndarray, seeded: list[tuple[int, str]], *, call: dict[str, Any], work: Work
+) -> tuple[tuple[str, ...], np.ndarray, list[Student]]:
+    """The branches' names (none where rows are shared) and mixing; a student a prompt, with its reference run."""
+    names, mixing = None, np.ones(1)
     students: list[Student] = []
     for seed, prompt in seeded:
-        with record_run(pipe) as trajectory:
+        with record_run(pipe) as trajectory, _recorder(pipe, kernel, trajectory) as recorder:
             pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(seed))
         assert trajectory.start is not None
+        if names is None:
+            names, mixing = _branches_of(recorder, trajectory)
         outputs = torch.stack(trajectory.outputs).float()
-        at, through = _at_levels(grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
-        reference = torch.as_tensor(at).to(outputs) @ outputs
+        at, through = _at_levels(kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
+        apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in names] or [outputs]
+        reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
         targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
         targets += torch.as_tensor(through[:, :1] - matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
-        students.append(Student(prompt, seed, list(reference), list(targets)))
+        students.append(Student(prompt, seed, reference, list(targets)))
         work.did(len(outputs))
-    return students
+    return names or (), mixing, students
+
+
+@contextmanager
+def _recorder(pipe: Any, kernel: Kernel, trajectory: Trajectory) -> Iterator[BranchRecorder]:
+    if kernel.branches is None:
+        yield BranchRecorder(trajectory)
+        return
+    with record_branches(pipe, trajectory) as recorder:
+        yield recorder
+
+
+def _branches_of(recorder: BranchRecorder, trajectory: Trajectory) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and mixing of a run's branches; no name and 1 where its rows are shared."""
+    try:
+        features = recorder.features()
+        if features:
+            return tuple(features), find_mixing(features, trajectory.outputs)
+    except NotMixedError:
+        pass
+    return (), np.ones(1)
 
 
 def _at_levels(grid: Grid, finer: Grid, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,47 +207,15 @@ def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:
     return sampler_matrix(trajectory.scheduler)
 
 
-def _advance(pipe: Any, plan: Plan, student: Student, step: int, call: dict[str, Any]) -> None:
+def _advance(
+    pipe: Any, plan: Plan, student: Student, step: int, *, names: tuple[str, ...], call: dict[str, Any]
+) -> None:
     """Run to ``step`` under ``plan``: earlier evaluations are replayed, the one at ``step`` is new."""
     site = ReplaySite(student.seen)
     with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
         pipe(**call_arguments(pipe, student.prompt, call), generator=torch.Generator().manual_seed(student.seed))
-    student.features.append(trajectory.outputs[step])
-
-
-def _grown(moments: Moments, students: list[Student]) -> Moments:
-    """The moments with the newest feature of every student."""
-    count = len(students[0].features)
-    among = np.zeros((count, count))
-    among[:-1, :-1] = moments.among
-    newest_among = np.zeros(count)
-    newest_reference = np.zeros(moments.with_reference.shape[1])
-    newest_targets = np.zeros(moments.with_targets.shape[1])
-    for student in students:
-        newest = student.features[-1:]
-        newest_among += gram(newest, student.features)[0] / len(students)
-        newest_reference += gram(newest, student.reference)[0] / len(students)
-        newest_targets += gram(newest, student.targets)[0] / len(students)
-    among[-1] = among[:, -1] = newest_among
-    return Moments(
-        among,
-        np.vstack([moments.with_reference, newest_reference]),
-        np.vstack([moments.with_targets, newest_targets]),
-    )
-
-
-def _segment(
-    moments: Moments, rows: np.ndarray, matrix: np.ndarray, known: Sequence[int], *, end: int, ridge: float
-) -> np.ndarray:
-    """The rows of the steps between the last known computed step and ``end``; shape (steps, T)."""
-    steps = np.arange(known[-1] + 1, end)
-    strength = ridge * float(np.trace(moments.among)) / len(known)
-    prior = np.stack([ridge_solve(moments.among, moments.with_reference[:, step], strength) for step in steps])
-    through = matrix[end, 1:]
-    past = through[: known[-1] + 1] @ rows[: known[-1] + 1][:, list(known)]
-    wanted = moments.with_targets[:, end] - moments.among @ past
-    correction = ridge_solve(moments.among, wanted - moments.among @ (through[steps] @ prior), strength)
-    share = through[steps] / float(through[steps] @ through[steps])
-    fitted = np.zeros((steps.size, rows.shape[0]))
-    fitted[:, list(known)] = prior + np.outer(share, correction)
-    return fitted
+    if names:
+        outputs = (student.seen[name, step + trajectory.first_step] for name in names)
+        student.features.append([flatten(output)[0].reshape(-1) for output in outputs])
+    else:
+        student.features.append([trajectory.outputs[step]])
