@@ -30,8 +30,9 @@ def show_results(results: BenchResults, paths: dict[str, Path], as_json: bool) -
 
 
 def _table(results: BenchResults) -> Table:
+    count = len(results.prompts)
     shown = [one for one in results.measures if one.missing is None]
-    table = Table(title=f"{len(results.prompts)} prompts, {results.steps} steps", title_justify="left")
+    table = Table(title=f"{count} prompt{'s' if count > 1 else ''}, {results.steps} steps", title_justify="left")
     for column in ("method", "NFE", "seconds", "speedup", "by FLOPs", *(one.title for one in shown)):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column == "method")
     for row in results.rows:

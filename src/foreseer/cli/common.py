@@ -103,7 +103,8 @@ def kernel_policy(
 
         chosen = replace(chosen, forecaster=train_l2p(loaded))
     rows = chosen.policy().forecaster
-    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows)
+    site = "last_block" if loaded.site == "last_block" else "output"
+    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, site)
 
 
 def progress_bar(disable: bool = False) -> Progress:
