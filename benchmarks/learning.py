@@ -11,9 +11,7 @@ import statistics
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 
@@ -21,6 +19,7 @@ import foreseer as fs
 from benchmarks.common import bundled, write
 from foreseer.calibration.l2p import train_l2p
 from foreseer.evaluate.measures import psnr, relative_error
+from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
 from foreseer.plan.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Optimal
 
@@ -31,18 +30,7 @@ STEPS = 50
 BATCH = 16
 BUDGETS = (14, 11, 9, 7, 6, 5)
 CALIBRATION_SEED, HELD_OUT_SEED = 10_000, 777_000
-SOLVERS = ("Euler", "DPM-Solver++ 2M", "UniPC")
-
-
-def solver(name: str, own: Any) -> Any:
-    """A scheduler of that name on the pipeline's own noise levels."""
-    if name == "Euler":
-        return own
-    kind = diffusers.DPMSolverMultistepScheduler if name.startswith("DPM") else diffusers.UniPCMultistepScheduler
-    made = kind(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=own.config.shift)
-    # FluxPipeline hands every scheduler a resolution-dependent shift; the bundled pipeline has none.
-    made.set_timesteps = lambda steps, device=None, mu=None: kind.set_timesteps(made, steps, device=device)
-    return made
+SOLVERS: tuple[Solver, ...] = ("dpm-solver", "unipc")
 
 
 def captions(count: int, offset: int) -> list[str]:
@@ -130,14 +118,11 @@ def rolled(pipe, kernel, prompts, budget, options, **more):
 
 
 def run_solvers(bench, budget):
-    """The same number of evaluations by a solver with fewer steps."""
-    own = bench.pipe.scheduler
+    """The same number of evaluations by fewer steps, of the pipeline's own solver and of better ones."""
+    yield f"Euler, {budget} steps", bench.score(bench.sample(budget))
     for name in SOLVERS:
-        bench.pipe.scheduler = solver(name, own)
-        try:
-            yield f"{name}, {budget} steps", bench.score(bench.sample(budget))
-        finally:
-            bench.pipe.scheduler = own
+        with SolverSwap(name, TITLES[name], budget, solver=name).attached(bench.pipe):
+            yield f"{TITLES[name]}, {budget} steps", bench.score(bench.sample(budget))
 
 
 def main() -> None:
