@@ -18,12 +18,14 @@ from foreseer import __version__
 from foreseer.attach.hooks import is_hooked
 from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.calibration.branches import BranchRecorder, NotMixedError, record_branches
+from foreseer.calibration.inside import Inside, record_inside
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.response import measure_response
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.errors import ForeseerError
 from foreseer.kernel import Kernel
 from foreseer.pipelines import call_arguments
+from foreseer.plan.plan import SITES, Site
 
 RESPONSE_PROMPTS = 4
 
@@ -38,6 +40,7 @@ def calibrate(
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
+    site: Site = "output",
     response_prompts: int = RESPONSE_PROMPTS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -54,6 +57,8 @@ def calibrate(
         prompts: a handful will do; 4 are within about 1 dB of 64.
         num_inference_steps: T, the grid of the kernel; plans can be made for other step counts too.
         seed: of the first prompt's initial noise; the next has the next.
+        site: where features are taken: ``"output"``, or ``"last_block"``, whose forecasts still pass the network's head
+            with the current timestep. Rollout is for the output only.
         response_prompts: on how many of the prompts to measure, by a few accelerated runs, how strongly the network
             answers an error; 0 for a usual value. See :func:`foreseer.calibration.response.measure_response`.
         checkpoint: a file that is written after each prompt; found there again, its prompts are not run again.
@@ -67,7 +72,9 @@ def calibrate(
     check_ready(pipe, prompts)
     if num_inference_steps < 2 or "generator" in options:
         raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
-    identity = _identity(pipe, list(prompts), num_inference_steps, seed, options)
+    if site not in SITES:
+        raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
+    identity = {**_identity(pipe, list(prompts), num_inference_steps, seed, options), "site": site}
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
     measured = prompts[:response_prompts]
@@ -77,7 +84,8 @@ def calibrate(
         if progress is not None:
             progress(index, total)
         generator = torch.Generator().manual_seed(seed + index)
-        with record_run(pipe) as trajectory, record_branches(pipe, trajectory) as recorder:
+        recording = record_branches if site == "output" else record_inside
+        with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
             pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
         one = _kernel_of(trajectory, recorder, identity)
         kernel = one if kernel is None else _joined(kernel, one)
@@ -107,7 +115,7 @@ def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
         raise CalibrationError("A policy is attached: detach its handle first, calibration computes every step.")
 
 
-def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder, identity: dict[str, str]) -> Kernel:
+def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | Inside, identity: dict[str, str]) -> Kernel:
     grid = trajectory.grid
     if len(trajectory.outputs) != len(grid) or trajectory.sample is None:
         raise CalibrationError(
@@ -121,6 +129,13 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder, identity: dict[
         matrix = sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
     except SamplerError as error:
         provenance["sampler"] = str(error)
+    if isinstance(recorder, Inside):
+        features = recorder.features()
+        if recorder.trouble is not None:
+            raise CalibrationError(f"There is no kernel of the last block: {recorder.trouble}.")
+        outputs = np.array([[float(output.double().square().mean()) for output in trajectory.outputs]])
+        grams = gram(features, features)[None]
+        return Kernel(grid, grams, matrix, squares, "last_block", provenance, output_squares=outputs)
     branches = None
     try:
         branches = recorder.branches()

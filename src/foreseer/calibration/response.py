@@ -52,7 +52,8 @@ def measure_response(
         return kernel
     call = {**options, "output_type": "latent"}
     rows = KernelRows(kernel)
-    policies = [Policy(schedule, rows) for schedule in _schedules(kernel)]
+    site: Any = kernel.site
+    policies = [Policy(schedule, rows, site) for schedule in _schedules(kernel)]
     still, answered = (replace(kernel, response=response) for response in (0.0, 1.0))
     squares = np.zeros((3, len(policies)))  # open loop, answers, measured
     for index, prompt in enumerate(prompts):

@@ -16,6 +16,8 @@ from foreseer.cli.common import (
     Height,
     Json,
     Negative,
+    SiteName,
+    SiteOption,
     TrueCfg,
     Width,
     call_options,
@@ -33,6 +35,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
         "model.kernel.safetensors"
     ),
+    site: SiteOption = SiteName.output,
     height: Height = None,
     width: Width = None,
     guidance: Guidance = None,
@@ -56,6 +59,7 @@ def calibrate(
             words[:count],
             num_inference_steps=run_steps,
             seed=seed,
+            site=(site or SiteName.output).value,
             checkpoint=partial,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **options,

@@ -18,7 +18,7 @@ class KernelFileError(ForeseerError, ValueError):
     """A file is damaged, holds no kernel, or was written by a later version."""
 
 
-OPTIONAL = ("sampler", "final_squares", "mixing", "branch_grams")
+OPTIONAL = ("sampler", "final_squares", "mixing", "branch_grams", "output_squares")
 KERNEL_FILE = Artifact(
     "kernel",
     version=1,
@@ -37,6 +37,8 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
         arrays["sampler"] = kernel.sampler
     if kernel.final_squares is not None:
         arrays["final_squares"] = kernel.final_squares
+    if kernel.output_squares is not None:
+        arrays["output_squares"] = kernel.output_squares
     metadata = {
         "unit": kernel.grid.unit,
         "final_level": repr(kernel.grid.final_level),
@@ -63,6 +65,9 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
             names = tuple(json.loads(metadata["branches"]))
             branches = Branches(names, arrays["mixing"], arrays["branch_grams"])
         site = metadata["site"]
-        return Kernel(grid, arrays["grams"], *optional, site, provenance, response, branches=branches)
+        outputs = arrays.get("output_squares")
+        return Kernel(
+            grid, arrays["grams"], *optional, site, provenance, response, branches=branches, output_squares=outputs
+        )
     except (ForeseerError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {error}") from error

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.grid import Grid
-from foreseer.kernel.kernel import Carried, Kernel, KernelError
+from foreseer.kernel.kernel import Kernel, KernelError
 
 POINTS = 4  # cubic: the features are smooth along the trajectory
 REACH = 1.0  # how far beyond the recorded levels, in units of the recorded spacing there
@@ -17,7 +17,7 @@ REACH = 1.0  # how far beyond the recorded levels, in units of the recorded spac
 def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     """``kernel`` on ``grid``, by local cubic interpolation of the features along the noise level.
 
-    The sampler matrix belongs to the recorded grid and is left out. The final weights are carried over as a density
+    The sampler matrix belongs to the recorded grid and is left out. The outputs' effects are carried over as a density
     along the noise level, exactly for Euler's method and approximately for others.
 
     Raises:
@@ -27,13 +27,20 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
         raise KernelError(f"The kernel's levels are in {kernel.grid.unit}, the run's in {grid.unit}: calibrate there.")
     weights = interpolation_weights(kernel.grid.levels, grid.levels)
     known, wanted = _lengths(kernel.grid), _lengths(grid)
-    density = np.divide(kernel.final_weights, known, out=np.zeros_like(known), where=known > 0)
-    final = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
-    grams = weights @ kernel.grams @ weights.T
-    wanted_ends, known_ends = (-np.append(one.levels, one.final_level) for one in (grid, kernel.grid))
-    carried = Carried(final, np.interp(wanted_ends, known_ends, kernel.remaining))
-    branches = None if kernel.branches is None else kernel.branches.interpolated(weights)
-    return replace(kernel, grid=grid, grams=grams, sampler=None, carried=carried, branches=branches)
+    density = np.divide(kernel.output_effects, known, out=np.zeros_like(known), where=known > 0)
+    effects = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
+    outputs = kernel.output_squares
+    if outputs is not None:
+        outputs = np.stack([np.interp(-grid.levels, -kernel.grid.levels, squares) for squares in outputs])
+    return replace(
+        kernel,
+        grid=grid,
+        grams=weights @ kernel.grams @ weights.T,
+        sampler=None,
+        effects=effects,
+        branches=None if kernel.branches is None else kernel.branches.interpolated(weights),
+        output_squares=outputs,
+    )
 
 
 def _lengths(grid: Grid) -> np.ndarray:

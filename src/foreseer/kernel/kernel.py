@@ -27,19 +27,6 @@ CONSISTENT = 0.2  # half-precision guidance rounds
 RESPONSE = 12.0  # fitted on the bundled pipeline; a pipeline's own is measured with its kernel
 
 
-@dataclass(frozen=True, eq=False)
-class Carried:
-    """What a kernel between its levels knows of the recorded run's sampler.
-
-    Attributes:
-        final_weights: shape (T,), for the levels of the new grid.
-        remaining: shape (T + 1,), how much of the recorded run is still to come at them.
-    """
-
-    final_weights: Float64[np.ndarray, " T"]
-    remaining: Float64[np.ndarray, " T1"]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Kernel:
     r"""$G_{ij} = \langle F_i, F_j \rangle / \dim F$, one matrix a prompt.
@@ -51,8 +38,10 @@ class Kernel:
         final_squares: shape (P,), mean square of each prompt's final sample; ``None`` where unknown.
         site: where features were taken.
         response: how strongly the network answers an error of the sample; see :meth:`response_to`. At least 0.
-        carried: what an interpolated kernel takes over from the recorded run; not kept with the file.
+        effects: shape (T,), what an error in each step's output does to the final sample, where there is no sampler
+            matrix but it is known better than by lengths; not kept with the file.
         branches: moments of each of several branches, where the features above are their combination under guidance.
+        output_squares: shape (P, T), mean squares of the outputs, where features are of another site.
         provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
 
     Raises:
@@ -66,8 +55,9 @@ class Kernel:
     site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
     response: float = RESPONSE
-    carried: Carried | None = field(default=None, repr=False)
+    effects: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
     branches: Branches | None = field(default=None, repr=False)
+    output_squares: Float64[np.ndarray, "P T"] | None = field(default=None, repr=False)
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +88,12 @@ class Kernel:
         if not (np.isfinite(self.response) and self.response >= 0):
             raise KernelError(f"The response is {self.response}; expected a finite number of at least 0.")
         _check_branches(self.branches, grams)
+        if self.output_squares is not None:
+            squares = np.array(self.output_squares, dtype=np.float64)
+            if squares.shape != grams.shape[:2] or not np.all(squares >= 0):
+                raise KernelError(f"The outputs' squares have shape {squares.shape}; expected {grams.shape[:2]}.")
+            squares.setflags(write=False)
+            object.__setattr__(self, "output_squares", squares)
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -109,8 +105,9 @@ class Kernel:
             self.site,
             dict(self.provenance),
             self.response,
-            self.carried,
+            self.effects,
             self.branches,
+            self.output_squares,
         )
         return Kernel, fields
 
@@ -133,19 +130,30 @@ class Kernel:
     def final_weights(self) -> Float64[np.ndarray, " T"]:
         """What an error in the feature of each step does to the final sample, signs included.
 
+        At another site than the output, an error there is taken to be as large an error of the output, relatively.
+        """
+        if self.output_squares is None:
+            return self.output_effects
+        features = np.maximum(np.diag(self.pooled), np.finfo(np.float64).tiny)
+        return self.output_effects * np.sqrt(self.output_squares.mean(axis=0) / features)
+
+    @cached_property
+    def output_effects(self) -> Float64[np.ndarray, " T"]:
+        """What an error in the output of each step does to the final sample.
+
         The last row of the sampler matrix; without one, the lengths of the steps in noise level, which is exact for
         Euler's method.
         """
         if self.sampler is not None:
             return self.sampler[-1, 1:]
-        if self.carried is not None:
-            return self.carried.final_weights
+        if self.effects is not None:
+            return self.effects
         return -np.diff(np.append(self.grid.levels, self.grid.final_level))
 
     @cached_property
     def remaining(self) -> Float64[np.ndarray, " T1"]:
-        """How much of the run is still to come, by final weights: shape (T + 1,), from 1 before step 0 to 0."""
-        lengths = np.abs(self.final_weights)
+        """How much of the run is still to come: shape (T + 1,), from 1 before step 0 to 0 at the end."""
+        lengths = np.abs(self.output_effects)
         return np.append(np.cumsum(lengths[::-1])[::-1], 0.0) / max(float(lengths.sum()), np.finfo(np.float64).tiny)
 
     def response_to(self, step: int, until: int) -> float:
@@ -161,7 +169,7 @@ class Kernel:
     @property
     def knows_final_error(self) -> bool:
         """Whether an expected error of the final sample can be told: not for a stochastic scheduler."""
-        weighted = self.sampler is not None or self.carried is not None
+        weighted = self.sampler is not None or self.effects is not None
         return self.final_squares is not None and weighted
 
     def merge(self, other: Kernel) -> Kernel:
@@ -197,15 +205,27 @@ class Kernel:
         elif self.branches is not None or other.branches is not None:
             known = self.provenance.get("branches") or other.provenance.get("branches")
             provenance["branches"] = known or "share their rows: guidance combines them differently from run to run"
+        outputs = None
+        if self.output_squares is not None and other.output_squares is not None:
+            outputs = np.concatenate([self.output_squares, other.output_squares])
         return replace(
-            self, grams=grams, final_squares=squares, provenance=provenance, response=response, branches=branches
+            self,
+            grams=grams,
+            final_squares=squares,
+            provenance=provenance,
+            response=response,
+            branches=branches,
+            output_squares=outputs,
         )
 
     def subset(self, prompts: list[int]) -> Kernel:
         """The kernel of some of the prompts, by index."""
         squares = None if self.final_squares is None else self.final_squares[prompts]
         branches = None if self.branches is None else self.branches.subset(prompts)
-        return replace(self, grams=self.grams[prompts], final_squares=squares, branches=branches)
+        outputs = None if self.output_squares is None else self.output_squares[prompts]
+        return replace(
+            self, grams=self.grams[prompts], final_squares=squares, branches=branches, output_squares=outputs
+        )
 
     def on(self, grid: Grid) -> Kernel:
         """This kernel on another grid; see :func:`foreseer.kernel.interpolate.interpolate`.
