@@ -245,3 +245,17 @@ def test_an_unknown_container_is_computed_and_said() -> None:
         found = [denoise(step, torch.ones(3), t) for step, t in enumerate(GRID)]
     assert all(isinstance(one, Odd) for one in found)
     assert denoise.record.computed == {"": list(range(len(GRID)))}
+
+
+def test_branches_with_rows_of_their_own_go_by_their_names() -> None:
+    grid = fs.Grid.uniform(4)
+    rows = np.eye(4)
+    rows[1:] = [1.0, 0.0, 0.0, 0.0]
+    double = rows * np.array([[1.0], [2.0], [2.0], [2.0]])
+    plan = fs.Plan(grid, (0,), rows, branch_rows={"cond": double})
+    denoise = fs.wrap(lambda x: x, fs.Policy.from_plan(plan), grid)
+    for step in range(4):
+        outputs = {name: denoise(step, torch.ones(2), branch=name).tolist() for name in ("cond", "uncond", "")}
+    assert outputs == {"cond": [2.0, 2.0], "uncond": [1.0, 1.0], "": [1.0, 1.0]}
+    assert np.array_equal(denoise.record.plans["cond"].rows, double)
+    assert denoise.record.plans["uncond"] is plan

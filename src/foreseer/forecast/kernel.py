@@ -14,7 +14,7 @@ from foreseer.forecast.base import Forecaster, segments_of
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 
-OWN = 0.1  # see benchmarks/README.md
+OWN = 0.1  # measured: see docs/learning.md
 REGULAR = 1e-12  # a ridge of this share of the trace makes a matrix of second moments regular in float64
 
 
@@ -33,8 +33,8 @@ class KernelRows(Forecaster):
         ridge: lambda, relative to the mean square of the features; at least 0.
         prior: whose row to shrink toward.
         sum_to_one: constrain the weights to sum to one, so that constants are forecast exactly.
-        own: rho, what each branch's own forecast counts beside the guided combination. With 0, rows serve the recorded
-            guidance only, and less well on prompts that calibration did not see.
+        own: rho, what each branch's own forecast counts beside the guided combination; at least 0. With 0 each step's
+            guided forecast is best, but errors add up more in the final sample, and rows serve no other guidance.
 
     Raises:
         ForecastError: the ridge or ``own`` is negative or not finite.
