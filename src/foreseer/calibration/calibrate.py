@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from foreseer import __version__
 from foreseer.attach.hooks import is_hooked
 from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.calibration.branches import BranchRecorder, NotMixedError, record_branches
+from foreseer.calibration.identity import identity_of
 from foreseer.calibration.inside import Inside, record_inside
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.response import measure_response
@@ -74,7 +72,7 @@ def calibrate(
         raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
     if site not in SITES:
         raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
-    identity = {**_identity(pipe, list(prompts), num_inference_steps, seed, options), "site": site}
+    identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": site}
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
     measured = prompts[:response_prompts]
@@ -150,30 +148,6 @@ def _joined(kernel: Kernel, one: Kernel) -> Kernel:
     merged = kernel.merge(one)
     words = {name: kernel.provenance[name] for name in ("prompts", "prompts_hash")}
     return replace(merged, provenance={**merged.provenance, **words})
-
-
-def _identity(pipe: Any, prompts: list[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
-    import diffusers
-
-    named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
-    scale = named.get("true_cfg_scale", named.get("guidance_scale", ""))
-    return {
-        "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
-        "scheduler": type(pipe.scheduler).__name__,
-        "guidance": str(scale),
-        "options": json.dumps(named, sort_keys=True),
-        "steps": str(steps),
-        "seed": str(seed),
-        "prompts": str(len(prompts)),
-        "prompts_hash": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16],
-        "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
-    }
-
-
-def _name_of(pipe: Any) -> str:
-    """The hub id, or the last part of a local folder's path."""
-    name = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
-    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
 
 
 def _resume(checkpoint: str | os.PathLike[str] | None, identity: dict[str, str]) -> Kernel | None:

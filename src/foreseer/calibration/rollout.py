@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,13 @@ from foreseer.attach.output_site import OutputSite
 from foreseer.attach.pipeline import attach
 from foreseer.attach.site import Forward
 from foreseer.attach.tracker import TrackedBranch
-from foreseer.calibration.branches import BranchRecorder, NotMixedError, find_mixing, record_branches
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.moments import Moments, Student
-from foreseer.calibration.record import Trajectory, record_run
+from foreseer.calibration.record import record_run
+from foreseer.calibration.references import References, Work
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.forecast.kernel import KernelRows
-from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.kernel.interpolate import interpolation_weights
 from foreseer.pipelines import call_arguments
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
@@ -64,6 +62,7 @@ def rollout(
     teacher_steps: int | None = None,
     seed: int = 0,
     ridge: float = RIDGE,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
@@ -87,6 +86,8 @@ def rollout(
         teacher_steps: follow the trajectory of a finer run with so many steps instead, from the same initial noise.
         seed: of the first prompt's initial noise; the next has the next.
         ridge: relative to the features' mean square.
+        checkpoint: a folder that keeps each prompt's reference run, most of the work; found there again, it is not run
+            again. The folder may be removed afterwards.
         progress: called with (network evaluations done, in all).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
@@ -94,12 +95,15 @@ def rollout(
         A plan for the kernel's grid, output site.
 
     Raises:
-        CalibrationError: no prompt, not one of ``nfe`` and ``schedule``, or a teacher that is not finer.
+        CalibrationError: no prompt, not one of ``nfe`` and ``schedule``, a kernel of another site, a teacher that is
+            not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
     check_ready(pipe, prompts)
     if (nfe is None) == (schedule is None):
         raise CalibrationError("A rollout needs one of nfe and schedule.")
+    if kernel.site != "output":
+        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
     steered = replace(kernel, response=STEERED * kernel.response)
     rule = schedule if schedule is not None else Optimal(steered, nfe=nfe)
     computed = rule.on(kernel.grid)
@@ -107,97 +111,52 @@ def rollout(
     work = Work(progress, len(prompts) * (teacher_steps or len(kernel.grid)) + len(prompts) * len(computed))
     finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
     matrix = _own_matrix(pipe, prompts[0], call)
-    names, mixing, students = _references(pipe, kernel, matrix, list(enumerate(prompts, seed)), call=finer, work=work)
-    shared = KernelRows(kernel).rows(computed, kernel.grid)
-    rows = np.tile(shared, (len(mixing), 1, 1))
-    moments = Moments.none(len(mixing), len(kernel.grid))
+    references = References(pipe, kernel, matrix, finer, checkpoint)
+    names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
     known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
-    provenance = {"forecaster": words, "schedule": repr(rule), **known}
-
-    def fitted() -> Plan:
-        own = dict(zip(names, rows, strict=True)) if names else {}
-        return Plan(kernel.grid, computed, shared if names else rows[0], "output", provenance, own)
-
+    draft = _Draft(kernel, computed, names, mixing, {"forecaster": words, "schedule": repr(rule), **known})
+    moments = Moments.none(len(mixing), len(kernel.grid))
     for index, step in enumerate(computed):
-        plan = fitted()
+        plan = draft.plan()
         for student in students:
             _advance(pipe, plan, student, step, names=names, call=call)
             work.did(1)
         moments = moments.grown(students)
         end = computed[index + 1] if index + 1 < len(computed) else len(kernel.grid)
         if end > step + 1:
-            rows[:, step + 1 : end] = moments.segment(rows, mixing, matrix, computed[: index + 1], end=end, ridge=ridge)
-    return fitted()
+            segment = moments.segment(draft.rows, mixing, matrix, computed[: index + 1], end=end, ridge=ridge)
+            draft.rows[:, step + 1 : end] = segment
+    return draft.plan()
 
 
-class Work:
-    """Counts network evaluations for a progress bar."""
+class _Draft:
+    """The plan as far as it is fitted; the rest has the kernel's rows.
 
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
+    Attributes:
+        rows: shape (B, T, T), those of each branch; B = 1 where all share theirs.
+    """
 
-    def did(self, evaluations: int) -> None:
-        """So many more are done."""
-        self._done += evaluations
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+    def __init__(
+        self,
+        kernel: Kernel,
+        computed: tuple[int, ...],
+        names: tuple[str, ...],
+        mixing: np.ndarray,
+        provenance: dict[str, str],
+    ) -> None:
+        self._grid = kernel.grid
+        self._computed = computed
+        self._names = names
+        self._provenance = provenance
+        self._shared = KernelRows(kernel).rows(computed, kernel.grid)
+        self.rows = np.tile(self._shared, (len(mixing), 1, 1))
 
-
-def _references(
-    pipe: Any, kernel: Kernel, matrix: np.ndarray, seeded: list[tuple[int, str]], *, call: dict[str, Any], work: Work
-) -> tuple[tuple[str, ...], np.ndarray, list[Student]]:
-    """The branches' names (none where rows are shared) and mixing; a student a prompt, with its reference run."""
-    names, mixing = None, np.ones(1)
-    students: list[Student] = []
-    for seed, prompt in seeded:
-        with record_run(pipe) as trajectory, _recorder(pipe, kernel, trajectory) as recorder:
-            pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(seed))
-        assert trajectory.start is not None
-        if names is None:
-            names, mixing = _branches_of(recorder, trajectory)
-        outputs = torch.stack(trajectory.outputs).float()
-        at, through = _at_levels(kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
-        apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in names] or [outputs]
-        reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
-        targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
-        targets += torch.as_tensor(through[:, :1] - matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
-        students.append(Student(prompt, seed, reference, list(targets)))
-        work.did(len(outputs))
-    return names or (), mixing, students
-
-
-@contextmanager
-def _recorder(pipe: Any, kernel: Kernel, trajectory: Trajectory) -> Iterator[BranchRecorder]:
-    if kernel.branches is None:
-        yield BranchRecorder(trajectory)
-        return
-    with record_branches(pipe, trajectory) as recorder:
-        yield recorder
-
-
-def _branches_of(recorder: BranchRecorder, trajectory: Trajectory) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and mixing of a run's branches; no name and 1 where its rows are shared."""
-    try:
-        features = recorder.features()
-        if features:
-            return tuple(features), find_mixing(features, trajectory.outputs)
-    except NotMixedError:
-        pass
-    return (), np.ones(1)
-
-
-def _at_levels(grid: Grid, finer: Grid, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What gives the outputs, and the samples, of a run on ``finer`` at the levels of ``grid``."""
-    if finer.unit != grid.unit or len(finer) < len(grid):
-        raise CalibrationError(
-            f"A reference of {len(finer)} steps ({finer.unit}) is no finer than the kernel's grid of {len(grid)} "
-            f"({grid.unit}): take more teacher steps, with the scheduler that the kernel was recorded with."
-        )
-    at = interpolation_weights(finer.levels, grid.levels)
-    return at, np.vstack([at @ matrix[:-1], matrix[-1:]])
+    def plan(self) -> Plan:
+        """A plan of the present rows."""
+        own = dict(zip(self._names, self.rows, strict=True)) if self._names else {}
+        shared = self._shared if self._names else self.rows[0]
+        return Plan(self._grid, self._computed, shared, "output", self._provenance, own)
 
 
 def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:

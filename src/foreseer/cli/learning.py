@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,7 +105,7 @@ def rollout(
     dtype: Dtype = None,
     device: Device = None,
 ) -> None:
-    """Fit a plan's rows on the trajectories that they perturb themselves, steering back to the reference."""
+    """Fit a plan's rows on the trajectories that they perturb themselves; interrupted, it goes on where it was."""
     from foreseer.calibration.rollout import rollout as run
     from foreseer.kernel import Kernel
 
@@ -114,6 +115,7 @@ def rollout(
     given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
     pipe, words, options = _open(model, prompts, given, dtype, device)
     options.pop("num_inference_steps", None)
+    partial = out.with_name(f".{out.name}.partial")
     with progress_bar() as bar:
         task = bar.add_task("Rolling out", total=None)
         plan = run(
@@ -123,10 +125,12 @@ def rollout(
             nfe=nfe,
             teacher_steps=teacher_steps,
             seed=seed,
+            checkpoint=partial,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **options,
         )
     plan.save(out)
+    shutil.rmtree(partial, ignore_errors=True)
     used = len(words[:count])
     console.print(
         f"wrote {out}: {plan.nfe} of {len(plan.grid)} steps compute, fitted on {used} prompt{'s' if used > 1 else ''}",

@@ -1,0 +1,63 @@
+"""What a calibration was made with, so that only what belongs together is put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreseer import __version__
+from foreseer.attach.pipeline import DENOISER_NAMES
+
+
+def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
+    """Words by which two calibrations can be told apart."""
+    import diffusers
+
+    named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
+    scale = named.get("true_cfg_scale", named.get("guidance_scale", ""))
+    others = {key: fingerprint(value) for key, value in options.items() if key not in named}
+    return {
+        "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
+        "dtype": ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in _dtypes(pipe)})),
+        "scheduler": type(pipe.scheduler).__name__,
+        "guidance": str(scale),
+        "options": json.dumps({**named, **others}, sort_keys=True),
+        "steps": str(steps),
+        "seed": str(seed),
+        "prompts": str(len(prompts)),
+        "prompts_hash": fingerprint("\n".join(prompts)),
+        "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
+    }
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that stand for a value: for its numbers where it is a tensor, an array or a picture."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = value.float().numpy() if value.is_floating_point() else value.numpy()
+    if isinstance(value, np.ndarray):
+        content = f"{value.dtype} {value.shape}".encode() + value.tobytes()
+    elif hasattr(value, "tobytes") and hasattr(value, "mode"):
+        content = f"{value.mode} {value.size}".encode() + value.tobytes()
+    elif isinstance(value, list | tuple):
+        content = " ".join(fingerprint(one) for one in value).encode()
+    else:
+        content = repr(value).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _dtypes(pipe: Any) -> set[torch.dtype]:
+    modules = (getattr(pipe, name, None) for name in DENOISER_NAMES)
+    return {next(module.parameters()).dtype for module in modules if isinstance(module, torch.nn.Module)}
+
+
+def _name_of(pipe: Any) -> str:
+    """The hub id, or the last part of a local folder's path."""
+    name = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
+    return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name

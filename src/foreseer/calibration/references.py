@@ -1,0 +1,170 @@
+"""The reference runs of a rollout, one a prompt, kept in files so that an interrupted one need not repeat them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreseer.calibration.branches import BranchRecorder, NotMixedError, find_mixing, record_branches
+from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.moments import Student
+from foreseer.calibration.record import Trajectory, record_run
+from foreseer.calibration.sampler import sampler_matrix
+from foreseer.files import Artifact
+from foreseer.grid import Grid
+from foreseer.kernel import Kernel
+from foreseer.kernel.interpolate import interpolation_weights
+from foreseer.pipelines import call_arguments
+
+REFERENCE_FILE = Artifact(
+    "reference",
+    version=1,
+    arrays={"reference": np.float32, "targets": np.float32, "mixing": np.float64},
+    optional=(),
+    metadata=("identity", "names"),
+    error=CalibrationError,
+    most_bytes=2**40,
+)
+
+
+class Work:
+    """Counts network evaluations for a progress bar."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def did(self, evaluations: int) -> None:
+        """So many more are done."""
+        self._done += evaluations
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class References:
+    """Runs, or finds again, the reference of each prompt.
+
+    Args:
+        pipe: the pipeline.
+        kernel: whose grid the students follow, and whose branches.
+        matrix: the sampler matrix of that grid.
+        call: options of the reference's call, its steps among them.
+        folder: where references are kept; ``None`` to keep none.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        kernel: Kernel,
+        matrix: np.ndarray,
+        call: dict[str, Any],
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._pipe = pipe
+        self._kernel = kernel
+        self._matrix = matrix
+        self._call = call
+        self._folder = Path(folder) if folder is not None else None
+        self._names: tuple[str, ...] | None = None
+        self._mixing = np.ones(1)
+
+    def students(self, seeded: list[tuple[int, str]], work: Work) -> tuple[tuple[str, ...], np.ndarray, list[Student]]:
+        """The branches' names (none where rows are shared), their mixing, and a student a prompt."""
+        students = []
+        for seed, prompt in seeded:
+            students.append(self._found(seed, prompt) or self._run(seed, prompt))
+            work.did(int(self._call["num_inference_steps"]))
+        return self._names or (), self._mixing, students
+
+    def _run(self, seed: int, prompt: str) -> Student:
+        pipe, kernel = self._pipe, self._kernel
+        with record_run(pipe) as trajectory, _recorder(pipe, kernel, trajectory) as recorder:
+            pipe(**call_arguments(pipe, prompt, self._call), generator=torch.Generator().manual_seed(seed))
+        assert trajectory.start is not None
+        if self._names is None:
+            self._names, self._mixing = _branches_of(recorder, trajectory)
+        outputs = torch.stack(trajectory.outputs).float()
+        at, through = _at_levels(kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
+        apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in self._names] or [outputs]
+        reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
+        targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
+        targets += torch.as_tensor(through[:, :1] - self._matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
+        student = Student(prompt, seed, reference, list(targets))
+        self._keep(student)
+        return student
+
+    def _identity(self, seed: int, prompt: str) -> str:
+        steps = int(self._call["num_inference_steps"])
+        words = identity_of(self._pipe, [prompt], steps, seed, self._call)
+        return json.dumps({**words, "grid": fingerprint(self._kernel.grid.key)}, sort_keys=True)
+
+    def _path(self, identity: str) -> Path | None:
+        if self._folder is None:
+            return None
+        return self._folder / f"reference-{fingerprint(identity)}.safetensors"
+
+    def _keep(self, student: Student) -> None:
+        identity = self._identity(student.seed, student.prompt)
+        path = self._path(identity)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            "reference": torch.stack(student.reference).cpu().numpy(),
+            "targets": torch.stack(student.targets).cpu().numpy(),
+            "mixing": self._mixing,
+        }
+        REFERENCE_FILE.save(path, arrays, {"identity": identity, "names": json.dumps(self._names)})
+
+    def _found(self, seed: int, prompt: str) -> Student | None:
+        identity = self._identity(seed, prompt)
+        path = self._path(identity)
+        if path is None or not path.is_file():
+            return None
+        arrays, metadata = REFERENCE_FILE.load(path)
+        if metadata["identity"] != identity:
+            return None
+        self._names, self._mixing = tuple(json.loads(metadata["names"])), arrays["mixing"]
+        device = getattr(self._pipe, "device", "cpu")
+        reference, targets = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("reference", "targets"))
+        return Student(prompt, seed, list(reference), list(targets))
+
+
+@contextmanager
+def _recorder(pipe: Any, kernel: Kernel, trajectory: Trajectory) -> Iterator[BranchRecorder]:
+    if kernel.branches is None:
+        yield BranchRecorder(trajectory)
+        return
+    with record_branches(pipe, trajectory) as recorder:
+        yield recorder
+
+
+def _branches_of(recorder: BranchRecorder, trajectory: Trajectory) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and mixing of a run's branches; no name and 1 where its rows are shared."""
+    try:
+        features = recorder.features()
+        if features:
+            return tuple(features), find_mixing(features, trajectory.outputs)
+    except NotMixedError:
+        pass
+    return (), np.ones(1)
+
+
+def _at_levels(grid: Grid, finer: Grid, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What gives the outputs, and the samples, of a run on ``finer`` at the levels of ``grid``."""
+    if finer.unit != grid.unit or len(finer) < len(grid):
+        raise CalibrationError(
+            f"A reference of {len(finer)} steps ({finer.unit}) is no finer than the kernel's grid of {len(grid)} "
+            f"({grid.unit}): take more teacher steps, with the scheduler that the kernel was recorded with."
+        )
+    at = interpolation_weights(finer.levels, grid.levels)
+    return at, np.vstack([at @ matrix[:-1], matrix[-1:]])
