@@ -68,19 +68,16 @@ def calibrate(
         KernelError: an output was not finite.
     """
     check_ready(pipe, prompts)
-    if num_inference_steps < 2 or "generator" in options:
-        raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
-    if site not in SITES:
-        raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
+    _check_options(num_inference_steps, site, options)
     identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": site}
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
+    show = progress or (lambda done, total: None)
     measured = prompts[:response_prompts]
     total = len(prompts) + len(measured)
     arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
     for index in range(done, len(prompts)):
-        if progress is not None:
-            progress(index, total)
+        show(index, total)
         generator = torch.Generator().manual_seed(seed + index)
         recording = record_branches if site == "output" else record_inside
         with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
@@ -91,11 +88,18 @@ def calibrate(
             kernel.save(checkpoint)
     assert kernel is not None
     if measured:
-        show = (lambda done: progress(len(prompts) + done, total)) if progress is not None else (lambda done: None)
-        kernel = measure_response(pipe, kernel, measured, seed=seed, progress=show, **arguments)
-    if progress is not None:
-        progress(total, total)
+        kernel = measure_response(
+            pipe, kernel, measured, seed=seed, progress=lambda done: show(len(prompts) + done, total), **arguments
+        )
+    show(total, total)
     return kernel
+
+
+def _check_options(steps: int, site: str, options: dict[str, Any]) -> None:
+    if steps < 2 or "generator" in options:
+        raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
+    if site not in SITES:
+        raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
 
 
 def check_ready(pipe: Any, prompts: Sequence[str]) -> None:

@@ -73,7 +73,6 @@ def rollout(
     reference's: $\sum_i L_{e,i+1} \hat F_i \approx x^*_e - L_{e0} x_{\text{init}} - \sum_{j \le s_k} L_{e,j+1} F_j$,
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
     correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run a prompt.
-
     Where the kernel knows the branches of guidance, features are those of all branches, and each branch gets rows of
     its own; the shared rows, for other branches, are then the kernel's.
 
@@ -108,24 +107,38 @@ def rollout(
     rule = schedule if schedule is not None else Optimal(steered, nfe=nfe)
     computed = rule.on(kernel.grid)
     call = {**options, "num_inference_steps": len(kernel.grid), "output_type": "latent"}
-    work = Work(progress, len(prompts) * (teacher_steps or len(kernel.grid)) + len(prompts) * len(computed))
     finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
+    work = Work(progress, len(prompts) * (finer["num_inference_steps"] + len(computed)))
     matrix = _own_matrix(pipe, prompts[0], call)
     references = References(pipe, kernel, matrix, finer, checkpoint)
     names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
-    known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
-    draft = _Draft(kernel, computed, names, mixing, {"forecaster": words, "schedule": repr(rule), **known})
-    moments = Moments.none(len(mixing), len(kernel.grid))
-    for index, step in enumerate(computed):
+    draft = _Draft(kernel, computed, names, mixing, {"forecaster": words, "schedule": repr(rule)})
+    return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
+
+
+def _fitted(
+    pipe: Any,
+    draft: _Draft,
+    students: list[Student],
+    matrix: np.ndarray,
+    *,
+    ridge: float,
+    call: dict[str, Any],
+    work: Work,
+) -> Plan:
+    """Roll the students from computed step to computed step, fitting the rows of each segment on the way."""
+    steps = draft.rows.shape[1]
+    moments = Moments.none(len(draft.mixing), steps)
+    for index, step in enumerate(draft.computed):
         plan = draft.plan()
         for student in students:
-            _advance(pipe, plan, student, step, names=names, call=call)
+            _advance(pipe, plan, student, step, names=draft.names, call=call)
             work.did(1)
         moments = moments.grown(students)
-        end = computed[index + 1] if index + 1 < len(computed) else len(kernel.grid)
+        known, end = draft.computed[: index + 1], (*draft.computed, steps)[index + 1]
         if end > step + 1:
-            segment = moments.segment(draft.rows, mixing, matrix, computed[: index + 1], end=end, ridge=ridge)
+            segment = moments.segment(draft.rows, draft.mixing, matrix, known, end=end, ridge=ridge)
             draft.rows[:, step + 1 : end] = segment
     return draft.plan()
 
@@ -134,7 +147,10 @@ class _Draft:
     """The plan as far as it is fitted; the rest has the kernel's rows.
 
     Attributes:
-        rows: shape (B, T, T), those of each branch; B = 1 where all share theirs.
+        computed: the steps that compute.
+        names: the branches' names, none where they share their rows.
+        mixing: how guidance combines them, shape (B,).
+        rows: shape (B, T, T), those of each branch.
     """
 
     def __init__(
@@ -145,18 +161,20 @@ class _Draft:
         mixing: np.ndarray,
         provenance: dict[str, str],
     ) -> None:
+        self.computed = computed
+        self.names = names
+        self.mixing = mixing
         self._grid = kernel.grid
-        self._computed = computed
-        self._names = names
-        self._provenance = provenance
+        known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
+        self._provenance = {**provenance, **known}
         self._shared = KernelRows(kernel).rows(computed, kernel.grid)
         self.rows = np.tile(self._shared, (len(mixing), 1, 1))
 
     def plan(self) -> Plan:
         """A plan of the present rows."""
-        own = dict(zip(self._names, self.rows, strict=True)) if self._names else {}
-        shared = self._shared if self._names else self.rows[0]
-        return Plan(self._grid, self._computed, shared, "output", self._provenance, own)
+        own = dict(zip(self.names, self.rows, strict=True)) if self.names else {}
+        shared = self._shared if self.names else self.rows[0]
+        return Plan(self._grid, self.computed, shared, "output", self._provenance, own)
 
 
 def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:
