@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from foreseer import zoo
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, in_one_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,7 +40,7 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     try:
         pipe = _from_pretrained(str(folder) if folder.is_dir() else model, DTYPES[dtype])
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = in_one_line(error)
         raise PipelineError(
             f"Cannot load {model!r} ({reason}). Give a bundled pipeline ({', '.join(zoo.NAMES)}), a folder in "
             "diffusers' format, or a hub id that this machine can reach."
@@ -48,7 +48,7 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     try:
         pipe = pipe.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise PipelineError(f"Cannot move {model!r} to {device!r}: {str(error).splitlines()[0]}.") from error
+        raise PipelineError(f"Cannot move {model!r} to {device!r}: {in_one_line(error)}.") from error
     return pipe, zoo.sampling(folder) if folder.is_dir() else {}
 
 

@@ -23,7 +23,6 @@ class RandomModel:
         scheduler_config: its options.
         encoded: what the pipeline's ``encode_prompt`` gives, in order.
         text_tokens: length of the prompt's embedding.
-        pooled_width: of the pooled embedding.
         call: options of the published call (size, frames, guidance).
         small: options of a transformer with few layers and heads, over ``config``.
         small_call: options of a call that takes it a fraction of a second a step on a CPU.
@@ -39,7 +38,6 @@ class RandomModel:
     scheduler_config: Mapping[str, Any]
     encoded: tuple[Output, ...]
     text_tokens: int
-    pooled_width: int | None
     call: Mapping[str, Any]
     small: Mapping[str, Any]
     small_call: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +69,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             },
             ("prompt", "pooled", "positions"),
             512,
-            768,
             {"height": 1024, "width": 1024, "guidance_scale": 3.5},
             {
                 "num_layers": 2,
@@ -99,7 +96,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             {"shift": 3.0},
             ("prompt", "negative prompt", "pooled", "negative pooled"),
             333,
-            2048,
             {"height": 1024, "width": 1024, "guidance_scale": 7.0},
             {
                 "sample_size": 32,
@@ -130,7 +126,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             },
             ("prompt", "no mask"),
             64,
-            None,
             {"height": 1328, "width": 1328, "true_cfg_scale": 4.0, "negative_prompt": " "},
             {"num_layers": 4, "num_attention_heads": 2, "joint_attention_dim": _SMALL_TEXT},
             _SMALL_IMAGE,
@@ -145,7 +140,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             {"shift": 7.0},
             ("prompt", "pooled", "mask"),
             256,
-            768,
             {"height": 480, "width": 640, "num_frames": 65, "guidance_scale": 6.0},
             {
                 "num_layers": 2,
@@ -166,7 +160,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
             ("prompt", "negative prompt"),
             512,
-            None,
             {"height": 480, "width": 832, "num_frames": 81, "guidance_scale": 5.0},
             {"num_layers": 4, "num_attention_heads": 2, "text_dim": _SMALL_TEXT, "ffn_dim": 512},
             _SMALL_VIDEO,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, in_one_line
 from foreseer.evaluate.random_models import RANDOM_MODELS, Output, RandomModel
 from foreseer.forecast import L2P
 
@@ -97,7 +97,7 @@ def random_pipeline(
     try:
         transformer = random_module(getattr(diffusers, model.transformer), config, where, kind, seed)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = in_one_line(error)
         raise RandomWeightsError(f"{model.title} cannot be built on {where} in {kind}: {reason}.") from error
     pipe = pipeline_around(model, transformer, model.small_tokens if scale == "small" else model.text_tokens)
     options = {**model.call, **(model.small_call if scale == "small" else {}), "output_type": "latent"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import zoo
+from foreseer.errors import in_one_line
 from foreseer.evaluate.bench import Bench
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.contenders import Choice
@@ -212,8 +213,7 @@ def _random(request: Request, preset: Preset, scale: Scale) -> RandomPipeline:
     try:
         return random_pipeline(preset.random_weights, scale, request.device, dtype)
     except RuntimeError as error:  # torch does not know the device
-        reason = str(error).splitlines()[0]
-        raise PipelineError(f"Cannot build on device {request.device!r}: {reason}.") from error
+        raise PipelineError(f"Cannot build on device {request.device!r}: {in_one_line(error)}.") from error
 
 
 def _notes(preset: Preset, pipe: Any, *, paper: bool, random: RandomPipeline | None) -> list[str]:
