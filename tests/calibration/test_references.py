@@ -89,3 +89,9 @@ def test_fingerprints_tell_values_apart():
     ]
     assert len({fingerprint(value) for value in values}) == len(values)
     assert fingerprint(picture) == fingerprint(picture.copy())
+
+
+def test_a_folder_that_cannot_be_is_named(loop, kernel, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(CalibrationError, match=r"Cannot keep references in .*taken"):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path / "taken")

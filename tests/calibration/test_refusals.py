@@ -32,7 +32,7 @@ def test_one_string_is_not_a_list_of_prompts(loop, kernel):
 
 
 def test_too_few_steps_and_foreign_things_are_refused(loop):
-    with pytest.raises(CalibrationError, match="two steps"):
+    with pytest.raises(CalibrationError, match="num_inference_steps is 1; expected a whole number of at least 2"):
         fs.calibrate(loop, TRAINING[:1], num_inference_steps=1)
     with pytest.raises(CalibrationError, match="no pipeline"):
         fs.calibrate(object(), TRAINING[:1])
@@ -99,3 +99,25 @@ def test_a_scheduler_with_a_step_of_its_own_keeps_it():
     with record_run(pipe):
         sample(pipe, "a word", 0, num_inference_steps=4)
     assert vars(pipe.scheduler)["step"] == own
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"response_prompts": -1}, "response_prompts is -1"),
+        ({"response_prompts": "x"}, "response_prompts is 'x'"),
+        ({"num_inference_steps": "many"}, "num_inference_steps is 'many'"),
+        ({"num_inference_steps": 1}, "num_inference_steps is 1"),
+        ({"generator": None}, "its own generators"),
+    ],
+    ids=str,
+)
+def test_options_of_a_wrong_kind_are_named(loop, as_users_call, wrong, words):
+    with pytest.raises(fs.ForeseerError, match=words):
+        fs.calibrate(loop, ["words"], **{"num_inference_steps": 4, **wrong})
+
+
+def test_a_first_step_before_the_run_is_refused(as_users_call):
+    for wrong in (-1, 1.5, None):
+        with pytest.raises(fs.ForeseerError, match="first_step is"):
+            fs.sampler_matrix(diffusers.FlowMatchEulerDiscreteScheduler(), 8, first_step=wrong)

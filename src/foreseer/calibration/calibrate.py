@@ -20,6 +20,7 @@ from foreseer.calibration.inside import Inside, record_inside
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.response import measure_response
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
+from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
 from foreseer.kernel import Kernel
 from foreseer.pipelines import call_arguments
@@ -68,7 +69,7 @@ def calibrate(
         KernelError: an output was not finite.
     """
     check_ready(pipe, prompts)
-    _check_options(num_inference_steps, site, options)
+    _check_options(num_inference_steps, response_prompts, site, options)
     identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": site}
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
@@ -95,9 +96,11 @@ def calibrate(
     return kernel
 
 
-def _check_options(steps: int, site: str, options: dict[str, Any]) -> None:
-    if steps < 2 or "generator" in options:
-        raise CalibrationError("A calibration needs two steps or more, and makes its own generators (seed=...).")
+def _check_options(steps: int, response_prompts: int, site: str, options: dict[str, Any]) -> None:
+    check_count("num_inference_steps", steps, CalibrationError, least=2)
+    check_count("response_prompts", response_prompts, CalibrationError)
+    if "generator" in options:
+        raise CalibrationError("A calibration makes its own generators: leave generator out, and give seed=...")
     if site not in SITES:
         raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
 

@@ -117,7 +117,10 @@ class References:
         path = self._path(identity)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CalibrationError(f"Cannot keep references in {path.parent}: {error.strerror}.") from error
         arrays = {
             "reference": torch.stack(student.reference).cpu().numpy(),
             "targets": torch.stack(student.targets).cpu().numpy(),

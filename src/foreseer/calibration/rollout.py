@@ -99,12 +99,7 @@ def rollout(
         SamplerError: the scheduler is stochastic, or not linear.
     """
     check_ready(pipe, prompts)
-    if (nfe is None) == (schedule is None):
-        raise CalibrationError("A rollout needs one of nfe and schedule.")
-    if kernel.site != "output":
-        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
-    steered = replace(kernel, response=STEERED * kernel.response)
-    rule = schedule if schedule is not None else Optimal(steered, nfe=nfe)
+    rule = _rule(kernel, nfe, schedule)
     computed = rule.on(kernel.grid)
     call = {**options, "num_inference_steps": len(kernel.grid), "output_type": "latent"}
     finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
@@ -115,6 +110,14 @@ def rollout(
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
     draft = _Draft(kernel, computed, names, mixing, {"forecaster": words, "schedule": repr(rule)})
     return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
+
+
+def _rule(kernel: Kernel, nfe: int | None, schedule: Schedule | None) -> Schedule:
+    if (nfe is None) == (schedule is None):
+        raise CalibrationError("A rollout needs one of nfe and schedule.")
+    if kernel.site != "output":
+        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
+    return schedule or Optimal(replace(kernel, response=STEERED * kernel.response), nfe=nfe)
 
 
 def _fitted(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
 from foreseer.grid import has_steps
 
@@ -39,6 +40,7 @@ def sampler_matrix(
     Raises:
         SamplerError: the scheduler has no timesteps, is stochastic, or not linear (thresholding, clipping).
     """
+    check_count("first_step", first_step, SamplerError)
 
     def run(start: torch.Tensor, outputs: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack(_run(_fresh(scheduler, num_inference_steps, first_step), start, outputs, first_step))
