@@ -31,8 +31,8 @@ from benchmarks.tensor_forecasters import (
     mixing_matrix,
 )
 from foreseer.forecast import L2P, Chebyshev, TaylorSeer
+from foreseer.methods import L2P_STEPS
 from foreseer.plan import Policy
-from foreseer.plan.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
 SHAPES = {"output": (1, 4096, 64), "last_block": (1, 4096, 3072)}

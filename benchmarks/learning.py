@@ -20,7 +20,7 @@ from benchmarks.common import bundled, write
 from foreseer.calibration.l2p import train_l2p
 from foreseer.evaluate.measures import psnr, relative_error
 from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
-from foreseer.plan.methods import L2P_STEPS
+from foreseer.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Optimal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

@@ -6,7 +6,7 @@ import pytest
 
 import foreseer
 from foreseer import cli
-from foreseer.plan.methods import METHODS
+from foreseer.methods import METHODS
 
 
 def run(capsys, *arguments):

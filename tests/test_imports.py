@@ -16,18 +16,19 @@ LAYERS = [
     {"errors"},
     {"checks"},
     {"files"},
-    {"grid"},
+    {"grid", "site"},
     {"kernel"},
     {"schedule", "forecast"},
     {"plan"},
     {"runtime"},
     {"gate"},
     {"attach", "pipelines"},
+    {"methods"},
     {"calibrate", "calibration", "evaluate"},
     {"cli", "__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-NUMPY_ONLY = ("errors", "checks", "files", "grid", "kernel", "schedule", "forecast", "plan")
+NUMPY_ONLY = ("errors", "checks", "files", "grid", "site", "kernel", "schedule", "forecast", "plan")
 TENSOR_LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "jax", "tensorflow"}
 
 

@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "forecast": "foreseer.forecast",
-    "methods": "foreseer.plan.methods",
+    "methods": "foreseer.methods",
     "schedule": "foreseer.schedule",
+    "site": "foreseer.site",
     "zoo": "foreseer.zoo",
 }
 _NAMES = {
@@ -33,7 +34,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from foreseer import forecast, schedule, zoo
+    from foreseer import forecast, methods, schedule, site, zoo
     from foreseer.attach import Handle, accelerate, wrap
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.learned import learned
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from foreseer.errors import ForeseerError, ForeseerWarning
     from foreseer.grid import Grid
     from foreseer.kernel import Kernel
-    from foreseer.plan import Plan, Policy, methods
+    from foreseer.plan import Plan, Policy
 
 __all__ = [
     "ForeseerError",
@@ -61,6 +62,7 @@ __all__ = [
     "rollout",
     "sampler_matrix",
     "schedule",
+    "site",
     "wrap",
     "zoo",
 ]

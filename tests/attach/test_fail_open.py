@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import foreseer as fs
 from foreseer.errors import FailedOpenError
-from foreseer.plan import SITES
+from foreseer.site import SITES
 from tests.attach.common import (
     EVERY_SECOND,
     STEPS,

@@ -10,7 +10,7 @@ from torch import nn
 
 import foreseer as fs
 from foreseer.attach.hooks import HOOK_NAME
-from foreseer.plan import SITES
+from foreseer.site import SITES
 from tests.attach.common import STEPS, accelerated, policy, tiny
 
 NAMES = ("flux", "sd3", "qwen_image", "dit", "wan_2_2")

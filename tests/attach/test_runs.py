@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
-from foreseer.plan import SITES
+from foreseer.site import SITES
 from tests.attach.common import (
     STEPS,
     accelerated,

@@ -8,7 +8,7 @@ from foreseer import cli, zoo
 from foreseer.evaluate.contender import Unaccelerated
 from foreseer.evaluate.contenders import Choice
 from foreseer.kernel import Kernel
-from foreseer.plan.methods import METHODS
+from foreseer.methods import METHODS
 
 
 def run(capsys, *arguments):

@@ -12,8 +12,8 @@ from foreseer.evaluate.compare import compare
 from foreseer.evaluate.contender import Accelerated, Unaccelerated
 from foreseer.evaluate.loop import watch_loop
 from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.methods import METHODS
 from foreseer.pipelines import split_sampling
-from foreseer.plan.methods import METHODS
 
 STEPS = 12
 

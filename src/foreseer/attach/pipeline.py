@@ -17,13 +17,14 @@ from foreseer.attach.site import SiteHook
 from foreseer.errors import AttachError
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
+from foreseer.site import LastBlock, Output, Site, read_site
 
 # The names under which diffusers' pipelines hold what they call once or more at each step.
 DENOISER_NAMES = ("transformer", "transformer_2", "unet")
 
-_SITES: dict[str, Callable[[nn.Module], SiteHook]] = {
-    "output": lambda module: OutputSite(),
-    "last_block": LastBlockSite,
+_HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
+    Output: lambda module, site: OutputSite(),
+    LastBlock: lambda module, site: LastBlockSite(module),
 }
 
 
@@ -76,10 +77,11 @@ def attach(
     denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
     for name, module in denoisers.items():
         _check_free(name or type(module).__name__, module)
+    wanted = read_site(policy.site)
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict)
     for name, module in denoisers.items():
-        site = make_site(module) if make_site is not None else _SITES[policy.site](module)
+        site = make_site(module) if make_site is not None else _HOOKS[type(wanted)](module, wanted)
         prefix = f"{name} " if len(denoisers) > 1 else ""
         hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site)
         hook.handle = handle

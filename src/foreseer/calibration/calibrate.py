@@ -24,7 +24,7 @@ from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
 from foreseer.kernel import Kernel
 from foreseer.pipelines import call_arguments
-from foreseer.plan.plan import SITES, Site
+from foreseer.site import SITES
 
 RESPONSE_PROMPTS = 4
 
@@ -39,7 +39,7 @@ def calibrate(
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
-    site: Site = "output",
+    site: str = "output",
     response_prompts: int = RESPONSE_PROMPTS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -36,4 +36,4 @@ def learned(
     if ridge is None:
         fits = nfe is None or nfe <= len(kernel.grid)
         ridge = best_ridge(kernel, schedule.on(kernel.grid)).ridge if fits else SEARCH_RIDGE
-    return Policy(schedule, KernelRows(kernel, ridge=ridge), kernel.site)  # pyright: ignore[reportArgumentType]
+    return Policy(schedule, KernelRows(kernel, ridge=ridge), kernel.site)

@@ -24,7 +24,6 @@ from foreseer.cli.common import (
     Json,
     Matrix,
     Negative,
-    SiteName,
     SiteOption,
     TrueCfg,
     Width,
@@ -128,7 +127,7 @@ Files = tuple[Sequence[Path], Sequence[Path], Path | None]
 
 
 def _methods(
-    request: Request, model: str | None, methods: str | None, nfe: str | None, *, files: Files, site: SiteName | None
+    request: Request, model: str | None, methods: str | None, nfe: str | None, *, files: Files, site: str | None
 ) -> Ready:
     """Methods at budgets."""
     from foreseer.evaluate.contenders import Choice
@@ -137,8 +136,7 @@ def _methods(
     if model is None:
         raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
     kernels, plans, matrix = files
-    chosen_site = site.value if site is not None else None
-    choice = Choice(0, (), _names(methods), kernels, plans, matrix, chosen_site)
+    choice = Choice(0, (), _names(methods), kernels, plans, matrix, site)
     return compare_methods(request, model, choice, lambda steps: _budgets(nfe, steps))
 
 

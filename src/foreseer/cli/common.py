@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from foreseer.plan.methods import find
+from foreseer.errors import PlanError
+from foreseer.methods import find
+from foreseer.site import SITES, read_site
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,15 +25,18 @@ errors = Console(stderr=True)
 KERNEL = "kernel"
 
 
-class SiteName(StrEnum):
-    """Where features are taken."""
-
-    output = "output"
-    last_block = "last_block"
+def _known_site(words: str | None) -> str | None:
+    try:
+        return None if words is None else str(read_site(words))
+    except PlanError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-SiteOption = Annotated[SiteName | None, typer.Option("--site", help="Where features are taken.")]
+SiteOption = Annotated[
+    str | None,
+    typer.Option("--site", metavar="SITE", callback=_known_site, help=f"Where features are taken: {', '.join(SITES)}."),
+]
 Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -60,12 +64,12 @@ def call_options(
     return {name: value for name, value in named.items() if value is not None}
 
 
-def method_policy(method: str, steps: int, nfe: int | None, site: SiteName | None, matrix: Path | None) -> Policy:
+def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
     """A method by name as a policy."""
     chosen = find(method)
     if matrix is not None:
         chosen = chosen.with_matrix(matrix)
-    return chosen.policy(steps, nfe, site.value if site is not None else None)
+    return chosen.policy(steps, nfe, site)
 
 
 def kernel_policy(
@@ -103,8 +107,7 @@ def kernel_policy(
 
         chosen = replace(chosen, forecaster=train_l2p(loaded))
     rows = chosen.policy().forecaster
-    site = "last_block" if loaded.site == "last_block" else "output"
-    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, site)
+    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, loaded.site)
 
 
 def progress_bar(disable: bool = False) -> Progress:

@@ -17,7 +17,6 @@ from foreseer.cli.common import (
     Height,
     Json,
     Negative,
-    SiteName,
     SiteOption,
     TrueCfg,
     Width,
@@ -36,7 +35,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
         "model.kernel.safetensors"
     ),
-    site: SiteOption = SiteName.output,
+    site: SiteOption = "output",
     height: Height = None,
     width: Width = None,
     guidance: Guidance = None,
@@ -60,7 +59,7 @@ def calibrate(
             words[:count],
             num_inference_steps=run_steps,
             seed=seed,
-            site=(site or SiteName.output).value,
+            site=site or "output",
             checkpoint=partial,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             **options,

@@ -19,7 +19,6 @@ from foreseer.cli.common import (
     MaxError,
     Negative,
     Nfe,
-    SiteName,
     SiteOption,
     Speedup,
     TrueCfg,
@@ -30,8 +29,8 @@ from foreseer.cli.common import (
     method_policy,
     progress_bar,
 )
+from foreseer.methods import find
 from foreseer.plan import Plan, Policy
-from foreseer.plan.methods import find
 
 if TYPE_CHECKING:
     from foreseer.evaluate.compare import Comparison
@@ -103,7 +102,7 @@ def demo(
     prompts: Annotated[int, typer.Option(min=1, max=64, help="How many prompts to draw.")] = 6,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the reference.")] = 50,
     nfe: Annotated[int, typer.Option(min=1, help="Network evaluations of every method.")] = 10,
-    site: SiteOption = SiteName.output,
+    site: SiteOption = "output",
     dtype: Dtype = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; so small a model gains little from more.")] = 1,
     as_json: Json = False,
@@ -113,7 +112,7 @@ def demo(
 
     if nfe > steps:
         raise typer.BadParameter(f"{nfe} evaluations do not fit {steps} steps.", param_hint="--nfe")
-    asked = Demo(prompts, steps, nfe, (site or SiteName.output).value, dtype, threads)
+    asked = Demo(prompts, steps, nfe, site or "output", dtype, threads)
     with progress_bar(as_json) as bar:
         task = bar.add_task("Loading", total=asked.runs())
         comparison = run_demo(asked, lambda words: bar.update(task, advance=1, description=words))

@@ -24,8 +24,8 @@ from foreseer.cli.common import (
     parse_shape,
 )
 from foreseer.grid import Grid
+from foreseer.methods import METHODS
 from foreseer.plan import Plan
-from foreseer.plan.methods import METHODS
 
 if TYPE_CHECKING:
     from foreseer.plan import Policy

@@ -10,9 +10,8 @@ from typing import Any
 
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
+from foreseer.methods import METHODS, Method
 from foreseer.plan import Plan, Policy
-from foreseer.plan.methods import METHODS, Method
-from foreseer.plan.plan import Site
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Choice:
     kernels: Sequence[Path] = ()
     plans: Sequence[Path] = ()
     matrix: Path | None = None
-    site: Site | None = None
+    site: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def names(self) -> list[str]:

@@ -15,10 +15,9 @@ from foreseer.evaluate.environment import environment
 from foreseer.evaluate.report import write_html, write_sheet
 from foreseer.evaluate.table_text import finite
 from foreseer.kernel import Kernel
+from foreseer.methods import METHODS
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.plan import Plan, Policy
-from foreseer.plan.methods import METHODS
-from foreseer.plan.plan import Site
 
 SEED = 2026
 
@@ -39,7 +38,7 @@ class Demo:
     prompts: int = 6
     steps: int = 50
     nfe: int = 10
-    site: Site = "output"
+    site: str = "output"
     dtype: str | None = None
     threads: int = 1
 

@@ -89,7 +89,7 @@ def prepared(pipe: Any, contender: Contender, prompt: str, seed: int, asked: Ask
         return pipe(**arguments, generator=torch.Generator().manual_seed(seed))
 
     with contender.attached(pipe) as handle:
-        if handle is not None and handle.policy.site == "last_block":
+        if handle is not None and handle.policy.site != "output":
             with record_run(pipe, stop_after=1):
                 call()
 

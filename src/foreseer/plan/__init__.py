@@ -2,7 +2,7 @@
 
 from foreseer.plan.differences import DifferenceExpansion
 from foreseer.plan.explain import PlanExplanation
-from foreseer.plan.plan import SITES, Plan, Site
+from foreseer.plan.plan import Plan
 from foreseer.plan.policy import Policy
 
-__all__ = ["SITES", "DifferenceExpansion", "Plan", "PlanExplanation", "Policy", "Site"]
+__all__ = ["DifferenceExpansion", "Plan", "PlanExplanation", "Policy"]

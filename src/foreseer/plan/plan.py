@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,13 +16,11 @@ from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.schedule.base import check_computed_steps
+from foreseer.site import Site, read_site
 
 if TYPE_CHECKING:
     from foreseer.plan.differences import DifferenceExpansion
     from foreseer.plan.explain import PlanExplanation
-
-Site = Literal["output", "last_block"]
-SITES: tuple[Site, ...] = ("output", "last_block")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +32,7 @@ class Plan:
         computed_steps: the steps at which the network runs, ascending from 0.
         rows: shape (T, T), float64. Row i of a skipped step holds its weights, which lie in columns of computed steps
             before i; row i of a computed step is the unit row.
-        site: where in the network the feature is taken, ``"output"`` or ``"last_block"``.
+        site: where in the network the feature is taken, in words (`foreseer.site`); a site object is taken too.
         provenance: words about where the plan comes from (schedule, forecaster, model), kept with the file.
         branch_rows: for branches of guidance that have rows of their own, by name; of the same form. All other branches
             go by ``rows``.
@@ -46,7 +44,7 @@ class Plan:
     grid: Grid
     computed_steps: tuple[int, ...]
     rows: Float64[np.ndarray, "T T"] = field(repr=False)
-    site: Site = "output"
+    site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
     branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
 
@@ -56,8 +54,7 @@ class Plan:
             computed = check_computed_steps(self.computed_steps, steps)
         except ForeseerError as error:
             raise PlanError(str(error)) from error
-        if self.site not in SITES:
-            raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
+        object.__setattr__(self, "site", str(read_site(self.site)))
         if not isinstance(self.branch_rows, Mapping) or not all(isinstance(name, str) for name in self.branch_rows):
             raise PlanError("The branches' own rows must be given by the branch's name.")
         of_branches = {name: _checked_rows(rows, computed, steps) for name, rows in self.branch_rows.items()}
@@ -72,14 +69,14 @@ class Plan:
         grid: Grid,
         computed_steps: tuple[int, ...],
         forecaster: Forecaster,
-        site: Site = "output",
+        site: str | Site = "output",
         provenance: Mapping[str, str] | None = None,
     ) -> Plan:
         """Ask ``forecaster`` for the row of every skipped step of ``grid``, and for rows of branches' own."""
         computed = check_computed_steps(computed_steps, len(grid))
         rows = forecaster.rows(computed, grid)
         of_branches = forecaster.branch_rows(computed, grid)
-        return cls(grid, computed, rows, site, provenance or {"forecaster": repr(forecaster)}, of_branches)
+        return cls(grid, computed, rows, str(site), provenance or {"forecaster": repr(forecaster)}, of_branches)
 
     def of_branch(self, name: str) -> Plan:
         """What the branch ``name`` follows: a plan with the branch's own rows, or this one."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
-from foreseer.plan.plan import SITES, Plan, Site
+from foreseer.plan.plan import Plan
 from foreseer.schedule.base import Schedule
+from foreseer.site import read_site
 
 KEPT_PLANS = 64
 
@@ -20,8 +21,8 @@ class Policy:
     Args:
         schedule: which steps compute.
         forecaster: how the others are forecast.
-        site: where the feature is taken: ``"output"`` (the whole network is bypassed) or ``"last_block"`` (the blocks
-            are, the head runs with the current timestep).
+        site: where the feature is taken (`foreseer.site`), as words or as an object: ``"output"`` (the whole network is
+            bypassed), ``"last_block"`` (the blocks are, the head runs with the current timestep), ...
 
     Raises:
         PlanError: the site is unknown, or an argument is of the wrong kind.
@@ -34,14 +35,13 @@ class Policy:
 
     schedule: Schedule | None
     forecaster: Forecaster | None
-    site: Site = "output"
+    site: str = "output"
     plan: Plan | None = field(default=None, repr=False)
     otherwise: Policy | None = field(default=None, repr=False)
     _plans: dict[tuple[bytes, int], Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.site not in SITES:
-            raise PlanError(f"Unknown site {self.site!r}: expected one of {', '.join(SITES)}.")
+        object.__setattr__(self, "site", str(read_site(self.site)))
         if self.plan is not None:
             if not isinstance(self.plan, Plan) or (self.schedule, self.forecaster) != (None, None):
                 raise PlanError("A policy is a schedule and a forecaster, or one plan: see Policy.from_plan(plan).")

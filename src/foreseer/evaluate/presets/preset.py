@@ -13,8 +13,8 @@ from foreseer.errors import ForeseerError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.forecast import L2P, Chebyshev, Forecaster, Reuse, TaylorSeer
 from foreseer.grid import Grid
+from foreseer.methods import L2P_STEPS
 from foreseer.plan import Policy
-from foreseer.plan.methods import L2P_STEPS
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
 Kind = Literal["image", "video", "classes"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from foreseer.errors import PlanError
 from foreseer.forecast import L2P, AdamsBashforth, Chebyshev, Forecaster, Newton, Reuse, TaylorSeer
-from foreseer.plan.plan import Site
 from foreseer.plan.policy import Policy
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
@@ -46,7 +45,7 @@ class Method:
     source: str
     schedule: Schedule | None = None
     forecaster: Forecaster | None = None
-    site: Site = "output"
+    site: str = "output"
     budget: Budget | None = None
 
     @property
@@ -54,7 +53,7 @@ class Method:
         """Whether the method is to sample with fewer steps, without a plan."""
         return self.schedule is None
 
-    def policy(self, steps: int = 50, nfe: int | None = None, site: Site | None = None) -> Policy:
+    def policy(self, steps: int = 50, nfe: int | None = None, site: str | None = None) -> Policy:
         """The method as a policy: its published setting, or ``nfe`` evaluations of ``steps`` steps.
 
         Raises:

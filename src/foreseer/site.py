@@ -1,0 +1,93 @@
+"""Where in the network a feature is taken. A site is named by words: its name, with options where it has any.
+
+Policies, plans and kernels keep the words; ``read_site`` gives back the object. Options are JSON values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from abc import ABC
+from typing import Any, ClassVar
+
+from foreseer.errors import PlanError
+
+
+@dataclasses.dataclass(frozen=True)
+class Site(ABC):
+    """A place where features are taken; its subclasses are frozen dataclasses of options."""
+
+    name: ClassVar[str]
+
+    def __str__(self) -> str:
+        options = [
+            f"{field.name}={json.dumps(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return f"{self.name}({', '.join(options)})" if options else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(Site):
+    """What the network returns; the whole network is skipped."""
+
+    name: ClassVar[str] = "output"
+
+
+@dataclasses.dataclass(frozen=True)
+class LastBlock(Site):
+    """What the last block hands to the head; the blocks are skipped, the head sees the current timestep."""
+
+    name: ClassVar[str] = "last_block"
+
+
+KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock)}
+SITES: tuple[str, ...] = tuple(KINDS)
+
+_WORDS = re.compile(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_OPTION = re.compile(r"\s*([a-z_]+)\s*=\s*")
+
+
+def read_site(site: str | Site) -> Site:
+    """The site that ``site`` names.
+
+    Raises:
+        PlanError: there is none of that name, or it has no such option.
+
+    >>> read_site("last_block")
+    LastBlock()
+    """
+    if isinstance(site, Site):
+        return site
+    matched = _WORDS.fullmatch(site) if isinstance(site, str) else None
+    kind = KINDS.get(matched[1]) if matched else None
+    if matched is None or kind is None:
+        raise PlanError(f"Unknown site {site!r}: expected one of {', '.join(KINDS)}.")
+    options = _read_options(site, matched[2] or "")
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        takes = f"takes {', '.join(known)}" if known else "takes no options"
+        raise PlanError(f"The site {kind.name!r} has no option {unknown[0]!r}; it {takes}.")
+    return kind(**options)
+
+
+def _read_options(site: Any, words: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    position = 0
+    decoder = json.JSONDecoder()
+    while words[position:].strip():
+        key = _OPTION.match(words, position)
+        try:
+            if key is None or key[1] in options:
+                raise ValueError("expected key=value, each key once")
+            options[key[1]], position = decoder.raw_decode(words, key.end())
+            rest = words[position:].lstrip()
+            if rest and not rest.startswith(","):
+                raise ValueError("expected a comma")
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"Cannot read the options of the site {site!r}: {error}.") from error
+        position = len(words) - len(rest) + 1 if rest else len(words)
+    return options
