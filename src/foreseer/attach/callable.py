@@ -13,6 +13,7 @@ import torch
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
 from foreseer.attach.record import FailOpen, RunRecord
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
+from foreseer.gate import AnyPolicy, GatedBranch, GatedPolicy, PolicyRun
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, BranchRun, Keep
@@ -22,18 +23,21 @@ class WrappedModel:
     """A model function that computes some steps and forecasts the others. One object serves one run.
 
     Attributes:
-        plan: the plan of the whole run.
         record: what happened so far.
     """
 
-    def __init__(self, model_fn: Callable[..., Any], policy: Policy, grid: Grid, keep: Keep = "device") -> None:
-        self.plan = policy.compile(grid)
+    def __init__(self, model_fn: Callable[..., Any], policy: AnyPolicy, grid: Grid, keep: Keep = "device") -> None:
+        self._run = PolicyRun(policy, grid, keep)
+        self._plan = policy.compile(grid) if isinstance(policy, Policy) else None
         self.record = RunRecord(steps=len(grid))
         self._model_fn = model_fn
-        self._policy = policy
         self._grid = grid
-        self._keep: Keep = keep
         self._branches: dict[str, _Branch] = {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the whole run; under a gate, of the branch called first, ``None`` before its first step."""
+        return self._plan or next(iter(self.record.plans.values()), None)
 
     def __call__(self, step: int, *args: Any, branch: str = "", **kwargs: Any) -> Any:
         """The model's output at ``step``: ``model_fn(*args, **kwargs)``, or its forecast.
@@ -54,12 +58,12 @@ class WrappedModel:
         self._check_order(step, known)
         if known is None or not known.run.continues(step, inputs):
             try:
-                plan = self._policy.compile(self._grid, step).of_branch(branch)
+                run = self._run.branch(branch, step, inputs)
             except ForeseerError as error:
                 self._branches.pop(branch, None)
                 return self._against_the_plan(step, branch, str(error), self._model_fn(*args, **kwargs))
-            known = self._branches[branch] = _Branch(BranchRun(plan, step, inputs, self._keep))
-            self.record.plans[branch] = plan
+            known = self._branches[branch] = _Branch(run)
+            self.record.plans[branch] = run.plan
         if known.run.forecasts(step):
             began = time.perf_counter()
             reason = known.run.why_not(step)
@@ -79,6 +83,8 @@ class WrappedModel:
             return self._against_the_plan(step, branch, str(error), output)
         known.needs_grad = any(tensor.requires_grad for tensor in tensors)
         known.run.computed(step, [tensor.detach() for tensor in tensors])
+        self.record.plans[branch] = known.run.plan
+        self.record.feature_elements[branch] = sum(tensor.numel() for tensor in tensors)
         self.record.computed.setdefault(branch, []).append(step)
         return output
 
@@ -104,12 +110,12 @@ class WrappedModel:
 
 @dataclass
 class _Branch:
-    run: BranchRun
+    run: BranchRun | GatedBranch
     template: Any = None
     needs_grad: bool = False
 
 
-def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, keep: Keep = "device") -> WrappedModel:
+def wrap(model_fn: Callable[..., Any], policy: AnyPolicy | Plan, grid: Grid, *, keep: Keep = "device") -> WrappedModel:
     """Accelerate ``model_fn`` over one run of ``grid``; the output site only.
 
     Args:
@@ -134,8 +140,10 @@ def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, kee
     """
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
-    if not isinstance(policy, Policy) or keep not in KEEPS:
+    if not isinstance(policy, AnyPolicy) or keep not in KEEPS:
         raise AttachError(f"Expected a Policy or Plan and keep in {KEEPS}; received {policy!r} and {keep!r}.")
     if policy.site != "output":
         raise AttachError(f"A plain function has one site, its output; this policy's site is {policy.site!r}.")
+    if isinstance(policy, GatedPolicy) and policy.gate.signal is not None:
+        raise AttachError(f"This gate looks inside the network ({policy.gate.signal}); a plain function shows nothing.")
     return WrappedModel(model_fn, policy, grid, keep)

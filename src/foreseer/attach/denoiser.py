@@ -13,9 +13,10 @@ from torch import nn
 
 from foreseer.attach.containers import signature
 from foreseer.attach.hooks import ContextName
+from foreseer.attach.probe import Probe
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
 from foreseer.attach.tracker import Call, Tracker
-from foreseer.plan import Policy
+from foreseer.gate import AnyPolicy, GatedBranch
 from foreseer.runtime import BranchRun, Keep
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ class DenoiserHook(ModelHook):
         name: str,
         *,
         scheduler: Callable[[], Any],
-        policy: Policy,
+        policy: AnyPolicy,
         keep: Keep,
         site: SiteHook,
+        probe: Probe | None = None,
     ) -> None:
         super().__init__()
         self.context = ContextName()
         self.site = site
+        self.probe = probe
         self.handle: Handle | None = None
         self._module = module
         self._name = name
@@ -71,7 +74,7 @@ class DenoiserHook(ModelHook):
         record = self.handle.begin_run(tracker.clock.timesteps, self._name) if fresh else self.handle.current_run()
         branch_name = f"{self._name}{call.name}"
         branch, reason = call.branch, call.reason
-        if branch is not None and branch.run.forecasts(call.step):
+        if branch is not None and self._forecasts(branch.run, call.step, forward, args, kwargs):
             began = time.perf_counter()
             reason = self._why_not(module, branch.run, call.step)
             if reason is None:
@@ -92,8 +95,21 @@ class DenoiserHook(ModelHook):
             record.plans[branch_name] = branch.run.plan
         return output
 
+    def _forecasts(
+        self,
+        run: BranchRun | GatedBranch,
+        step: int,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
+        probe = self.probe
+        if probe is None or isinstance(run, BranchRun):
+            return run.forecasts(step)
+        return run.forecasts(step, lambda: probe.measure(forward, args, kwargs))
+
     @staticmethod
-    def _why_not(module: nn.Module, run: BranchRun, step: int) -> str | None:
+    def _why_not(module: nn.Module, run: BranchRun | GatedBranch, step: int) -> str | None:
         if torch.is_grad_enabled():
             return "gradients are enabled: sample under torch.no_grad()"
         if getattr(module, "is_cache_enabled", False):

@@ -10,7 +10,7 @@ from typing import Any
 
 from foreseer.attach.record import FailOpen, RunRecord
 from foreseer.errors import FailedOpenError, ForeseerWarning
-from foreseer.plan import Policy
+from foreseer.gate import AnyPolicy
 
 
 class Handle:
@@ -23,7 +23,7 @@ class Handle:
         strict: whether a step that would fail open raises instead.
     """
 
-    def __init__(self, policy: Policy, detachers: list[Callable[[], None]], strict: bool = False) -> None:
+    def __init__(self, policy: AnyPolicy, detachers: list[Callable[[], None]], strict: bool = False) -> None:
         self.policy = policy
         self.strict = strict
         self._detachers = detachers

@@ -13,8 +13,10 @@ from foreseer.attach.handle import Handle
 from foreseer.attach.hooks import add_hook, is_hooked, refresh_contexts, remove_hook
 from foreseer.attach.last_block import LastBlockSite
 from foreseer.attach.output_site import OutputSite
+from foreseer.attach.probe import PROBES, Probe
 from foreseer.attach.site import SiteHook
 from foreseer.errors import AttachError
+from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
 from foreseer.site import LastBlock, Output, Site, read_site
@@ -30,7 +32,7 @@ _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
 
 def accelerate(
     pipe_or_model: Any,
-    policy: Policy | Plan,
+    policy: AnyPolicy | Plan,
     *,
     scheduler: Any = None,
     keep: Keep = "device",
@@ -60,7 +62,7 @@ def accelerate(
 
 def attach(
     pipe_or_model: Any,
-    policy: Policy | Plan,
+    policy: AnyPolicy | Plan,
     *,
     scheduler: Any = None,
     keep: Keep = "device",
@@ -70,8 +72,8 @@ def attach(
     """As :func:`accelerate`, with a site of one's own for each denoiser."""
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
-    if not isinstance(policy, Policy):
-        raise AttachError(f"Expected a Policy or a Plan, received {type(policy).__name__}.")
+    if not isinstance(policy, AnyPolicy):
+        raise AttachError(f"Expected a Policy, a GatedPolicy or a Plan, received {type(policy).__name__}.")
     if keep not in KEEPS:
         raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
     denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
@@ -82,12 +84,13 @@ def attach(
     handle = Handle(policy, detachers, strict)
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else _HOOKS[type(wanted)](module, wanted)
+        probe = _probe(policy, module)
         prefix = f"{name} " if len(denoisers) > 1 else ""
-        hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site)
+        hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site, probe=probe)
         hook.handle = handle
         add_hook(module, hook)
         refresh_contexts(module)
-        detachers.append(_detacher(module, site))
+        detachers.append(_detacher(module, site, probe))
     return handle
 
 
@@ -123,9 +126,19 @@ def _check_free(name: str, module: nn.Module) -> None:
         )
 
 
-def _detacher(module: nn.Module, site: SiteHook) -> Callable[[], None]:
+def _probe(policy: AnyPolicy, module: nn.Module) -> Probe | None:
+    if not isinstance(policy, GatedPolicy) or policy.gate.signal is None:
+        return None
+    if policy.gate.signal not in PROBES:
+        raise AttachError(f"No probe is known for {policy.gate.signal!r}: expected one of {', '.join(PROBES)}.")
+    return PROBES[policy.gate.signal](module)
+
+
+def _detacher(module: nn.Module, site: SiteHook, probe: Probe | None) -> Callable[[], None]:
     def detach() -> None:
         site.detach()
+        if probe is not None:
+            probe.detach()
         remove_hook(module)
         refresh_contexts(module)
 

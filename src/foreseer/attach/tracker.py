@@ -10,8 +10,8 @@ from torch import nn
 
 from foreseer.attach.clock import StepClock, UnknownStepError
 from foreseer.errors import ForeseerError
+from foreseer.gate import AnyPolicy, GatedBranch, PolicyRun
 from foreseer.grid import Grid
-from foreseer.plan import Policy
 from foreseer.runtime import BranchRun, Keep
 
 
@@ -21,12 +21,12 @@ class TrackedBranch:
 
     Attributes:
         name: the cache context's name, or which call within the step it is.
-        run: the plan being applied.
+        run: the plan, or the gate, being applied.
         memory: the site's own (an output's container, the blocks' shapes).
     """
 
     name: str
-    run: BranchRun
+    run: BranchRun | GatedBranch
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,11 +54,12 @@ class Tracker:
     before can be stale.
     """
 
-    def __init__(self, module: nn.Module, policy: Policy, keep: Keep) -> None:
+    def __init__(self, module: nn.Module, policy: AnyPolicy, keep: Keep) -> None:
         self._policy = policy
         self._keep: Keep = keep
         self.clock = StepClock(module)
         self.grid: Grid | None = None
+        self._run: PolicyRun | None = None
         self._no_grid: str | None = None
         self._refused: dict[int, str] = {}
         self._branches: dict[str, TrackedBranch] = {}
@@ -68,6 +69,7 @@ class Tracker:
     def reset(self) -> None:
         """Forget the current run and free its features."""
         self.grid = None
+        self._run = None
         self._no_grid = None
         self._refused = {}
         self._branches = {}
@@ -107,13 +109,14 @@ class Tracker:
             if self.grid is None:
                 return Call(step, name, None, self._no_grid)
             if step not in self._refused:
+                if self._run is None:
+                    self._run = PolicyRun(self._policy, self.grid, self._keep)
                 try:
-                    plan = self._policy.compile(self.grid, step)
+                    run = self._run.branch(name, step, signature)
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:
-                    branch = TrackedBranch(name, BranchRun(plan.of_branch(name), step, signature, self._keep))
-                    self._branches[name] = branch
+                    branch = self._branches[name] = TrackedBranch(name, run)
                     return Call(step, name, branch)
             return Call(step, name, None, self._refused[step])
         return Call(step, name, branch)

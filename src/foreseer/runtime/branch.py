@@ -35,8 +35,15 @@ class BranchRun:
     def __post_init__(self) -> None:
         self.last_step = self.first_step - 1
         self.store = FeatureStore(self.keep)
-        self._rows = self.plan.sparse_rows
-        self._freed_after = self.plan.freed_after
+        self.follow(self.plan)
+
+    def follow(self, plan: Plan) -> None:
+        """Go on by ``plan``, made for the same grid; features that none of its later rows needs are freed."""
+        self.plan = plan
+        self._rows = plan.sparse_rows
+        self._freed_after = plan.freed_after
+        now = self.last_step - self.first_step
+        self.store.drop([kept for kept in self.store.steps if plan.last_uses.get(kept, -1) <= now])
 
     def continues(self, step: int, signature: object) -> bool:
         """Whether a call at ``step`` is the next one of this branch, with the same shapes."""
@@ -67,13 +74,16 @@ class BranchRun:
 
     def forecast(self, step: int) -> list[Tensor]:
         """The forecast feature of ``step``; frees what no later row needs."""
-        local = step - self.first_step
-        sources, weights = self._rows[local]
-        features = [self.store.get(source) for source in sources]
-        result = [weighted_sum(tensors, weights) for tensors in zip(*features, strict=True)]
+        result = self.preview(step)
         self.last_step = step
-        self._free(local)
+        self._free(step - self.first_step)
         return result
+
+    def preview(self, step: int) -> list[Tensor]:
+        """The forecast feature of ``step``, and nothing else done."""
+        sources, weights = self._rows[step - self.first_step]
+        features = [self.store.get(source) for source in sources]
+        return [weighted_sum(tensors, weights) for tensors in zip(*features, strict=True)]
 
     def _free(self, local: int) -> None:
         if local in self._freed_after:

@@ -74,6 +74,11 @@ class FeatureStore:
         self._kept.clear()
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps whose features are held."""
+        return tuple(self._kept)
+
+    @property
     def bytes(self) -> int:
         """Bytes held now."""
         return sum(tensor.nbytes for kept in self._kept.values() for tensor in kept.tensors)
