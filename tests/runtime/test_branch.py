@@ -32,7 +32,7 @@ def test_forecasts_are_the_rows_on_features_and_memory_is_what_later_rows_need(p
             run.computed(step, list(features[local].clone()))
         else:
             assert run.why_not(step) is None
-            forecast = torch.stack(run.forecast(step))
+            forecast = torch.stack(list(run.forecast(step)))
             expected = torch.einsum("j,jab->ab", torch.from_numpy(np.array(plan.rows[local])), features)
             assert torch.allclose(forecast, expected, rtol=1e-12, atol=1e-12)
         assert held(run, steps) == needed_after(plan, local)
@@ -94,3 +94,24 @@ def test_runs_of_one_plan_share_nothing():
     second.computed(0, [torch.full((2,), 5.0)])
     assert first.forecast(1)[0].tolist() == [1.0, 1.0]
     assert second.forecast(1)[0].tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("keep", ["device", "host"])
+def test_parts_of_the_network_go_by_rows_of_their_own(keep):
+    rows = {"attn": np.eye(6), "mlp": np.eye(6)}
+    for name, weights in (("attn", [0.5, 0.0]), ("mlp", [0.0, 2.0])):
+        rows[name][[1, 2], :1] = 3.0
+        rows[name][[4, 5]] = 0.0
+        rows[name][4:, [0, 3]] = weights
+        rows[name][[1, 2], [1, 2]] = 0.0
+    plan = Plan(Grid.uniform(6), (0, 3), ROWS, branch_rows=rows)
+    run = BranchRun(plan, 0, None, keep)
+    names = ["attn", "mlp", "attn", "elsewhere"]
+    run.computed(0, [torch.full((2,), float(k)) for k in range(4)], names)
+    assert [tensor[0].item() for tensor in run.forecast(1)] == [0.0, 3.0, 6.0, 3.0]
+    run.computed(2, [], names)
+    assert len(run.store) == 1  # only attention weighs step 0 still
+    run.computed(3, [torch.full((2,), 10.0 + k) for k in range(4)], names)
+    assert [tensor[0].item() for tensor in run.forecast(4)] == [0.0, 22.0, 1.0, 13.0]
+    run.forecast(5)
+    assert len(run.store) == 0

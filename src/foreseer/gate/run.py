@@ -134,7 +134,7 @@ class GatedBranch:
         """Why the forecast decided on must not be made, or ``None``."""
         return self._no_signal or self._run.why_not(step)
 
-    def computed(self, step: int, tensors: Sequence[Tensor]) -> None:
+    def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> None:
         """Take note of what the network gave at ``step``, and make the rows of the steps after it."""
         local = step - self._first_step
         leads = self._decisions.leads(self._name)
@@ -143,9 +143,9 @@ class GatedBranch:
         if local:
             policy, computed = self._decisions.policy, (*self.plan.computed_steps, local)
             self._run.follow(policy.plan_after(computed, self._grid).of_branch(self._name))
-        self._run.computed(step, tensors)
+        self._run.computed(step, tensors, names)
 
-    def forecast(self, step: int) -> list[Tensor]:
+    def forecast(self, step: int) -> Sequence[Tensor]:
         """The forecast feature of ``step``."""
         return self._run.forecast(step)
 

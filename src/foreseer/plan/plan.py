@@ -103,8 +103,9 @@ class Plan:
     def last_uses(self) -> Mapping[int, int]:
         """For each computed step whose feature some later row needs: the last step that needs it."""
         uses: dict[int, int] = {}
+        needed = np.any([self.rows, *self.branch_rows.values()], axis=0)
         for step in self.forecast_steps:
-            uses.update(dict.fromkeys(np.flatnonzero(self.rows[step]).tolist(), step))
+            uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
         return MappingProxyType(uses)
 
     @cached_property

@@ -9,7 +9,21 @@ from torch import Tensor
 
 from foreseer.plan import Plan
 from foreseer.runtime.combine import weighted_sum
-from foreseer.runtime.store import FeatureStore, Keep
+from foreseer.runtime.store import FeatureStore, Keep, Kept
+
+
+class Forecast(Sequence[Tensor]):
+    """A forecast feature, each of whose tensors is made when it is asked for, and not kept."""
+
+    def __init__(self, parts: list[tuple[list[Kept], list[float]]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        features, weights = self._parts[index]
+        return weighted_sum([feature[index] for feature in features], weights)
 
 
 @dataclass
@@ -29,7 +43,7 @@ class BranchRun:
     keep: Keep = "device"
     last_step: int = field(init=False)
     store: FeatureStore = field(init=False)
-    _rows: Mapping[int, tuple[list[int], list[float]]] = field(init=False)
+    _names: tuple[str, ...] = field(init=False, default=())
     _freed_after: Mapping[int, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,7 +54,6 @@ class BranchRun:
     def follow(self, plan: Plan) -> None:
         """Go on by ``plan``, made for the same grid; features that none of its later rows needs are freed."""
         self.plan = plan
-        self._rows = plan.sparse_rows
         self._freed_after = plan.freed_after
         now = self.last_step - self.first_step
         self.store.drop([kept for kept in self.store.steps if plan.last_uses.get(kept, -1) <= now])
@@ -51,39 +64,60 @@ class BranchRun:
 
     def forecasts(self, step: int) -> bool:
         """Whether the plan forecasts ``step``."""
-        return step - self.first_step in self._rows
+        return step - self.first_step in self.plan.sparse_rows
 
     def why_not(self, step: int) -> str | None:
         """Why the forecast that the plan asks for at ``step`` must not be made, or ``None``."""
-        sources, _ = self._rows[step - self.first_step]
-        if not sources:
-            return "its row holds no weight"
-        for source in sources:
+        sources: set[int] = set()
+        for name in dict.fromkeys(self._names) or ("",):
+            of_part, _ = self._row(name, step)
+            if not of_part:
+                return "its row holds no weight"
+            sources.update(of_part)
+        for source in sorted(sources):
             reason = self.store.why_unusable(source)
             if reason is not None:
                 return reason
         return None
 
-    def computed(self, step: int, tensors: Sequence[Tensor]) -> None:
-        """Take note of what the network gave at ``step``; kept only if a later row needs it."""
+    def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> None:
+        """Take note of what the network gave at ``step``; kept only if a later row needs it.
+
+        Args:
+            step: the run's step.
+            tensors: the feature.
+            names: of the parts of the network that the tensors are from, where they may have rows of their own.
+        """
         self.last_step = step
+        self._names = tuple(names)
         local = step - self.first_step
         if local in self.plan.last_uses:
             self.store.put(local, tensors)
         self._free(local)
 
-    def forecast(self, step: int) -> list[Tensor]:
+    def forecast(self, step: int) -> Forecast:
         """The forecast feature of ``step``; frees what no later row needs."""
-        result = self.preview(step)
+        result = self._forecast(step)
         self.last_step = step
         self._free(step - self.first_step)
         return result
 
     def preview(self, step: int) -> list[Tensor]:
         """The forecast feature of ``step``, and nothing else done."""
-        sources, weights = self._rows[step - self.first_step]
-        features = [self.store.get(source) for source in sources]
-        return [weighted_sum(tensors, weights) for tensors in zip(*features, strict=True)]
+        return list(self._forecast(step))
+
+    def _forecast(self, step: int) -> Forecast:
+        used, weights = self._row("", step)
+        if not self._names:
+            features = [self.store.get(source) for source in used]
+            return Forecast([(features, weights)] * len(features[0]))
+        rows = {name: self._row(name, step) for name in dict.fromkeys(self._names)}
+        features = {name: [self.store.get(source) for source in sources] for name, (sources, _) in rows.items()}
+        return Forecast([(features[name], rows[name][1]) for name in self._names])
+
+    def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
+        """The computed steps that carry weight in the forecast of the part called ``name``, and their weights."""
+        return self.plan.of_branch(name).sparse_rows[step - self.first_step]
 
     def _free(self, local: int) -> None:
         if local in self._freed_after:

@@ -17,11 +17,28 @@ _LARGE = 2**18  # elements
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
+    """The feature of one step.
+
+    Attributes:
+        tensors: as they are kept.
+        devices: where the host's copies go back to.
+        versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
+        totals: numbers that are finite exactly where every element is; ``None`` once looked at.
+    """
+
     tensors: list[Tensor]
-    devices: list[torch.device] | None  # where the host's copies go back to
-    versions: list[int] | None  # None for inference tensors, which are copies and count no writes
-    totals: list[Tensor] | None  # finite exactly where every element is; None once looked at
+    devices: list[torch.device] | None
+    versions: list[int] | None
+    totals: list[Tensor] | None
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One of the tensors, on the device where it was computed."""
+        tensor = self.tensors[index]
+        return tensor if self.devices is None else tensor.to(self.devices[index], non_blocking=True)
 
 
 @dataclass
@@ -33,23 +50,20 @@ class FeatureStore:
     """
 
     keep: Keep = "device"
-    _kept: dict[int, _Kept] = field(default_factory=dict)
+    _kept: dict[int, Kept] = field(default_factory=dict)
 
     def put(self, step: int, tensors: Sequence[Tensor]) -> None:
         """Keep the feature of ``step``."""
-        totals = [_total(tensor) for tensor in tensors]
+        totals = _by_device([_total(tensor) for tensor in tensors])
         on_host = self.keep == "host"
         kept = [_to_host(tensor) if on_host else _owned(tensor) for tensor in tensors]
         versions = None if any(tensor.is_inference() for tensor in kept) else [tensor._version for tensor in kept]
         devices = [tensor.device for tensor in tensors] if on_host else None
-        self._kept[step] = _Kept(kept, devices, versions, totals)
+        self._kept[step] = Kept(kept, devices, versions, totals)
 
-    def get(self, step: int) -> list[Tensor]:
-        """The tensors of the feature of ``step``, on the device where they were computed."""
-        kept = self._kept[step]
-        if kept.devices is None:
-            return kept.tensors
-        return [tensor.to(device, non_blocking=True) for tensor, device in zip(kept.tensors, kept.devices, strict=True)]
+    def get(self, step: int) -> Kept:
+        """The feature of ``step``; whoever has it may go on using it when it is dropped."""
+        return self._kept[step]
 
     def why_unusable(self, step: int) -> str | None:
         """Why the feature of ``step`` must not be used, or ``None``: missing, not finite, or changed since."""
@@ -99,6 +113,15 @@ def _total(tensor: Tensor) -> Tensor:
         low, high = torch.aminmax(tensor)
         return high.to(torch.float32) - low.to(torch.float32)
     return tensor.sum(dtype=torch.float32)
+
+
+def _by_device(totals: list[Tensor]) -> list[Tensor]:
+    """One sum a device: to look at a number is to wait for its device."""
+    sums: dict[torch.device, Tensor] = {}
+    for total in totals:
+        known = sums.get(total.device)
+        sums[total.device] = total if known is None else known + total
+    return list(sums.values())
 
 
 def _owned(tensor: Tensor) -> Tensor:
