@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -30,6 +31,9 @@ class TinyPipeline:
         branches: the names of a step's branches, without the denoiser's.
         denoisers: the names of the modules that are called at each step.
         size: the height and width in pixels that a run has unless it says otherwise.
+        strength: of a run that begins from a picture: the share of the steps that it takes.
+        fixed: what the pipeline cannot change: ``"batch"``, ``"size"``.
+        heads: how many hidden states a denoiser's blocks hand on: LTX-2 has one for the video and one for the audio.
     """
 
     name: str
@@ -38,6 +42,9 @@ class TinyPipeline:
     branches: tuple[str, ...]
     size: int
     denoisers: tuple[str, ...] = ("transformer",)
+    strength: float | None = None
+    fixed: tuple[str, ...] = ()
+    heads: int = 1
 
     def run(self, steps: int = 8, seed: int = 0, batch: int = 1, size: int | None = None, **options: Any) -> Tensor:
         """The final latents (DiT: the decoded images)."""
@@ -45,6 +52,10 @@ class TinyPipeline:
         with torch.no_grad():
             output = self.call(self.pipe, batch, size or self.size, **given)
         return torch.as_tensor(output)
+
+    def first_step(self, steps: int) -> int:
+        """Where a run of ``steps`` begins on the scheduler's grid."""
+        return 0 if self.strength is None else int(steps - min(steps * self.strength, steps))
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -133,6 +144,11 @@ def square(size: int) -> dict[str, Any]:
     return {"height": size, "width": size, "output_type": "latent"}
 
 
+def picture(size: int) -> Tensor:
+    """A picture to begin from or to refer to: shape (1, 3, size, size), values in [0, 1]."""
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(11))
+
+
 def tiny_vae(latent_channels: int = 4) -> nn.Module:
     """An autoencoder that halves the size once."""
     vae = diffusers.AutoencoderKL(
@@ -147,30 +163,62 @@ def tiny_vae(latent_channels: int = 4) -> nn.Module:
     return randomise(vae, 3)
 
 
+class StandIn:
+    """Stands for an autoencoder of which a pipeline reads attributes only."""
+
+    dtype = torch.float32
+
+    def __init__(self, config: dict[str, Any], **attributes: Any) -> None:
+        self.config = SimpleNamespace(**config)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
 def build(name: str) -> TinyPipeline:
     """The tiny pipeline called ``name``."""
-    from tests import pipelines_image, pipelines_video
+    from tests import pipelines_edit, pipelines_image, pipelines_more, pipelines_video
 
-    return {**pipelines_image.BUILDERS, **pipelines_video.BUILDERS}[name]()
+    families = (pipelines_image, pipelines_edit, pipelines_more, pipelines_video)
+    return next(family.BUILDERS[name] for family in families if name in family.BUILDERS)()
 
 
 NAMES = (
     "flux",
+    "flux_img2img",
+    "flux_inpaint",
+    "flux_fill",
+    "flux_control",
+    "flux_kontext",
+    "flux2",
+    "flux2_klein",
     "sd3",
+    "sd3_5",
+    "sd3_img2img",
+    "sd3_inpaint",
     "qwen_image",
-    "wan",
-    "wan_2_2",
+    "qwen_image_lightning",
+    "qwen_image_img2img",
+    "qwen_image_edit",
+    "qwen_image_edit_plus",
     "sdxl",
+    "sdxl_img2img",
+    "sdxl_inpaint",
     "dit",
-    "hunyuan_video",
     "pixart_sigma",
     "sana",
-    "ltx",
-    "cogvideox",
-    "flux2",
     "z_image",
+    "z_image_img2img",
     "chroma",
     "lumina2",
+    "wan",
+    "wan_2_2",
+    "wan_i2v",
+    "wan_vace",
+    "hunyuan_video",
+    "hunyuan_video_1_5",
+    "ltx",
+    "ltx2",
+    "cogvideox",
     "kandinsky5",
     "mochi",
 )

@@ -1,7 +1,9 @@
-"""The tiny pipelines that make images."""
+"""The tiny pipelines that make images from words: those whose models other pipelines share."""
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -12,8 +14,8 @@ from tests.pipelines import (
     TOKENS,
     TWO,
     UNNAMED,
-    UNNAMED_TWO,
     WIDTH,
+    StandIn,
     TinyPipeline,
     embeds,
     images,
@@ -33,10 +35,11 @@ def flow(**options: Any) -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **options})
 
 
-def flux_model() -> Any:
+def flux_model(in_channels: int = 16) -> Any:
     """Flux's transformer."""
     return diffusers.FluxTransformer2DModel(
-        in_channels=16,
+        in_channels=in_channels,
+        out_channels=16,
         num_layers=1,
         num_single_layers=2,
         joint_attention_dim=WIDTH,
@@ -56,42 +59,67 @@ def flux() -> TinyPipeline:
     return make("flux", "FluxPipeline", flux_model(), flow(use_dynamic_shifting=True), call, ONE, 64)
 
 
-def sd3() -> TinyPipeline:
-    """Stable Diffusion 3: guidance in one batch, no cache context, no begin index."""
-    model = diffusers.SD3Transformer2DModel(
+def sd3_model(channels: int = 4, **options: Any) -> Any:
+    """Stable Diffusion 3's transformer."""
+    return diffusers.SD3Transformer2DModel(
         sample_size=8,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=2,
         joint_attention_dim=WIDTH,
         caption_projection_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         pos_embed_max_size=16,
         **HEADS,
+        **options,
     )
+
+
+def sd3(name: str = "sd3", **options: Any) -> TinyPipeline:
+    """Stable Diffusion 3: guidance in one batch, no cache context, no begin index."""
 
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         return images(pipe(**pair(batch), **pooled(batch), **square(size), **options))
 
-    return make("sd3", "StableDiffusion3Pipeline", model, flow(), call, UNNAMED, 64)
+    return make(name, "StableDiffusion3Pipeline", sd3_model(**options), flow(), call, UNNAMED, 64)
 
 
-def qwen_image() -> TinyPipeline:
-    """Qwen-Image: guidance in two calls with contexts."""
-    model = diffusers.QwenImageTransformer2DModel(
+def sd3_5() -> TinyPipeline:
+    """Stable Diffusion 3.5: normalised queries and keys, a second attention in the first blocks (medium)."""
+    return sd3("sd3_5", qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+def qwen_model() -> Any:
+    """Qwen-Image's transformer."""
+    return diffusers.QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=2, joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6), **HEADS
     )
 
+
+def qwen_image(name: str = "qwen_image", scheduler: Any = None, **given: Any) -> TinyPipeline:
+    """Qwen-Image: guidance in two calls with contexts."""
+
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        return images(pipe(**pair(batch), **masks(batch, "prompt_embeds_mask"), **square(size), **options))
+        text = {**pair(batch), **masks(batch, "prompt_embeds_mask")}
+        text = {name: value for name, value in text.items() if branches == TWO or "negative" not in name}
+        return images(pipe(**text, **given, **square(size), **options))
 
-    return make("qwen_image", "QwenImagePipeline", model, flow(), call, TWO, 64)
+    branches = ONE if given else TWO
+    return make(name, "QwenImagePipeline", qwen_model(), scheduler or flow(), call, branches, 64)
 
 
-def sdxl() -> TinyPipeline:
-    """SDXL: a U-Net, the timestep positional, Euler on a noise scale."""
-    model = diffusers.UNet2DConditionModel(
+def qwen_image_lightning() -> TinyPipeline:
+    """Qwen-Image as its distillation to 8 steps runs it: no guidance, a shift that depends on nothing, exponential."""
+    shift = {"base_shift": math.log(3), "max_shift": math.log(3), "time_shift_type": "exponential"}
+    return qwen_image("qwen_image_lightning", flow(shift=1.0, use_dynamic_shifting=True, **shift), true_cfg_scale=1.0)
+
+
+def sdxl_model(in_channels: int = 4) -> Any:
+    """SDXL's U-Net."""
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
+        in_channels=in_channels,
+        out_channels=4,
         block_out_channels=(16, 32),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -104,12 +132,20 @@ def sdxl() -> TinyPipeline:
         projection_class_embeddings_input_dim=48 + WIDTH,
         cross_attention_dim=WIDTH,
     )
-    scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading")
+
+
+def sdxl_scheduler() -> Any:
+    """Euler on a noise scale."""
+    return diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading")
+
+
+def sdxl() -> TinyPipeline:
+    """SDXL: a U-Net, the timestep positional, Euler on a noise scale."""
 
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         return images(pipe(**pair(batch), **pooled(batch), **square(size), **options))
 
-    return make("sdxl", "StableDiffusionXLPipeline", model, scheduler, call, UNNAMED, 64)
+    return make("sdxl", "StableDiffusionXLPipeline", sdxl_model(), sdxl_scheduler(), call, UNNAMED, 64)
 
 
 def dit() -> TinyPipeline:
@@ -122,58 +158,14 @@ def dit() -> TinyPipeline:
         return images(pipe(class_labels=list(range(batch)), output_type="np", **options))
 
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    return make("dit", "DiTPipeline", model, scheduler, call, UNNAMED, 16, vae=tiny_vae())
+    made = make("dit", "DiTPipeline", model, scheduler, call, UNNAMED, 16, vae=tiny_vae())
+    made.fixed = ("size",)
+    return made
 
 
-def pixart_sigma() -> TinyPipeline:
-    """PixArt-Sigma: learned variance, DPM-Solver++."""
-    model = diffusers.PixArtTransformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        cross_attention_dim=WIDTH,
-        caption_channels=WIDTH,
-        norm_num_groups=8,
-        use_additional_conditions=False,
-        **HEADS,
-    )
-
-    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        given = {"negative_prompt": None, "use_resolution_binning": False, **pair(batch), **masks(batch)}
-        return images(pipe(**given, **square(size), **options))
-
-    scheduler = diffusers.DPMSolverMultistepScheduler()
-    return make("pixart_sigma", "PixArtSigmaPipeline", model, scheduler, call, UNNAMED, 64)
-
-
-def sana() -> TinyPipeline:
-    """Sana: linear attention, DPM-Solver++ on flow sigmas."""
-    model = diffusers.SanaTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=16,
-        cross_attention_dim=WIDTH,
-        caption_channels=WIDTH,
-        sample_size=8,
-        **HEADS,
-    )
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
-
-    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        given = {"negative_prompt": None, "use_resolution_binning": False, **pair(batch), **masks(batch)}
-        return images(pipe(**given, **square(size), **options))
-
-    return make("sana", "SanaPipeline", model, scheduler, call, UNNAMED, 256)
-
-
-def flux2() -> TinyPipeline:
-    """Flux 2: one call, no context."""
-    model = diffusers.Flux2Transformer2DModel(
+def flux2_model() -> Any:
+    """Flux 2's transformer."""
+    return diffusers.Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
         num_single_layers=2,
@@ -183,15 +175,31 @@ def flux2() -> TinyPipeline:
         **HEADS,
     )
 
+
+def flux2() -> TinyPipeline:
+    """Flux 2: one call, no context."""
+
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         return images(pipe(prompt_embeds=embeds(batch, TOKENS, WIDTH), **square(size), **options))
 
-    return make("flux2", "Flux2Pipeline", model, flow(use_dynamic_shifting=True), call, UNNAMED, 64)
+    return make("flux2", "Flux2Pipeline", flux2_model(), flow(use_dynamic_shifting=True), call, UNNAMED, 64)
 
 
-def z_image() -> TinyPipeline:
-    """Z-Image: lists of tensors in and out."""
-    model = diffusers.ZImageTransformer2DModel(
+def flux2_klein() -> TinyPipeline:
+    """Flux 2 Klein: guidance in two calls with contexts."""
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        return images(pipe(**pair(batch), **square(size), **options))
+
+    statistics = SimpleNamespace(running_mean=torch.zeros(16), running_var=torch.ones(16))
+    vae = StandIn({"batch_norm_eps": 1e-4, "block_out_channels": (8,) * 4}, bn=statistics)
+    scheduler = flow(use_dynamic_shifting=True)
+    return make("flux2_klein", "Flux2KleinPipeline", flux2_model(), scheduler, call, TWO, 64, vae=vae)
+
+
+def z_image_model() -> Any:
+    """Z-Image's transformer."""
+    return diffusers.ZImageTransformer2DModel(
         in_channels=4,
         dim=32,
         n_layers=2,
@@ -203,55 +211,18 @@ def z_image() -> TinyPipeline:
         axes_lens=[128, 32, 32],
     )
 
+
+def z_image() -> TinyPipeline:
+    """Z-Image: lists of tensors in and out."""
+
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         given = {name: list(value) for name, value in pair(batch).items()}
         return images(pipe(**given, **square(size), **options))
 
-    return make("z_image", "ZImagePipeline", model, flow(), call, UNNAMED, 64)
-
-
-def chroma() -> TinyPipeline:
-    """Chroma: two calls without a context."""
-    model = diffusers.ChromaTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(4, 6, 6),
-        approximator_num_channels=8,
-        approximator_hidden_dim=16,
-        approximator_layers=1,
-        **HEADS,
-    )
-
-    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        return images(pipe(**pair(batch), **masks(batch, dtype=torch.float32), **square(size), **options))
-
-    return make("chroma", "ChromaPipeline", model, flow(), call, UNNAMED_TWO, 64)
-
-
-def lumina2() -> TinyPipeline:
-    """Lumina 2: the timestep is 1 - t / 1000, two calls without a context."""
-    model = diffusers.Lumina2Transformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        hidden_size=32,
-        num_layers=2,
-        num_refiner_layers=1,
-        num_attention_heads=2,
-        num_kv_heads=2,
-        multiple_of=32,
-        axes_dim_rope=(4, 6, 6),
-        axes_lens=(128, 32, 32),
-        cap_feat_dim=WIDTH,
-    )
-
-    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        return images(pipe(**pair(batch), **masks(batch), **square(size), **options))
-
-    return make("lumina2", "Lumina2Pipeline", model, flow(), call, UNNAMED_TWO, 64)
+    return make("z_image", "ZImagePipeline", z_image_model(), flow(), call, UNNAMED, 64)
 
 
 BUILDERS = {
-    one.__name__: one for one in (flux, sd3, qwen_image, sdxl, dit, pixart_sigma, sana, flux2, z_image, chroma, lumina2)
+    one.__name__: one
+    for one in (flux, sd3, sd3_5, qwen_image, qwen_image_lightning, sdxl, dit, flux2, flux2_klein, z_image)
 }

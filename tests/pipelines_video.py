@@ -13,6 +13,7 @@ from tests.pipelines import (
     TWO,
     UNNAMED_TWO,
     WIDTH,
+    StandIn,
     TinyPipeline,
     embeds,
     frames,
@@ -28,32 +29,54 @@ from tests.pipelines_image import HEADS, flow
 JOINT = ("cond_uncond",)
 
 
-def wan_model() -> Any:
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "out_channels": 4,
+    "text_dim": WIDTH,
+    "freq_dim": 16,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+
+
+def wan_model(in_channels: int = 4) -> Any:
     """Wan's transformer."""
-    return diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
+    return diffusers.WanTransformer3DModel(in_channels=in_channels, **WAN)
+
+
+def wan_vace_model() -> Any:
+    """Wan's transformer with control blocks."""
+    return diffusers.WanVACETransformer3DModel(in_channels=4, vace_layers=[0], vace_in_channels=72, **WAN)
+
+
+def tiny_wan_vae() -> Any:
+    """Wan's autoencoder, four frames to one and eight pixels to one."""
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1] * 4,
+        latents_std=[1.5] * 4,
     )
+    return randomise(vae, 3)
+
+
+def unipc() -> Any:
+    """UniPC on flow sigmas."""
+    return diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def wan(**components: Any) -> TinyPipeline:
     """Wan 2.1: guidance in two calls with contexts, UniPC on flow sigmas, integer timesteps."""
-    scheduler = diffusers.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
 
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         return frames(pipe(**pair(batch), num_frames=5, **square(size), **options))
 
     name = "wan_2_2" if components else "wan"
-    return make(name, "WanPipeline", wan_model(), scheduler, call, TWO, 32, **components)
+    return make(name, "WanPipeline", wan_model(), unipc(), call, TWO, 32, **components)
 
 
 def wan_2_2() -> TinyPipeline:
@@ -83,6 +106,36 @@ def hunyuan_video() -> TinyPipeline:
     return make("hunyuan_video", "HunyuanVideoPipeline", model, flow(), call, ONE, 32)
 
 
+def hunyuan_video_1_5() -> TinyPipeline:
+    """HunyuanVideo 1.5: a guider calls each branch under a name of its own; two text encoders and picture tokens."""
+    model = diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        num_refiner_layers=1,
+        text_embed_dim=WIDTH,
+        text_embed_2_dim=WIDTH,
+        image_embed_dim=16,
+        rope_axes_dim=(4, 4, 4),
+        target_size=32,
+        task_type="t2v",
+    )
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        given = {**pair(batch), **masks(batch, "prompt_embeds_mask", torch.int64)}
+        given |= {f"{name}_2": value for name, value in given.items()}
+        return frames(pipe(**given, num_frames=5, **square(size), **options))
+
+    vae = StandIn({"latent_channels": 4}, temporal_compression_ratio=4, spatial_compression_ratio=16)
+    components = {"vae": vae, "guider": diffusers.ClassifierFreeGuidance(guidance_scale=4.0)}
+    kind, branches = "HunyuanVideo15Pipeline", ("pred_cond", "pred_uncond")
+    made = make("hunyuan_video_1_5", kind, model, flow(), call, branches, 64, **components)
+    made.pipe.vision_num_semantic_tokens = 3
+    return made
+
+
 def ltx() -> TinyPipeline:
     """LTX-Video: guidance in one batch under one context."""
     model = diffusers.LTXVideoTransformer3DModel(
@@ -93,6 +146,59 @@ def ltx() -> TinyPipeline:
         return frames(pipe(**pair(batch), **masks(batch), num_frames=9, **square(size), **options))
 
     return make("ltx", "LTXPipeline", model, flow(use_dynamic_shifting=True), call, JOINT, 64)
+
+
+def ltx2() -> TinyPipeline:
+    """LTX-2: video and audio come out of one network, called under three names a step."""
+    model = diffusers.LTX2VideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        audio_in_channels=8,
+        audio_out_channels=8,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        num_layers=2,
+        caption_channels=WIDTH,
+        rope_double_precision=False,
+    )
+    connectors = diffusers.pipelines.ltx2.LTX2TextConnectors(
+        caption_channels=WIDTH,
+        text_proj_in_factor=1,
+        video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=16,
+        video_connector_num_layers=1,
+        video_connector_num_learnable_registers=None,
+        audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=16,
+        audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=None,
+        rope_double_precision=False,
+    )
+    means = {"latents_mean": torch.zeros(8), "latents_std": torch.ones(8)}
+    components = {
+        "connectors": randomise(connectors, 2),
+        "vae": StandIn({"scaling_factor": 1.0}, spatial_compression_ratio=32, temporal_compression_ratio=8, **means),
+        "audio_vae": StandIn(
+            {"sample_rate": 16000, "mel_hop_length": 160, "mel_bins": 16, "latent_channels": 2},
+            mel_compression_ratio=4,
+            temporal_compression_ratio=4,
+            **means,
+        ),
+    }
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        given = {**pair(batch), **masks(batch), "num_frames": 9, "stg_scale": 1.0, "modality_scale": 3.0}
+        output = pipe(**given, spatio_temporal_guidance_blocks=[1], **square(size), **options)
+        return torch.cat([output.frames.reshape(batch, -1), output.audio.reshape(batch, -1)], dim=1)
+
+    branches = (*JOINT, "uncond_stg", "uncond_modality")
+    made = make("ltx2", "LTX2Pipeline", model, flow(use_dynamic_shifting=True), call, branches, 64, **components)
+    made.heads = 2
+    return made
 
 
 def cogvideox() -> TinyPipeline:
@@ -164,4 +270,7 @@ def mochi() -> TinyPipeline:
     return make("mochi", "MochiPipeline", model, flow(shift=1.0, invert_sigmas=True), call, JOINT, 32)
 
 
-BUILDERS = {one.__name__: one for one in (wan, wan_2_2, hunyuan_video, ltx, cogvideox, kandinsky5, mochi)}
+BUILDERS = {
+    one.__name__: one
+    for one in (wan, wan_2_2, hunyuan_video, hunyuan_video_1_5, ltx, ltx2, cogvideox, kandinsky5, mochi)
+}

@@ -45,7 +45,7 @@ def reference(tiny: TinyPipeline) -> Tensor:
     return reference_of(tiny.name)
 
 
-@pytest.fixture(params=["output", "last_block"])
+@pytest.fixture(params=["output", "last_block", "modules"])
 def site(request: pytest.FixtureRequest) -> str:
     """One of the sites."""
     return request.param

@@ -22,9 +22,9 @@ def branch_names(tiny: TinyPipeline) -> list[str]:
 
 
 def seen_steps(tiny: TinyPipeline, steps: int) -> dict[str, range]:
-    """The steps at which each branch is called: all, unless a second denoiser takes over."""
+    """The steps at which each branch is called: all from the run's first, unless a second denoiser takes over."""
     if len(tiny.denoisers) == 1:
-        return dict.fromkeys(branch_names(tiny), range(steps))
+        return dict.fromkeys(branch_names(tiny), range(tiny.first_step(steps), steps))
     scheduler = tiny.pipe.scheduler
     boundary = tiny.pipe.config.boundary_ratio * scheduler.config.num_train_timesteps
     switch = sum(float(t) >= boundary for t in scheduler.timesteps)

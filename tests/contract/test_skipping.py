@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -17,18 +18,26 @@ from tests.contract.conftest import STEPS
 from tests.contract.expected import SCHEDULES, check_pattern, seen_steps
 from tests.pipelines import TinyPipeline
 
+Passes = dict[str, Counter[tuple[str, str]]]  # by denoiser, of each layer in each branch
+
 
 @contextmanager
-def counting(tiny: TinyPipeline) -> Iterator[dict[str, Counter[str]]]:
-    """Forward passes of every layer with weights and no children, by denoiser."""
-    counts = {name: Counter() for name in tiny.denoisers}
+def counting(tiny: TinyPipeline) -> Iterator[Passes]:
+    """Forward passes of every layer with weights and no children, by denoiser and by branch."""
+    counts: Passes = {name: Counter() for name in tiny.denoisers}
     hooks = []
     for denoiser, module in zip(tiny.denoisers, tiny.modules, strict=True):
+        turn = [-1]  # the denoiser is called once a branch, in order
+
+        def next_call(*_: object, turn: list[int] = turn) -> None:
+            turn[0] = (turn[0] + 1) % len(tiny.branches)
+
+        hooks.append(module.register_forward_pre_hook(next_call))
         for name, layer in module.named_modules():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
 
-                def count(*_: object, of: Counter[str] = counts[denoiser], name: str = name) -> None:
-                    of[name] += 1
+                def count(*_: object, of: Any = counts[denoiser], name: str = name, turn: list[int] = turn) -> None:
+                    of[name, tiny.branches[turn[0]]] += 1
 
                 hooks.append(layer.register_forward_hook(count))
     try:
@@ -68,15 +77,15 @@ def test_layers_run_at_computed_steps_only(tiny: TinyPipeline, site: str) -> Non
         with counting(tiny) as accelerated:
             tiny.run(STEPS)
     skipped = 0
-    for denoiser in tiny.denoisers:
-        mine = [name for name in seen_steps(tiny, STEPS) if len(tiny.denoisers) == 1 or name.startswith(f"{denoiser} ")]
-        calls = sum(len(seen_steps(tiny, STEPS)[name]) for name in mine)
-        computed = sum(len(handle.record.computed[name]) for name in mine)
-        for layer, count in unaccelerated[denoiser].items():
+    prefixes = [f"{one} " if len(tiny.denoisers) > 1 else "" for one in tiny.denoisers]
+    for denoiser, prefix in zip(tiny.denoisers, prefixes, strict=True):
+        for (layer, branch), count in unaccelerated[denoiser].items():
+            name = prefix + branch
+            calls, computed = len(seen_steps(tiny, STEPS)[name]), len(handle.record.computed[name])
             passes, rest = divmod(count, calls)
             assert rest == 0
             if site == "output" or in_a_block(tiny, layer):
-                assert accelerated[denoiser][layer] == passes * computed, layer
+                assert accelerated[denoiser][layer, branch] == passes * computed, layer
                 skipped += passes * (calls - computed)
         if site == "last_block":  # the head runs at every step
             head = list(unaccelerated[denoiser])[-1]
@@ -98,7 +107,8 @@ def test_a_true_row_gives_the_reference(
         patch.setattr(BranchRun, "computed", take)
         tiny.run(STEPS)
 
-    assert site == "output" or {len(feature) for feature in truth} == {1}  # the hidden state, and nothing after it
+    if site == "last_block":  # the hidden state of each head, and nothing after it
+        assert {len(feature) for feature in truth} == {tiny.heads}
     position = iter(range(len(truth)))
     wrong = 0
     computed, forecast = BranchRun.computed, BranchRun.forecast

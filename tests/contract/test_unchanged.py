@@ -68,8 +68,8 @@ def test_detaching_leaves_no_trace(tiny: TinyPipeline, site: str, reference: Ten
 @pytest.mark.parametrize("change", ["steps", "batch", "size"])
 def test_a_changed_setting_is_served_as_by_a_fresh_attachment(tiny: TinyPipeline, site: str, change: str) -> None:
     settings: dict[str, Any] = {"steps": {"steps": 6}, "batch": {"batch": 2}, "size": {"size": 2 * tiny.size}}[change]
-    if change == "size" and tiny.name == "dit":
-        settings = {"batch": 3}  # its size is fixed
+    if change in tiny.fixed:
+        settings = {"steps": 7, "seed": 1}
     with fs.accelerate(tiny.pipe, newton(site)) as handle:
         fresh = tiny.run(**{"steps": STEPS, **settings})
     with fs.accelerate(tiny.pipe, newton(site)) as handle:

@@ -1,7 +1,7 @@
 """Finding the seam between a network's blocks and its head, by watching one forward pass. No class names decide.
 
 The units of a network are its direct children, and the items of the ``ModuleList`` among them. Blocks are the items
-of the lists that carry a fair share of the parameters. Heads are the units called after the last block whose first
+of the lists that carry a fair share of what all of them do. Heads are the units called after the last block whose first
 argument comes from it.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foreseer.attach.containers import UnknownContainerError, flatten
 
-BLOCK_SHARE = 0.05  # of all parameters: a list with less is no stack of blocks
+BLOCK_SHARE = 0.05  # of the parameters of all lists: one with less is no stack of blocks
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,14 @@ def units(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The items of the direct ``ModuleList`` children that carry a fair share of the parameters."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    blocks: list[nn.Module] = []
-    for child in model.children():
-        if isinstance(child, nn.ModuleList):
-            share = sum(parameter.numel() for parameter in child.parameters())
-            if share >= BLOCK_SHARE * total:
-                blocks.extend(child)
-    return blocks
+    """The items of the direct ``ModuleList`` children that carry a fair share of what all of them carry."""
+    sizes = {
+        child: sum(parameter.numel() for parameter in child.parameters())
+        for child in model.children()
+        if isinstance(child, nn.ModuleList)
+    }
+    least = BLOCK_SHARE * sum(sizes.values())
+    return [block for child, size in sizes.items() if size >= least for block in child]
 
 
 def _without_repeats(modules: Any) -> list[nn.Module]:
