@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,11 @@ def in_a_block(tiny: TinyPipeline, layer: str) -> bool:
     return unit == "mid_block" or isinstance(children[unit], nn.ModuleList)
 
 
+def in_a_module(layer: str, modules: Sequence[str]) -> bool:
+    """Whether a layer is, or lies inside, one of the modules whose outputs are forecast."""
+    return any(layer == module or layer.startswith(f"{module}.") for module in modules)
+
+
 @pytest.mark.parametrize("rule", SCHEDULES)
 def test_each_branch_computes_the_steps_of_its_plan(tiny: TinyPipeline, site: str, rule: str) -> None:
     policy = fs.Policy(SCHEDULES[rule], fs.forecast.Newton(order=1), site=site)
@@ -84,7 +89,9 @@ def test_layers_run_at_computed_steps_only(tiny: TinyPipeline, site: str) -> Non
             calls, computed = len(seen_steps(tiny, STEPS)[name]), len(handle.record.computed[name])
             passes, rest = divmod(count, calls)
             assert rest == 0
-            if site == "output" or in_a_block(tiny, layer):
+            if site == "modules" and not in_a_module(layer, handle.record.modules):
+                assert accelerated[denoiser][layer, branch] in (count, passes * computed), layer
+            elif site in ("output", "modules") or in_a_block(tiny, layer):
                 assert accelerated[denoiser][layer, branch] == passes * computed, layer
                 skipped += passes * (calls - computed)
         if site == "last_block":  # the head runs at every step
@@ -98,7 +105,7 @@ def test_a_true_row_gives_the_reference(
 ) -> None:
     truth: list[list[Tensor]] = []
 
-    def take(run: BranchRun, step: int, tensors: list[Tensor]) -> None:
+    def take(run: BranchRun, step: int, tensors: list[Tensor], names: Sequence[str] = ()) -> None:
         run.last_step = step
         truth.append([tensor.clone() for tensor in tensors])
 
@@ -113,9 +120,9 @@ def test_a_true_row_gives_the_reference(
     wrong = 0
     computed, forecast = BranchRun.computed, BranchRun.forecast
 
-    def count(run: BranchRun, step: int, tensors: list[Tensor]) -> None:
+    def count(run: BranchRun, step: int, tensors: list[Tensor], names: Sequence[str] = ()) -> None:
         next(position)
-        computed(run, step, tensors)
+        computed(run, step, tensors, names)
 
     def foresee(run: BranchRun, step: int) -> list[Tensor]:
         nonlocal wrong

@@ -1,0 +1,117 @@
+"""Answering calls of a model's sub-modules in their place, during one forward pass of one thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
+from foreseer.attach.hooks import Forward, Interception
+from foreseer.attach.site import SiteError
+
+# What a network may raise when it goes on from the wrong place.
+WRONG_PLACE = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
+
+Handler = Callable[[nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any]
+SomeHandler = TypeVar("SomeHandler", bound=Handler)
+
+
+class Bypass:
+    """Stands before sub-modules: inside :meth:`handled_by` a handler answers their calls, else they run."""
+
+    def __init__(self) -> None:
+        self._interceptions: list[Interception] = []
+        self._threads = threading.local()
+
+    @property
+    def handler(self) -> Handler | None:
+        """What answers in this thread."""
+        return getattr(self._threads, "handler", None)
+
+    def install(self, units: Iterable[nn.Module]) -> None:
+        """Stand before ``units``, and no others."""
+        self.remove()
+        for unit in {id(unit): unit for unit in units}.values():
+            self._interceptions.append(Interception(unit, self._call_of(unit)))
+
+    def remove(self) -> None:
+        """Leave the units as they were found."""
+        while self._interceptions:
+            self._interceptions.pop().remove()
+
+    @contextmanager
+    def handled_by(self, handler: SomeHandler) -> Iterator[SomeHandler]:
+        """Have ``handler`` answer this thread's calls: it is given the module, its own call and the arguments."""
+        before = self.handler
+        self._threads.handler = handler
+        try:
+            yield handler
+        finally:
+            self._threads.handler = before
+
+    def _call_of(self, unit: nn.Module) -> Forward:
+        def call(forward: Forward, *args: Any, **kwargs: Any) -> Any:
+            handler = self.handler
+            return forward(*args, **kwargs) if handler is None else handler(unit, forward, args, kwargs)
+
+        return call
+
+
+@dataclass
+class Capture:
+    """Lets the units run and keeps what they give.
+
+    Attributes:
+        keep: what is kept of an output.
+        calls: each unit called and what was kept, in order.
+    """
+
+    keep: Callable[[Any], Any]
+    calls: list[tuple[nn.Module, Any]] = field(default_factory=list)
+
+    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the unit."""
+        output = forward(*args, **kwargs)
+        self.calls.append((module, self.keep(output)))
+        return output
+
+
+@dataclass
+class Replay:
+    """Gives the outputs of ``calls``, in order, for as many calls of the same units.
+
+    Attributes:
+        calls: each unit expected and its output.
+        position: how many calls there were.
+    """
+
+    calls: list[tuple[nn.Module, Any]]
+    position: int = 0
+
+    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The unit's output, without running it.
+
+        Raises:
+            SiteError: another unit was expected.
+        """
+        if self.position >= len(self.calls) or self.calls[self.position][0] is not module:
+            raise SiteError("the network called its blocks in another order than when it was last computed")
+        self.position += 1
+        return self.calls[self.position - 1][1]
+
+
+def stand_in(output: Any) -> Any:
+    """``output`` with every tensor replaced by a zero spread over its shape: right in shape, without content."""
+    zeros = (tensor.new_zeros(()).expand(tensor.shape) for tensor in flatten(output))
+    return rebuild(output, zeros)
+
+
+def same_bits(truth: list[Tensor], found: list[Tensor]) -> bool:
+    """Whether both hold equal tensors."""
+    return len(truth) == len(found) and all(torch.equal(a, b) for a, b in zip(truth, found, strict=True))

@@ -1,0 +1,256 @@
+"""The module site: every attention and MLP output inside the blocks is forecast; what joins them runs at each step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
+from foreseer.attach.containers import flatten, rebuild, strip
+from foreseer.attach.hooks import Forward
+from foreseer.attach.module_finder import Found, ModuleFinder
+from foreseer.attach.site import NoFeatureError, SiteError
+from foreseer.attach.tracker import TrackedBranch
+
+
+@dataclass
+class Taken:
+    """Which modules of a network are bypassed.
+
+    Attributes:
+        features: those whose outputs are forecast, by their path in the network.
+        idle: those whose outputs only the others need; they are skipped with stand-ins.
+    """
+
+    features: dict[nn.Module, str]
+    idle: tuple[nn.Module, ...]
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All that are bypassed."""
+        return (*self.features, *self.idle)
+
+
+@dataclass
+class _Passed:
+    """A module's call: what its output looks like, and where its tensors are among the feature's."""
+
+    module: nn.Module
+    template: Any
+    first: int
+    count: int
+
+
+@dataclass
+class ModuleCalls:
+    """Lets the modules run, and takes their outputs as the feature.
+
+    Attributes:
+        taken: the modules.
+        calls: in order.
+        feature: the tensors.
+        names: of the module that each tensor is from; its second call in a step has a name of its own.
+    """
+
+    taken: Taken
+    calls: list[_Passed] = field(default_factory=list)
+    feature: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    _counts: dict[nn.Module, int] = field(default_factory=dict)
+
+    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module."""
+        output = forward(*args, **kwargs)
+        name = self.taken.features.get(module)
+        if name is None:
+            self.calls.append(_Passed(module, stand_in(output), 0, 0))
+            return output
+        tensors = flatten(output)
+        count = self._counts[module] = self._counts.get(module, 0) + 1
+        self.calls.append(_Passed(module, strip(output), len(self.feature), len(tensors)))
+        self.feature.extend(tensors)
+        self.names.extend([name if count == 1 else f"{name} {count}"] * len(tensors))
+        return output
+
+
+@dataclass
+class Forecasts:
+    """Gives what stands for the modules' outputs, in the order of their calls when they were last computed."""
+
+    calls: list[_Passed]
+    feature: Sequence[Tensor]
+    position: int = 0
+
+    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module's forecast output."""
+        return self.answer(self.next(module))
+
+    def next(self, module: nn.Module) -> _Passed:
+        """The call that this one stands for.
+
+        Raises:
+            SiteError: another module was expected.
+        """
+        if self.position >= len(self.calls) or self.calls[self.position].module is not module:
+            raise SiteError("the network called its modules in another order than when it was last computed")
+        self.position += 1
+        return self.calls[self.position - 1]
+
+    def answer(self, call: _Passed) -> Any:
+        """What the call gives."""
+        tensors = (self.feature[index] for index in range(call.first, call.first + call.count))
+        return rebuild(call.template, tensors) if call.count else call.template
+
+
+class ModuleSite:
+    """The feature is what the attention and MLP modules give; norms, modulation and additions run at each step.
+
+    The modules are found on the first computed call and put to the proof there: the network is run again with all of
+    them bypassed by their own true outputs, and its output must be the same to the last bit. A network for which that
+    fails is computed at every step, and the record says so.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.taken: Taken | None = None
+        self._model = model
+        self._no_modules: str | None = None
+        self._bypass = Bypass()
+        self._lock = threading.Lock()
+
+    def compute(
+        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
+    ) -> tuple[Any, list[Tensor]]:
+        """Run the network; the feature is what its modules gave."""
+        with self._lock:
+            if self.taken is None and self._no_modules is None:
+                self._find(forward, args, kwargs)
+        if self.taken is None:
+            assert self._no_modules is not None
+            raise NoFeatureError(self._no_modules, forward(*args, **kwargs))
+        with self._bypass.handled_by(ModuleCalls(self.taken)) as found:
+            output = forward(*args, **kwargs)
+        if branch.memory.setdefault("names", found.names) != found.names:
+            raise NoFeatureError("the network called other modules than at the step computed before", output)
+        branch.memory["calls"] = found.calls
+        return output, found.feature
+
+    def forecast(
+        self,
+        forward: Forward,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        branch: TrackedBranch,
+        feature: Sequence[Tensor],
+    ) -> Any:
+        """Run the network around the skipped modules."""
+        with self._bypass.handled_by(self.answers(branch, feature)):
+            return forward(*args, **kwargs)
+
+    def answers(self, branch: TrackedBranch, feature: Sequence[Tensor]) -> Forecasts:
+        """What stands for the modules at a forecast step."""
+        return Forecasts(branch.memory["calls"], feature)
+
+    def detach(self) -> None:
+        """Stand before no module any more."""
+        self._bypass.remove()
+        self.taken = None
+
+    def _find(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self._no_modules = self._prove(forward, args, kwargs)
+        except BaseException:
+            self.detach()  # unproven modules must not outlive an interrupted proof
+            raise
+        if self._no_modules is not None:
+            self.detach()
+            self._no_modules += "; use site='last_block' or site='output' for this model"
+
+    def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+        """Find the modules, and why they cannot be bypassed, or ``None``."""
+        kind = type(self._model).__name__
+        with ModuleFinder(self._model) as finder:
+            truth = flatten(forward(*args, **kwargs))
+        found = finder.found()
+        if not found.names:
+            return f"{kind} has no blocks of attention and MLP modules on tokens"
+        if any(_is_compiled(block) for block in found.blocks):
+            return f"the blocks of {kind} are compiled, so that nothing inside them can be bypassed"
+        self._bypass.install(found.names)
+        taken = _judge(found, self._bypass, lambda: forward(*args, **kwargs))
+        try:
+            with self._bypass.handled_by(ModuleCalls(taken)) as calls:
+                again = forward(*args, **kwargs)
+            with self._bypass.handled_by(Forecasts(calls.calls, calls.feature)):
+                bypassed = forward(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except WRONG_PLACE as error:
+            return f"{kind} does not run with its attention and MLP modules bypassed ({error})"
+        if not (same_bits(truth, flatten(again)) and same_bits(truth, flatten(bypassed))):
+            return (
+                f"the attention and MLP modules of {kind}, bypassed by their own outputs, do not reproduce its output"
+            )
+        self.taken = taken
+        return None
+
+
+def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
+    """Tell the modules whose outputs their block's own depends on from those that only feed other modules.
+
+    Each block is run again with its modules bypassed by their own outputs, but for one, which gives no numbers. If
+    nothing changes, that one is idle while the others are bypassed.
+    """
+    needed: set[nn.Module] = set()
+    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    capture = Capture(lambda output: output)
+
+    def forget(*_: Any) -> None:
+        capture.calls.clear()
+
+    def judge(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        truth, calls = flatten(output), list(capture.calls)
+        capture.calls.clear()
+        for index, (module, given) in enumerate(calls):
+            if module is block or module in needed:
+                needed.add(module)
+                continue
+            without = [*calls[:index], (module, _no_numbers(given)), *calls[index + 1 :]]
+            try:
+                with bypass.handled_by(Replay(without)):
+                    if not same_bits(truth, flatten(block.forward(*args, **kwargs))):
+                        needed.add(module)
+            except torch.OutOfMemoryError:
+                raise
+            except WRONG_PLACE:
+                needed.add(module)
+
+    try:
+        for block in found.blocks:
+            hooks.append(block.register_forward_pre_hook(forget))
+            hooks.append(block.register_forward_hook(judge, with_kwargs=True))
+        with bypass.handled_by(capture):
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = {module: name for module, name in found.names.items() if module in needed}
+    return Taken(features, tuple(module for module in found.names if module not in needed))
+
+
+def _no_numbers(output: Any) -> Any:
+    return rebuild(output, (tensor.new_full((), torch.nan).expand(tensor.shape) for tensor in flatten(output)))
+
+
+def _is_compiled(block: nn.Module) -> bool:
+    return getattr(block, "_compiled_call_impl", None) is not None
+
+
+def module_names(site: Any) -> Iterator[str]:
+    """The names of the modules whose outputs a site of this kind forecasts."""
+    taken = getattr(site, "taken", None)
+    yield from taken.features.values() if taken is not None else ()
