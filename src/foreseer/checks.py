@@ -36,6 +36,22 @@ def check_number(
         raise error(f"{name} is {value!r}; expected a finite number {limit}.")
 
 
+def frozen(values: Any) -> np.ndarray:
+    """``values`` as float64 that nobody can write to: themselves where they lie in a file's bytes, else a copy.
+
+    Raises:
+        TypeError, ValueError: they are no numbers, or in rows of several lengths.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    base: Any = array
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if not isinstance(base, bytes):
+        array = np.array(array)
+        array.setflags(write=False)
+    return array
+
+
 def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) -> None:
     """Refuse what is no instance of ``kind``.
 

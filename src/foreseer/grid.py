@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.checks import frozen
 from foreseer.errors import GridError
 
 Unit = Literal["sigma", "timestep"]
@@ -40,8 +41,9 @@ class Grid:
         levels = _as_levels(self.noise_levels)
         if self.unit not in ("sigma", "timestep"):
             raise GridError(f"Unknown unit {self.unit!r}: a grid's unit is 'sigma' or 'timestep'.")
-        if not isinstance(self.final_level, int | float | np.number) or not self.final_level <= levels[-1]:
-            raise GridError(f"final_level is {self.final_level!r}; expected at most the last level {levels[-1]:g}.")
+        final = self.final_level
+        if not isinstance(final, int | float | np.number) or not -np.inf < final <= levels[-1]:
+            raise GridError(f"final_level is {final!r}; expected a number of at most the last level {levels[-1]:g}.")
         object.__setattr__(self, "noise_levels", levels)
         object.__setattr__(self, "final_level", float(self.final_level))
         object.__setattr__(self, "_key", levels.tobytes() + f"{self.unit} {self.final_level!r}".encode())
@@ -131,23 +133,23 @@ def has_steps(scheduler: Any) -> bool:
 def _as_levels(values: Any) -> np.ndarray:
     try:
         given = np.asarray(values)
-        levels = np.array(given, dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
         raise GridError(f"Noise levels must be numbers: {error}.") from error
     if given.dtype.kind not in "iuf":
         raise GridError(f"Noise levels must be numbers, received {given.dtype}.")
+    levels = frozen(given)
     if levels.ndim != 1 or levels.size == 0:
         raise GridError(f"Noise levels have shape {levels.shape}; expected (T,) with at least one step.")
     if not np.all(np.isfinite(levels)):
         raise GridError(f"Noise level {int(np.argmin(np.isfinite(levels)))} is not finite.")
-    if levels.size > 1 and not np.all(np.diff(levels) < 0):
-        step = int(np.argmax(np.diff(levels) >= 0))
+    falls = levels[1:] < levels[:-1]
+    if not np.all(falls):
+        step = int(np.argmin(falls))
         raise GridError(
             f"Noise levels must strictly decrease, but step {step} has {levels[step]:g} and step {step + 1} has "
             f"{levels[step + 1]:g}. Give each level once, from noise to clean; a scheduler that visits a level twice "
             f"(Heun, PNDM) has no grid."
         )
-    levels.setflags(write=False)
     return levels
 
 

@@ -27,7 +27,7 @@ from foreseer.pipelines import call_arguments
 REFERENCE_FILE = Artifact(
     "reference",
     version=1,
-    arrays={"reference": np.float32, "targets": np.float32, "mixing": np.float64},
+    arrays={"reference": (np.float32, None), "targets": (np.float32, None), "mixing": (np.float64, "B")},
     optional=(),
     metadata=("identity", "names"),
     error=CalibrationError,

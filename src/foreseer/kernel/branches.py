@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
+from foreseer.kernel.moments import fault_of
 
 MIXING_TOLERANCE = 1e-2  # between two recordings; half precision tells coefficients to three digits
 
@@ -41,18 +43,16 @@ class Branches:
         names = tuple(self.names)
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise BranchesError(f"The branches are {names}; expected two names or more, each once.")
-        mixing, grams = (np.array(one, dtype=np.float64) for one in (self.mixing, self.grams))
+        mixing, grams = frozen(self.mixing), frozen(self.grams)
         if mixing.shape != (len(names),) or not np.all(np.isfinite(mixing)) or not np.all(mixing):
             raise BranchesError(f"The mixing is {mixing}; expected {len(names)} finite numbers other than 0.")
         if grams.ndim != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] % len(names) or not grams.size:
             raise BranchesError(f"The branches' Grams have shape {grams.shape}; expected (prompts, B T, B T).")
-        if not np.all(np.isfinite(grams)):
-            raise BranchesError("A second moment of a branch is not finite.")
-        if not np.allclose(grams, grams.transpose(0, 2, 1), rtol=1e-9, atol=1e-12 * float(np.abs(grams).max())):
-            raise BranchesError("A Gram matrix of the branches is not symmetric.")
-        for name, value in (("mixing", mixing), ("grams", grams)):
-            value.setflags(write=False)
-            object.__setattr__(self, name, value)
+        fault = fault_of(grams)
+        if fault is not None:
+            raise BranchesError(f"Branches: {fault}")
+        object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "grams", grams)
         object.__setattr__(self, "names", names)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,22 +8,32 @@ import os
 import numpy as np
 
 from foreseer.errors import ForeseerError
-from foreseer.files import Artifact
+from foreseer.files import Artifact, read_names, read_words, reason
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel
+from foreseer.kernel.parts import Parts
 
 
 class KernelFileError(ForeseerError, ValueError):
     """A file is damaged, holds no kernel, or was written by a later version."""
 
 
-OPTIONAL = ("sampler", "final_squares", "mixing", "branch_grams", "output_squares")
+SHAPES = {
+    "noise_levels": "T",
+    "grams": "P T T",
+    "sampler": "T+1 T+1",
+    "final_squares": "P",
+    "mixing": "B",
+    "branch_grams": "P B*T B*T",
+    "output_squares": "P T",
+    "part_grams": "M T T",
+}
 KERNEL_FILE = Artifact(
     "kernel",
     version=1,
-    arrays=dict.fromkeys(("noise_levels", "grams", *OPTIONAL), np.float64),
-    optional=OPTIONAL,
+    arrays={name: (np.float64, shape) for name, shape in SHAPES.items()},
+    optional=("sampler", "final_squares", "mixing", "branch_grams", "output_squares", "part_grams"),
     metadata=("unit", "final_level", "site", "provenance", "response"),
     error=KernelFileError,
     most_bytes=2**30,
@@ -49,6 +59,9 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
     if kernel.branches is not None:
         arrays |= {"mixing": kernel.branches.mixing, "branch_grams": kernel.branches.grams}
         metadata["branches"] = json.dumps(kernel.branches.names)
+    if kernel.parts is not None:
+        arrays["part_grams"] = kernel.parts.grams
+        metadata["parts"] = json.dumps(kernel.parts.names)
     KERNEL_FILE.save(path, arrays, metadata)
 
 
@@ -57,17 +70,31 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
     arrays, metadata = KERNEL_FILE.load(path)
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
-        provenance = json.loads(metadata["provenance"])
-        optional = arrays.get("sampler"), arrays.get("final_squares")
-        response = float(metadata["response"])
-        branches = None
-        if "branches" in metadata or "mixing" in arrays or "branch_grams" in arrays:
-            names = tuple(json.loads(metadata["branches"]))
-            branches = Branches(names, arrays["mixing"], arrays["branch_grams"])
-        site = metadata["site"]
-        outputs = arrays.get("output_squares")
+        known = [
+            part
+            for part, there in (("branches", metadata), ("mixing", arrays), ("branch_grams", arrays))
+            if part in there
+        ]
+        if len(known) not in (0, 3):
+            raise ValueError(f"of its branches it holds the {' and the '.join(known)} only")
+        if ("parts" in metadata) != ("part_grams" in arrays):
+            raise ValueError("of its parts it holds the names or the moments only")
+        branches = parts = None
+        if "parts" in metadata:
+            parts = Parts(tuple(read_names(metadata["parts"])), arrays["part_grams"])
+        if known:
+            branches = Branches(tuple(read_names(metadata["branches"])), arrays["mixing"], arrays["branch_grams"])
         return Kernel(
-            grid, arrays["grams"], *optional, site, provenance, response, branches=branches, output_squares=outputs
+            grid,
+            arrays["grams"],
+            arrays.get("sampler"),
+            arrays.get("final_squares"),
+            metadata["site"],
+            read_words(metadata["provenance"]),
+            float(metadata["response"]),
+            branches=branches,
+            output_squares=arrays.get("output_squares"),
+            parts=parts,
         )
-    except (ForeseerError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {error}") from error
+    except (ForeseerError, ValueError) as error:
+        raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {reason(error)}.") from error

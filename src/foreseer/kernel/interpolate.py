@@ -40,6 +40,7 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
         effects=effects,
         branches=None if kernel.branches is None else kernel.branches.interpolated(weights),
         output_squares=outputs,
+        parts=None if kernel.parts is None else kernel.parts.interpolated(weights),
     )
 
 

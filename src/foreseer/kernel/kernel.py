@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
+from foreseer.kernel.moments import fault_of
+from foreseer.kernel.parts import Parts
+from foreseer.site import read_site
 
 
 class KernelError(ForeseerError, ValueError):
@@ -42,10 +46,13 @@ class Kernel:
             matrix but it is known better than by lengths; not kept with the file.
         branches: moments of each of several branches, where the features above are their combination under guidance.
         output_squares: shape (P, T), mean squares of the outputs, where features are of another site.
+        parts: moments of each of several parts of the network, where features are taken from many: the Grams above are
+            then their :func:`foreseer.kernel.parts.balanced` mean.
         provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
 
     Raises:
         KernelError: a shape or a value is not as said above.
+        PlanError: the site is unknown.
     """
 
     grid: Grid
@@ -58,42 +65,43 @@ class Kernel:
     effects: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
     branches: Branches | None = field(default=None, repr=False)
     output_squares: Float64[np.ndarray, "P T"] | None = field(default=None, repr=False)
+    parts: Parts | None = field(default=None, repr=False)
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
-        grams = np.array(self.grams, dtype=np.float64)
+        grams = frozen(self.grams)
         if grams.ndim != 3 or grams.shape[0] < 1 or grams.shape[1:] != (steps, steps):
             raise KernelError(f"The Grams have shape {grams.shape}; expected (prompts, {steps}, {steps}).")
-        if not np.all(np.isfinite(grams)):
-            raise KernelError("A second moment is not finite: a recorded feature held NaN or infinity.")
-        if not np.allclose(grams, grams.transpose(0, 2, 1), rtol=1e-9, atol=1e-12 * float(np.abs(grams).max())):
-            raise KernelError("A Gram matrix is not symmetric.")
-        grams.setflags(write=False)
+        fault = fault_of(grams)
+        if fault is not None:
+            raise KernelError(fault)
         object.__setattr__(self, "grams", grams)
         if self.sampler is not None:
-            sampler = np.array(self.sampler, dtype=np.float64)
+            sampler = frozen(self.sampler)
             if sampler.shape != (steps + 1, steps + 1) or not np.all(np.isfinite(sampler)):
                 raise KernelError(f"The sampler matrix has shape {sampler.shape}; expected ({steps + 1}, {steps + 1}).")
-            sampler.setflags(write=False)
             object.__setattr__(self, "sampler", sampler)
         if self.final_squares is not None:
-            squares = np.array(self.final_squares, dtype=np.float64)
-            if squares.shape != (self.prompts,) or not np.all(squares > 0):
+            squares = frozen(self.final_squares)
+            if squares.shape != (self.prompts,) or not np.all((squares > 0) & np.isfinite(squares)):
                 raise KernelError(
-                    f"The final squares have shape {squares.shape}; expected ({self.prompts},), positive."
+                    f"The final squares have shape {squares.shape}; expected ({self.prompts},), positive and finite."
                 )
-            squares.setflags(write=False)
             object.__setattr__(self, "final_squares", squares)
+        read_site(self.site)
         if not (np.isfinite(self.response) and self.response >= 0):
             raise KernelError(f"The response is {self.response}; expected a finite number of at least 0.")
         _check_branches(self.branches, grams)
         if self.output_squares is not None:
-            squares = np.array(self.output_squares, dtype=np.float64)
-            if squares.shape != grams.shape[:2] or not np.all(squares >= 0):
-                raise KernelError(f"The outputs' squares have shape {squares.shape}; expected {grams.shape[:2]}.")
-            squares.setflags(write=False)
+            squares = frozen(self.output_squares)
+            if squares.shape != grams.shape[:2] or not np.all((squares >= 0) & np.isfinite(squares)):
+                raise KernelError(
+                    f"The outputs' squares have shape {squares.shape}; expected {grams.shape[:2]}, finite, at least 0."
+                )
             object.__setattr__(self, "output_squares", squares)
+        if self.parts is not None and self.parts.steps != steps:
+            raise KernelError(f"The parts hold {self.parts.steps} steps; expected {steps}.")
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -108,6 +116,7 @@ class Kernel:
             self.effects,
             self.branches,
             self.output_squares,
+            self.parts,
         )
         return Kernel, fields
 
@@ -208,6 +217,9 @@ class Kernel:
         outputs = None
         if self.output_squares is not None and other.output_squares is not None:
             outputs = np.concatenate([self.output_squares, other.output_squares])
+        parts = None
+        if self.parts is not None and other.parts is not None:
+            parts = self.parts.merge(other.parts, [self.prompts, other.prompts])
         return replace(
             self,
             grams=grams,
@@ -216,15 +228,21 @@ class Kernel:
             response=response,
             branches=branches,
             output_squares=outputs,
+            parts=parts,
         )
 
     def subset(self, prompts: list[int]) -> Kernel:
-        """The kernel of some of the prompts, by index."""
+        """The kernel of some of the prompts, by index; the parts, kept as means over all, are left out."""
         squares = None if self.final_squares is None else self.final_squares[prompts]
         branches = None if self.branches is None else self.branches.subset(prompts)
         outputs = None if self.output_squares is None else self.output_squares[prompts]
         return replace(
-            self, grams=self.grams[prompts], final_squares=squares, branches=branches, output_squares=outputs
+            self,
+            grams=self.grams[prompts],
+            final_squares=squares,
+            branches=branches,
+            output_squares=outputs,
+            parts=None,
         )
 
     def on(self, grid: Grid) -> Kernel:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 
 import numpy as np
 
 from foreseer.errors import ForeseerError, PlanFileError
-from foreseer.files import Artifact
+from foreseer.files import Artifact, read_names, read_words, reason
 from foreseer.grid import Grid
 from foreseer.plan.plan import Plan
 
 PLAN_FILE = Artifact(
     "plan",
     version=1,
-    arrays={"noise_levels": np.float64, "computed_steps": np.int64, "rows": np.float64, "branch_rows": np.float64},
+    arrays={
+        "noise_levels": (np.float64, "T"),
+        "computed_steps": (np.int64, "N"),
+        "rows": (np.float64, "T T"),
+        "branch_rows": (np.float64, "B T T"),
+    },
     optional=("branch_rows",),
     metadata=("unit", "final_level", "site", "provenance"),
     error=PlanFileError,
@@ -48,33 +52,11 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     arrays, metadata = PLAN_FILE.load(path)
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
+        if arrays["computed_steps"].size > len(grid):
+            raise ValueError(f"{arrays['computed_steps'].size} steps compute of {len(grid)}")
         provenance = read_words(metadata["provenance"])
         steps = tuple(arrays["computed_steps"].tolist())
-        of_branches = _read_branches(metadata.get("branches", "[]"), arrays.get("branch_rows", ()))
+        of_branches = dict(zip(read_names(metadata.get("branches", "[]")), arrays.get("branch_rows", ()), strict=True))
         return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches)  # pyright: ignore[reportArgumentType]
-    except (ForeseerError, ValueError, TypeError, RecursionError) as error:
-        raise PlanFileError(f"{os.fspath(path)} does not hold a valid plan: {error}") from error
-
-
-def _read_branches(names: str, rows: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows by branch.
-
-    Raises:
-        ValueError: there are not as many names as matrices, or a name is there twice.
-    """
-    known = json.loads(names)
-    if not isinstance(known, list) or len(known) != len(set(known)):
-        raise ValueError("the branches are no list of names")
-    return dict(zip(known, rows, strict=True))
-
-
-def read_words(text: str) -> dict[str, str]:
-    """A JSON object as a dictionary.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    words = json.loads(text)
-    if not isinstance(words, dict):
-        raise ValueError("provenance is no dictionary")
-    return words
+    except (ForeseerError, ValueError) as error:
+        raise PlanFileError(f"{os.fspath(path)} does not hold a valid plan: {reason(error)}.") from error

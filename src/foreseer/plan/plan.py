@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.checks import frozen
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
@@ -182,9 +183,9 @@ class Plan:
 
 
 def _checked_rows(given: Any, computed: tuple[int, ...], steps: int) -> np.ndarray:
-    """A copy of ``given`` that nobody can write to."""
+    """``given`` as a matrix that nobody can write to."""
     try:
-        rows = np.array(given, dtype=np.float64)
+        rows = frozen(given)
     except (TypeError, ValueError) as error:
         raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
     if rows.shape != (steps, steps):
@@ -192,23 +193,23 @@ def _checked_rows(given: Any, computed: tuple[int, ...], steps: int) -> np.ndarr
     if not np.all(np.isfinite(rows)):
         raise PlanError("A weight is not finite.")
     _check_rows(rows, computed)
-    rows.setflags(write=False)
     return rows
 
 
 def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
     steps = rows.shape[0]
-    allowed = np.zeros((steps, steps), dtype=bool)
-    allowed[:, list(computed)] = True
-    allowed = np.tril(allowed, -1)
-    allowed[list(computed)] = False
-    expected_diagonal = np.zeros(steps)
-    expected_diagonal[list(computed)] = 1.0
-    if not np.array_equal(np.diag(rows), expected_diagonal):
+    computes = np.zeros(steps, dtype=bool)
+    computes[list(computed)] = True
+    if not np.array_equal(np.diag(rows), computes):
         raise PlanError("Each computed step's row must be the unit row, and no skipped step may weigh itself.")
-    outside = (rows != 0) & ~allowed & ~np.eye(steps, dtype=bool)
+    allowed = np.tri(steps, dtype=bool)
+    allowed &= computes
+    allowed[computes] = False
+    np.fill_diagonal(allowed, True)
+    outside = rows != 0
+    outside[allowed] = False
     if np.any(outside):
-        step, column = (int(index) for index in np.argwhere(outside)[0])
+        step, column = (int(index) for index in np.unravel_index(np.argmax(outside), outside.shape))
         raise PlanError(f"Row {step} weighs step {column}; only computed steps before it may carry a weight.")
 
 

@@ -1,0 +1,18 @@
+"""Files: artifacts in safetensors; JSON and text read as data, within limits; writes that are whole or not at all."""
+
+from foreseer.files.artifact import Artifact, checksum
+from foreseer.files.reading import read_json, read_names, read_text, read_whole, read_words, reason, shortened
+from foreseer.files.writing import write_atomically
+
+__all__ = [
+    "Artifact",
+    "checksum",
+    "read_json",
+    "read_names",
+    "read_text",
+    "read_whole",
+    "read_words",
+    "reason",
+    "shortened",
+    "write_atomically",
+]

@@ -1,0 +1,85 @@
+"""Writing: a reader sees the old file or the whole new one, and killed writers leave nothing that stays."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from io import BufferedWriter
+from pathlib import Path
+
+from foreseer.files.reading import without_waiting
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+DAY = 86400.0  # seconds
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` beside ``path``, then move it there; readable as any file that the user writes.
+
+    A link at ``path`` is replaced, not followed. What killed writers of the same file have left is taken away.
+
+    Raises:
+        OSError: the folder is missing, not writable or full, or ``path`` is a folder, a pipe or a device; the old file
+            is left as it was.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with _created(temporary) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if fcntl is not None:
+                os.replace(temporary, path)  # while it is locked
+        if fcntl is None:
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def _created(path: Path) -> Iterator[BufferedWriter]:
+    """A new file, locked while it is open: the system frees the lock of a writer that died."""
+    for _ in range(3):
+        file = open(path, "xb")  # noqa: SIM115
+        with file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                _lock(file.fileno(), wait=True)
+            if os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
+        # Another writer took it for a dead one's before it was locked.
+    raise OSError(errno.EAGAIN, "other writers are in the way, try again")
+
+
+def _sweep(path: Path) -> None:
+    """Delete what writers of ``path`` that were killed have left."""
+    name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{12}")
+    with os.scandir(path.parent) as entries:
+        left = [entry for entry in entries if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for entry in left:
+        with contextlib.suppress(OSError), open(entry.path, "rb", opener=without_waiting) as file:
+            if fcntl is None and time.time() - os.fstat(file.fileno()).st_mtime < DAY:
+                continue
+            _lock(file.fileno(), wait=False)  # its writer lives where this fails
+            os.unlink(entry.path)
+
+
+def _lock(descriptor: int, *, wait: bool) -> None:
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
