@@ -11,6 +11,7 @@ import re
 from abc import ABC
 from typing import Any, ClassVar
 
+from foreseer.checks import check_number
 from foreseer.errors import PlanError
 
 
@@ -43,7 +44,52 @@ class LastBlock(Site):
     name: ClassVar[str] = "last_block"
 
 
-KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock)}
+@dataclasses.dataclass(frozen=True)
+class Modules(Site):
+    """What every attention and MLP module inside the blocks gives; norms, modulation and additions run at each step."""
+
+    name: ClassVar[str] = "modules"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change(Site):
+    """The change that a range of blocks makes: its output minus its input. All else runs; the forecast is added.
+
+    Over all blocks it is TeaCache's residual; with rear blocks early and front blocks late it is Delta-DiT's
+    (arXiv 2406.01125).
+
+    Args:
+        blocks: the range, from and to, as shares of the blocks in the order of their calls.
+        late: the range from ``boundary`` on; by default the same.
+        boundary: the share of the run's steps after which the late range is bypassed.
+
+    Raises:
+        PlanError: a share is out of range, or a range is empty.
+    """
+
+    name: ClassVar[str] = "change"
+    blocks: tuple[float, float] = (0.0, 1.0)
+    late: tuple[float, float] | None = None
+    boundary: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", _checked_range("blocks", self.blocks))
+        if self.late is not None:
+            object.__setattr__(self, "late", _checked_range("late", self.late))
+        check_number("boundary", self.boundary, PlanError, most=1)
+
+
+def _checked_range(name: str, given: Any) -> tuple[float, float]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise PlanError(f"{name} is {given!r}; expected two shares of the blocks, from and to.")
+    for share in given:
+        check_number(name, share, PlanError, most=1)
+    if not given[0] < given[1]:
+        raise PlanError(f"{name} is {given!r}; the range must end after it begins.")
+    return float(given[0]), float(given[1])
+
+
+KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock, Modules, Change)}
 SITES: tuple[str, ...] = tuple(KINDS)
 
 _WORDS = re.compile(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -71,7 +117,7 @@ def read_site(site: str | Site) -> Site:
     if unknown:
         takes = f"takes {', '.join(known)}" if known else "takes no options"
         raise PlanError(f"The site {kind.name!r} has no option {unknown[0]!r}; it {takes}.")
-    return kind(**options)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 
 
 def _read_options(site: Any, words: str) -> dict[str, Any]:

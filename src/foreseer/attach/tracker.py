@@ -22,11 +22,13 @@ class TrackedBranch:
     Attributes:
         name: the cache context's name, or which call within the step it is.
         run: the plan, or the gate, being applied.
+        steps: how many the whole run has.
         memory: the site's own (an output's container, the blocks' shapes).
     """
 
     name: str
     run: BranchRun | GatedBranch
+    steps: int
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,7 +118,7 @@ class Tracker:
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:
-                    branch = self._branches[name] = TrackedBranch(name, run)
+                    branch = self._branches[name] = TrackedBranch(name, run, len(self.grid))
                     return Call(step, name, branch)
             return Call(step, name, None, self._refused[step])
         return Call(step, name, branch)

@@ -11,7 +11,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.gate.base import Gate
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
-from foreseer.site import read_site
+from foreseer.site import Site, read_site
 
 Deciding = Literal["first", "each"]
 KEPT_PLANS = 512
@@ -36,7 +36,7 @@ class GatedPolicy:
 
     gate: Gate
     forecaster: Forecaster
-    site: str = "output"
+    site: str | Site = "output"
     max_nfe: int | None = None
     deciding: Deciding = "first"
     _plans: dict[tuple[bytes, tuple[int, ...]], Plan] = field(default_factory=dict, init=False, repr=False)

@@ -9,7 +9,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.plan.plan import Plan
 from foreseer.schedule.base import Schedule
-from foreseer.site import read_site
+from foreseer.site import Site, read_site
 
 KEPT_PLANS = 64
 
@@ -35,7 +35,7 @@ class Policy:
 
     schedule: Schedule | None
     forecaster: Forecaster | None
-    site: str = "output"
+    site: str | Site = "output"
     plan: Plan | None = field(default=None, repr=False)
     otherwise: Policy | None = field(default=None, repr=False)
     _plans: dict[tuple[bytes, int], Plan] = field(default_factory=dict, init=False, repr=False)
