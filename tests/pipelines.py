@@ -7,7 +7,9 @@ encoders. ``build("flux")`` gives a :class:`TinyPipeline`; ``NAMES`` lists what 
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -63,6 +65,30 @@ class TinyPipeline:
         return [getattr(self.pipe, name) for name in self.denoisers]
 
 
+class Prompted:
+    """A tiny pipeline that takes a prompt as the whole ones do: each prompt is an embedding of its own."""
+
+    def __init__(self, tiny: TinyPipeline) -> None:
+        self.tiny = tiny
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tiny.pipe, name)
+
+    def __call__(
+        self, prompt: str, num_inference_steps: int = 8, generator: Any = None, output_type: str = "latent"
+    ) -> Any:
+        """The final sample; all that the tiny pipelines give is latent."""
+        token = _WORDS.set(zlib.crc32(prompt.encode()))
+        try:
+            given = {"num_inference_steps": num_inference_steps, "generator": generator}
+            with torch.no_grad():
+                return SimpleNamespace(
+                    images=torch.as_tensor(self.tiny.call(self.tiny.pipe, 1, self.tiny.size, **given))
+                )
+        finally:
+            _WORDS.reset(token)
+
+
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     """Give every parameter non-zero random values of a size that keeps activations near one."""
     generator = torch.Generator().manual_seed(seed)
@@ -76,9 +102,12 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
+_WORDS: ContextVar[int] = ContextVar("words", default=0)
+
+
 def embeds(*shape: int, seed: int = 7) -> Tensor:
-    """A stand-in for what a text encoder gives."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """A stand-in for what a text encoder gives; words of their own where a :class:`Prompted` pipeline is called."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + _WORDS.get()))
 
 
 def pair(batch: int, width: int = WIDTH) -> dict[str, Tensor]:

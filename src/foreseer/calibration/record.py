@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
     """
     trajectory = Trajectory()
     scheduler = pipe.scheduler
-    step, own_step = scheduler.step, "step" in vars(scheduler)
+    step = scheduler.step
 
     def recorded_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         if trajectory.scheduler is None:
@@ -71,16 +72,38 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
         trajectory.sample = result[0] if isinstance(result, tuple) else result.prev_sample
         return result
 
-    scheduler.step = recorded_step
-    try:
+    with suppress(StopRun), stepping(scheduler, recorded_step):
         yield trajectory
-    except StopRun:
-        pass
+
+
+@contextmanager
+def stepping(scheduler: Any, step: Callable[..., Any]) -> Iterator[None]:
+    """Have this one ``scheduler`` step by ``step``, and afterwards as before.
+
+    A copy that a pipeline makes of it meanwhile (LTX-2's, for the audio) steps by itself.
+    """
+    before = vars(scheduler).get("step")
+    scheduler.step = _OwnStep(scheduler, step)
+    try:
+        yield
     finally:
-        if own_step:
-            scheduler.step = step
-        else:
-            del scheduler.step
+        del scheduler.step
+        if before is not None:
+            scheduler.step = before
+
+
+class _OwnStep:
+    """A scheduler's step that copies of the scheduler do not inherit."""
+
+    def __init__(self, scheduler: Any, step: Callable[..., Any]) -> None:
+        self._scheduler = scheduler
+        self._step = step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._step(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return MethodType(type(self._scheduler).step, memo[id(self._scheduler)])
 
 
 def gram(first: list[Tensor], second: list[Tensor]) -> np.ndarray:

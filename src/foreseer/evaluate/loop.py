@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.calibration.record import stepping
 
 
 @dataclass
@@ -49,7 +50,7 @@ def watch_loop(pipe: Any, keep: Container[int] = ()) -> Iterator[Loop]:
     loop = Loop()
     on_gpu = torch.cuda.is_available()
     scheduler = pipe.scheduler
-    step, own_step = scheduler.step, "step" in vars(scheduler)
+    step = scheduler.step
 
     def watched_step(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
@@ -71,13 +72,9 @@ def watch_loop(pipe: Any, keep: Container[int] = ()) -> Iterator[Loop]:
 
     modules = [getattr(pipe, name, None) for name in DENOISER_NAMES]
     hooks = [module.register_forward_pre_hook(before) for module in modules if isinstance(module, nn.Module)]
-    scheduler.step = watched_step
     try:
-        yield loop
+        with stepping(scheduler, watched_step):
+            yield loop
     finally:
-        if own_step:
-            scheduler.step = step
-        else:
-            del scheduler.step
         for hook in hooks:
             hook.remove()
