@@ -67,7 +67,7 @@ def test_errors_there_count_as_errors_of_the_output(kernel):
 
 
 def test_what_has_no_last_block_is_refused(loop, kernel, as_users_call):
-    with pytest.raises(CalibrationError, match=r"no kernel of the last block: no seam"):
+    with pytest.raises(CalibrationError, match=r"no kernel of the site 'last_block': no seam"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="last_block")
     with pytest.raises(CalibrationError, match="Unknown site 'middle'"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="middle")

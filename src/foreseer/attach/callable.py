@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
-from foreseer.attach.record import FailOpen, RunRecord
+from foreseer.attach.record import FailOpen, RunRecord, parts_of
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.gate import AnyPolicy, GatedBranch, GatedPolicy, PolicyRun
 from foreseer.grid import Grid
@@ -84,7 +84,7 @@ class WrappedModel:
         known.needs_grad = any(tensor.requires_grad for tensor in tensors)
         known.run.computed(step, [tensor.detach() for tensor in tensors])
         self.record.plans[branch] = known.run.plan
-        self.record.feature_elements[branch] = sum(tensor.numel() for tensor in tensors)
+        self.record.features[branch] = parts_of(tensors)
         self.record.computed.setdefault(branch, []).append(step)
         return output
 

@@ -14,6 +14,7 @@ from torch import nn
 from foreseer.attach.containers import signature
 from foreseer.attach.hooks import ContextName
 from foreseer.attach.probe import Probe
+from foreseer.attach.record import parts_of
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
 from foreseer.attach.tracker import Call, Tracker
 from foreseer.gate import AnyPolicy, GatedBranch
@@ -127,6 +128,7 @@ class DenoiserHook(ModelHook):
         except NoFeatureError as error:
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
-        self.handle.current_run().feature_elements[branch_name] = sum(one.numel() for one in feature)
-        call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature])
+        names = call.branch.memory.get("names", ())
+        self.handle.current_run().features[branch_name] = parts_of(feature, names)
+        call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature], names)
         return output

@@ -1,9 +1,10 @@
 """Finding the attention and MLP modules inside a network's blocks, by watching one forward pass. No class names decide.
 
 Blocks are those of `foreseer.attach.seam` that take three-dimensional tokens; where a block holds stacks of its own (a
-U-Net's transformers), these stacks' items stand for it. A stack is a list of modules that each give tokens of the shape they take, and do so by modules that
-take tokens themselves. The modules of a block are the outermost ones below it that take tokens, give nothing but tokens,
-and carry a fair share of its parameters; a block without such modules is itself one.
+U-Net's transformers), these stacks' items stand for it. A stack is a list of modules that each give tokens of the shape
+they take, and do so by modules that take tokens themselves. The modules of a block are the outermost ones below it that
+take tokens, give nothing but tokens, and carry a fair share of its parameters; a block without such modules is itself
+one.
 """
 
 from __future__ import annotations

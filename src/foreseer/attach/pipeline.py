@@ -83,7 +83,7 @@ def attach(
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict)
     for name, module in denoisers.items():
-        site = make_site(module) if make_site is not None else _HOOKS[type(wanted)](module, wanted)
+        site = make_site(module) if make_site is not None else make_hook(wanted, module)
         probe = _probe(policy, module)
         prefix = f"{name} " if len(denoisers) > 1 else ""
         hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site, probe=probe)
@@ -92,6 +92,11 @@ def attach(
         refresh_contexts(module)
         detachers.append(_detacher(module, site, probe))
     return handle
+
+
+def make_hook(site: Site, module: nn.Module) -> SiteHook:
+    """What takes features of ``module`` at ``site``."""
+    return _HOOKS[type(site)](module, site)
 
 
 def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module], Callable[[], Any]]:

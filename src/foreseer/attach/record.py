@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from foreseer.plan import Plan
 
@@ -23,6 +27,34 @@ class FailOpen:
     reason: str
 
 
+@dataclass(frozen=True)
+class FeaturePart:
+    """One tensor of a feature.
+
+    Attributes:
+        name: the part of the network that it is from; empty where the site has no parts.
+        shape: its shape.
+        bytes: what it takes in memory.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def parts_of(feature: Sequence[Tensor], names: Sequence[str] = ()) -> tuple[FeaturePart, ...]:
+    """The tensors of a feature, described."""
+    return tuple(
+        FeaturePart(name, tuple(one.shape), one.nbytes)
+        for one, name in zip(feature, names or [""] * len(feature), strict=True)
+    )
+
+
 @dataclass
 class RunRecord:
     """One run of a sampler, as the handle saw it.
@@ -34,7 +66,7 @@ class RunRecord:
         failed_open: every step computed against the plan, with the reason.
         forecast_seconds: host time spent in forecasts (not the wait for a GPU), all branches together.
         plans: per branch, the plan that it followed last.
-        feature_elements: per branch, the number of elements of its feature.
+        features: per branch, the tensors that its feature consists of, one an attention or MLP output at module sites.
     """
 
     steps: int = 0
@@ -43,7 +75,7 @@ class RunRecord:
     failed_open: list[FailOpen] = field(default_factory=list)
     forecast_seconds: float = 0.0
     plans: dict[str, Plan] = field(default_factory=dict, repr=False)
-    feature_elements: dict[str, int] = field(default_factory=dict, repr=False)
+    features: dict[str, tuple[FeaturePart, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -75,9 +107,20 @@ class RunRecord:
         for branch, steps in self.forecast.items():
             plan = self.plans[branch]
             first_step = self.steps - len(plan.grid)
-            rows = (plan.sparse_rows.get(step - first_step, ((), ())) for step in steps)
-            total += 2 * self.feature_elements[branch] * sum(len(sources) for sources, _ in rows)
+            for part in self.features[branch]:
+                rows = plan.of_branch(part.name).sparse_rows
+                total += 2 * part.elements * sum(len(rows.get(step - first_step, ((),))[0]) for step in steps)
         return total
+
+    @property
+    def feature_elements(self) -> dict[str, int]:
+        """Per branch, the number of elements of its feature."""
+        return {branch: sum(part.elements for part in parts) for branch, parts in self.features.items()}
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The parts of the network whose outputs were forecast, in the order of their calls; empty at other sites."""
+        return tuple(dict.fromkeys(part.name for parts in self.features.values() for part in parts if part.name))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dictionaries."""
@@ -89,4 +132,13 @@ class RunRecord:
             "forecast": {branch: list(steps) for branch, steps in self.forecast.items()},
             "failed_open": [{"step": f.step, "branch": f.branch, "reason": f.reason} for f in self.failed_open],
             "forecast_seconds": self.forecast_seconds,
+            "features": {
+                branch: {
+                    "tensors": len(parts),
+                    "elements": sum(part.elements for part in parts),
+                    "bytes": sum(part.bytes for part in parts),
+                }
+                for branch, parts in self.features.items()
+            },
+            "modules": list(self.modules),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.response import measure_response
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, PlanError
 from foreseer.kernel import Kernel
+from foreseer.kernel.parts import balanced
 from foreseer.pipelines import call_arguments
-from foreseer.site import SITES
+from foreseer.site import Output, Site, read_site
 
 RESPONSE_PROMPTS = 4
 
@@ -39,7 +41,7 @@ def calibrate(
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
-    site: str = "output",
+    site: str | Site = "output",
     response_prompts: int = RESPONSE_PROMPTS,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -56,8 +58,9 @@ def calibrate(
         prompts: a handful will do; 4 are within about 1 dB of 64.
         num_inference_steps: T, the grid of the kernel; plans can be made for other step counts too.
         seed: of the first prompt's initial noise; the next has the next.
-        site: where features are taken: ``"output"``, or ``"last_block"``, whose forecasts still pass the network's head
-            with the current timestep. Rollout is for the output only.
+        site: where features are taken (`foreseer.site`): ``"output"``; ``"last_block"``, whose forecasts still pass the
+            network's head with the current timestep; ``"modules"``, each of which has rows of its own moments. Rollout
+            is for the output only.
         response_prompts: on how many of the prompts to measure, by a few accelerated runs, how strongly the network
             answers an error; 0 for a usual value. See :func:`foreseer.calibration.response.measure_response`.
         checkpoint: a file that is written after each prompt; found there again, its prompts are not run again.
@@ -70,7 +73,9 @@ def calibrate(
     """
     check_ready(pipe, prompts)
     _check_options(num_inference_steps, response_prompts, site, options)
-    identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": site}
+    place = read_site(site)
+    recording = record_branches if isinstance(place, Output) else partial(record_inside, site=place)
+    identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": str(place)}
     kernel = _resume(checkpoint, identity)
     done = kernel.prompts if kernel is not None else 0
     show = progress or (lambda done, total: None)
@@ -80,7 +85,6 @@ def calibrate(
     for index in range(done, len(prompts)):
         show(index, total)
         generator = torch.Generator().manual_seed(seed + index)
-        recording = record_branches if site == "output" else record_inside
         with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
             pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
         one = _kernel_of(trajectory, recorder, identity)
@@ -96,13 +100,15 @@ def calibrate(
     return kernel
 
 
-def _check_options(steps: int, response_prompts: int, site: str, options: dict[str, Any]) -> None:
+def _check_options(steps: int, response_prompts: int, site: str | Site, options: dict[str, Any]) -> None:
     check_count("num_inference_steps", steps, CalibrationError, least=2)
     check_count("response_prompts", response_prompts, CalibrationError)
     if "generator" in options:
         raise CalibrationError("A calibration makes its own generators: leave generator out, and give seed=...")
-    if site not in SITES:
-        raise CalibrationError(f"Unknown site {site!r}: expected one of {', '.join(SITES)}.")
+    try:
+        read_site(site)
+    except PlanError as error:
+        raise CalibrationError(str(error)) from error
 
 
 def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
@@ -135,12 +141,22 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | Inside, identi
     except SamplerError as error:
         provenance["sampler"] = str(error)
     if isinstance(recorder, Inside):
-        features = recorder.features()
-        if recorder.trouble is not None:
-            raise CalibrationError(f"There is no kernel of the last block: {recorder.trouble}.")
+        parts = recorder.parts()
+        if parts is None:
+            raise CalibrationError(f"There is no kernel of the site {identity['site']!r}: {recorder.trouble}.")
         outputs = np.array([[float(output.double().square().mean()) for output in trajectory.outputs]])
-        grams = gram(features, features)[None]
-        return Kernel(grid, grams, matrix, squares, "last_block", provenance, output_squares=outputs)
+        whole = parts.names == ("",)
+        grams = parts.grams if whole else balanced(parts.grams)[None]
+        return Kernel(
+            grid,
+            grams,
+            matrix,
+            squares,
+            identity["site"],
+            provenance,
+            output_squares=outputs,
+            parts=None if whole else parts,
+        )
     branches = None
     try:
         branches = recorder.branches()

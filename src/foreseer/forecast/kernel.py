@@ -28,6 +28,8 @@ class KernelRows(Forecaster):
     Where the kernel knows the branches of guidance, $g_i = \sum_b k_b F^b_i$, each has rows $w^b$ of its own, fitted
     together: they minimise $E |g_i - \sum_b k_b \hat F^b_i|^2 + \rho \sum_b k_b^2 E |F^b_i - \hat F^b_i|^2$.
 
+    Where the kernel knows parts of the network, each has the rows of its own moments.
+
     Args:
         kernel: second moments from calibration.
         ridge: lambda, relative to the mean square of the features; at least 0.
@@ -63,15 +65,29 @@ class KernelRows(Forecaster):
     def branch_rows(
         self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
     ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
-        """Rows of each branch that the kernel knows."""
+        """Rows of each branch, or of each part of the network, that the kernel knows."""
         if self.kernel.branches is None:
-            return {}
+            return self._part_rows(computed_steps, grid)
         names = self.kernel.branches.names
         rows = np.tile(np.eye(len(grid)), (len(names), 1, 1))
         for before, steps in segments_of(computed_steps, len(grid)):
             rows[:, steps] = 0.0
             rows[np.ix_(np.arange(len(names)), steps, before)] = self.branch_segment(before, steps, grid)
         return dict(zip(names, rows, strict=True))
+
+    def _part_rows(
+        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
+        if self.kernel.parts is None:
+            return {}
+        parts = self.kernel.on(grid).parts
+        assert parts is not None
+        rows = np.tile(np.eye(len(grid)), (len(parts.names), 1, 1))
+        for before, steps in segments_of(computed_steps, len(grid)):
+            rows[:, steps] = 0.0
+            for of_part, gram in zip(rows, parts.grams, strict=True):
+                of_part[np.ix_(steps, before)] = self._solved(gram, before, steps, grid)
+        return dict(zip(parts.names, rows, strict=True))
 
     def branch_segment(
         self, computed: Int64[np.ndarray, " K"], steps: Int64[np.ndarray, " N"], grid: Grid
@@ -92,7 +108,10 @@ class KernelRows(Forecaster):
         )
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
-        among = self.kernel.on(grid).pooled[computed]
+        return self._solved(self.kernel.on(grid).pooled, computed, steps, grid)
+
+    def _solved(self, gram: np.ndarray, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
+        among = gram[computed]
         system, targets = among[:, computed], among[:, steps]
         strength = self.ridge * float(system.trace()) / computed.size
         if self.prior is not None:

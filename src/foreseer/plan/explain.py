@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ from foreseer.plan.plan import Plan
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Unit roundoff: half the distance from 1 to the next number.
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+
+
+MOST_TABLES = 4  # rows of more branches or modules are told in a line each
+Shapes = tuple[int, ...] | Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,17 @@ class PlanExplanation:
             *(["shared rows, for all other branches than those below:"] if self.branches else []),
             *self._table(),
         ]
+        if len(self.branches) > MOST_TABLES:
+            return "\n".join([*lines, "", "rows of their own, with the largest gain:", *self._gains()])
         for name, branch in self.branches.items():
             lines += ["", f"rows of {name}:", *branch._table()]
         return "\n".join(lines)
+
+    def _gains(self) -> list[str]:
+        gains = {
+            name: max((one.l1_gain for one in branch.forecasts), default=0.0) for name, branch in self.branches.items()
+        }
+        return [f"{gain:>7.2f}  {name}" for name, gain in gains.items()]
 
     def _table(self) -> list[str]:
         lines = [
@@ -102,18 +115,22 @@ class PlanExplanation:
         return lines
 
 
-def explain(plan: Plan, feature_shape: tuple[int, ...] | None = None, dtype: str = "float32") -> PlanExplanation:
+def explain(plan: Plan, feature_shape: Shapes | None = None, dtype: str = "float32") -> PlanExplanation:
     """Explain ``plan``, with memory for features of ``feature_shape`` and ``dtype``.
+
+    Args:
+        plan: the plan.
+        feature_shape: of a feature, or of each of its tensors (at module sites, those of a run's record).
+        dtype: of the features.
 
     Raises:
         PlanError: the dtype is unknown, or a dimension of the shape is not positive.
     """
     if dtype not in ITEM_BYTES:
         raise PlanError(f"Unknown dtype {dtype!r}: expected one of {', '.join(ITEM_BYTES)}.")
-    if feature_shape is not None and (not feature_shape or min(feature_shape) < 1):
-        raise PlanError(f"The feature shape {feature_shape} must have positive dimensions.")
+    shapes = _shapes(feature_shape)
     forecasts = tuple(_explain_step(plan, step) for step in plan.forecast_steps)
-    feature_bytes = None if feature_shape is None else math.prod(feature_shape) * ITEM_BYTES[dtype]
+    feature_bytes = sum(map(math.prod, shapes)) * ITEM_BYTES[dtype] if shapes else None
     return PlanExplanation(
         computed_steps=plan.computed_steps,
         steps=len(plan.grid),
@@ -127,6 +144,14 @@ def explain(plan: Plan, feature_shape: tuple[int, ...] | None = None, dtype: str
         provenance=dict(plan.provenance),
         branches={name: explain(plan.of_branch(name), feature_shape, dtype) for name in plan.branch_rows},
     )
+
+
+def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:
+    shapes: Any = () if given is None else (given,) if not given or isinstance(given[0], int) else given
+    for shape in shapes:
+        if not shape or min(shape) < 1:
+            raise PlanError(f"The feature shape {shape} must have positive dimensions.")
+    return [tuple(shape) for shape in shapes]
 
 
 def _explain_step(plan: Plan, step: int) -> ForecastExplanation:

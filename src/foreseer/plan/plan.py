@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -132,7 +132,9 @@ class Plan:
         """The largest number of features held at once."""
         return max((len(self.live_steps(step)) for step in range(len(self.grid))), default=0)
 
-    def explain(self, feature_shape: tuple[int, ...] | None = None, dtype: str = "float32") -> PlanExplanation:
+    def explain(
+        self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"
+    ) -> PlanExplanation:
         """Per skipped step the row, its sum, L1 gain and span; live features and their memory. See `plan.explain`."""
         from foreseer.plan.explain import explain
 
