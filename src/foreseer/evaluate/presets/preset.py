@@ -22,7 +22,6 @@ NOT_YET: Mapping[str, str] = {
     "ToCa": "ToCa recomputes a share of the tokens at skipped steps: not in Foreseer yet.",
     "DuCa": "DuCa alternates ToCa's steps with plain reuse: not in Foreseer yet.",
     "TeaCache": "TeaCache decides while sampling which steps compute: not in Foreseer yet.",
-    "Delta-DiT": "Delta-DiT reuses the change that a range of blocks makes: not in Foreseer yet.",
     "modules": "This row caches every attention and MLP module; Foreseer's sites are the output and the last block.",
     "settings": "The settings of this row are not in the text that the preset was made from.",
 }
@@ -80,7 +79,7 @@ class PresetRow:
     title: str
     schedule: Mapping[str, Any] | None = None
     forecast: Mapping[str, Any] | None = None
-    site: Literal["output", "last_block"] = "last_block"
+    site: str = "last_block"
     fewer: int | None = None
     not_yet: str | None = None
     nfe: int | None = None
