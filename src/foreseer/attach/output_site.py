@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,7 @@ class OutputSite:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         branch: TrackedBranch,
-        feature: list[Tensor],
+        feature: Sequence[Tensor],
     ) -> Any:
         """The forecast in the container that the network last used."""
         return rebuild(branch.memory["output"], iter(feature))

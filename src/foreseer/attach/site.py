@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -48,7 +48,7 @@ class SiteHook(Protocol):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         branch: TrackedBranch,
-        feature: list[Tensor],
+        feature: Sequence[Tensor],
     ) -> Any:
         """Give the output that belongs to a forecast ``feature``.
 

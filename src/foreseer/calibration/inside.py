@@ -88,9 +88,16 @@ class _Recorded:
         self._inside.keep(tensors, branch.memory.get("names", ()))
         return output, tensors
 
-    def forecast(self, *given: Any) -> Any:
+    def forecast(
+        self,
+        forward: Forward,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        branch: TrackedBranch,
+        feature: Sequence[Tensor],
+    ) -> Any:
         """As the site; every step is computed while it is recorded."""
-        return self._site.forecast(*given)
+        return self._site.forecast(forward, args, kwargs, branch, feature)
 
     def detach(self) -> None:
         """As the site."""
