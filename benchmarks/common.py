@@ -26,7 +26,12 @@ def bundled() -> tuple[Any, list[str], dict[str, Any]]:
 def sample(pipe: Any, prompt: str, options: dict[str, Any], steps: int, seed: int) -> torch.Tensor:
     """The final latent of one run."""
     arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": steps, "output_type": "latent"})
-    return pipe(**arguments, generator=torch.Generator().manual_seed(seed)).images
+    return latents_of(pipe(**arguments, generator=torch.Generator().manual_seed(seed)))
+
+
+def latents_of(output: Any) -> torch.Tensor:
+    """What a pipeline of images or of videos gave with ``output_type="latent"``."""
+    return output.images if hasattr(output, "images") else output.frames
 
 
 def write(name: str, command: str, rows: list[dict[str, Any]]) -> None:

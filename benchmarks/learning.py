@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import bundled, latents_of, write
 from foreseer.calibration.l2p import train_l2p
 from foreseer.evaluate.measures import psnr, relative_error
 from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
@@ -60,7 +60,7 @@ class Bench:
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             attached = fs.accelerate(self.pipe, policy, strict=True) if policy is not None else nullcontext()
             with attached:
-                latents = self.pipe(prompts, generator=generators, **arguments).images
+                latents = latents_of(self.pipe(prompts, generator=generators, **arguments))
             made.extend(zip(latents.numpy(), self.decode(latents), strict=True))
         return made
 

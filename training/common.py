@@ -59,11 +59,16 @@ def save_atomically(state, path):
 
 
 def to_unit(images):
-    """Turn uint8 images (n, h, w, 3) into float (n, 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
+    """Turn uint8 images (n, h, w, 3), or videos (n, f, h, w, 3), into float (n, 3, ...) in [-1, 1]."""
+    return torch.from_numpy(images).movedim(-1, 1).contiguous().float() / 127.5 - 1.0
 
 
 def to_uint8(images):
-    """Turn float images (n, 3, h, w) in [-1, 1] into a uint8 array (n, h, w, 3)."""
+    """Turn float images (n, 3, h, w), or videos (n, 3, f, h, w), in [-1, 1] into a uint8 array, colours last."""
     images = ((images.float() + 1.0) * 127.5).round().clamp(0, 255)
-    return images.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return images.movedim(1, -1).to(torch.uint8).numpy()
+
+
+def as_pictures(images):
+    """Fold the frames of videos (n, 3, f, h, w) into the batch; pictures (n, 3, h, w) stay as they are."""
+    return images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images

@@ -40,17 +40,22 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 KEPT_FILES = ("README.md", "LICENSE")
 
 
-def assemble(work):
-    """Return the pipeline of the checkpoints in a work folder, in float32."""
-    names = torch.load(work / "latents.pt", mmap=True)["names"]
-    networks, clip_tokenizer, t5_tokenizer = build_models(names)
-    state = torch.load(work / "transformer.pt")
+def load_average(networks, checkpoint):
+    """Give the networks the moving average of the weights in a trainer's checkpoint."""
+    state = torch.load(checkpoint)
     networks.load_state_dict(state["model"])
     trained = [p for p in networks.parameters() if p.requires_grad]
     with torch.no_grad():
         for parameter, average in zip(trained, state["average"], strict=True):
             parameter.copy_(average)
     print(f"checkpoint of step {state['step']}, {state['spent'] / 60:.1f} minutes")
+
+
+def assemble(work):
+    """Return the pipeline of the checkpoints in a work folder, in float32."""
+    names = torch.load(work / "latents.pt", mmap=True)["names"]
+    networks, clip_tokenizer, t5_tokenizer = build_models(names)
+    load_average(networks, work / "transformer.pt")
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_pretrained(work / "vae"),
@@ -62,16 +67,15 @@ def assemble(work):
     )
 
 
-def write_pipeline(pipeline, folder):
-    """Save the pipeline in bfloat16, its text encoders declared float32, and its defaults."""
-    pipeline.to(torch.bfloat16).save_pretrained(folder)
+def write_pipeline(pipeline, folder, sampling, dtype):
+    """Save the pipeline in a dtype, its text encoders declared float32, and how to call it."""
+    pipeline.to(dtype).save_pretrained(folder)
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)
         if path.parent.name in TEXT_ENCODERS:
             config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    sampling = {**SAMPLING, "prompts": list(PROMPTS)}
     (folder / "sampling.json").write_text(json.dumps(sampling, indent=2) + "\n")
 
 
@@ -89,20 +93,24 @@ def replace_folder(new, target):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def export(pipeline, output, sampling, dtype):
+    """Write the pipeline's folder at once, in the place of an older one if there is one."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=output.name + "."))
+    temporary.chmod(0o755)
+    write_pipeline(pipeline, temporary, sampling, dtype)
+    replace_folder(temporary, output)
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}: {size} bytes")
+
+
 def main():
     """Parse the command line, assemble and write the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
     args = parser.parse_args()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = assemble(args.work)
-    temporary = Path(tempfile.mkdtemp(dir=args.output.parent, prefix=args.output.name + "."))
-    temporary.chmod(0o755)
-    write_pipeline(pipeline, temporary)
-    replace_folder(temporary, args.output)
-    size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
-    print(f"{args.output}: {size} bytes")
+    export(assemble(args.work), args.output, {**SAMPLING, "prompts": list(PROMPTS)}, torch.bfloat16)
 
 
 if __name__ == "__main__":

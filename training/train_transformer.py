@@ -92,18 +92,18 @@ def build_models(names):
 
 
 class Batches:
-    """Random training batches from the pool of latents, captions already tokenized."""
+    """Random training batches from a pool of latents (n, ...), captions already tokenized.
 
-    def __init__(self, pool, clip_tokenizer, t5_tokenizer, batch_size, generator):
-        self.latents = pool["latents"]
-        self.caption = pool["emoji"] * len(COLOUR_NAMES) + pool["colour"]
-        captions = [*all_captions(pool["names"]), ""]
-        self.clip_ids = token_table(clip_tokenizer, captions)
-        self.t5_ids = token_table(t5_tokenizer, captions)
+    ``caption`` (n,) numbers each latent's caption; ``tables`` hold what the networks take of
+    the captions, one row each and the empty caption's last.
+    """
+
+    def __init__(self, latents, caption, tables, batch_size, generator):
+        self.latents, self.caption, self.tables = latents, caption, tables
         self.batch_size, self.generator = batch_size, generator
 
     def draw(self):
-        """Return (noisy latents, sigma, CLIP ids, T5 ids, target velocity)."""
+        """Return (noisy latents, sigma, rows of the tables, target velocity)."""
         size, random = self.batch_size, {"generator": self.generator}
         index = torch.randint(len(self.latents), (size,), **random)
         data = self.latents[index].float()
@@ -112,9 +112,17 @@ class Batches:
         uniform = torch.rand(size, **random)
         sigma = torch.where(torch.rand(size, **random) < UNIFORM_SHARE, uniform, sigma)
         caption = self.caption[index]
-        caption[torch.rand(size, **random) < CAPTION_DROPOUT] = len(self.clip_ids) - 1
-        noisy = torch.lerp(data, noise, sigma[:, None, None])
-        return noisy, sigma, self.clip_ids[caption], self.t5_ids[caption], noise - data
+        caption[torch.rand(size, **random) < CAPTION_DROPOUT] = len(self.tables[0]) - 1
+        noisy = torch.lerp(data, noise, sigma.view(-1, *[1] * (data.ndim - 1)))
+        return noisy, sigma, *(table[caption] for table in self.tables), noise - data
+
+
+def read_batches(pool, clip_tokenizer, t5_tokenizer, batch_size):
+    """Return the batches of a pool that ``encode_latents.py`` wrote."""
+    captions = [*all_captions(pool["names"]), ""]
+    tables = token_table(clip_tokenizer, captions), token_table(t5_tokenizer, captions)
+    caption = pool["emoji"] * len(COLOUR_NAMES) + pool["colour"]
+    return Batches(pool["latents"], caption, tables, batch_size, torch.Generator())
 
 
 def build_optimizers(networks, rate):
@@ -201,7 +209,7 @@ def main():
     pool = torch.load(args.work / "latents.pt")
     networks, clip_tokenizer, t5_tokenizer = build_models(pool["names"])
     print(f"{sum(p.numel() for p in networks.parameters())} parameters")
-    batches = Batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size, torch.Generator())
+    batches = read_batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size)
     train(networks, batches, args, args.work / "transformer.pt")
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from common import (
     Budget,
+    as_pictures,
     refresh_threads,
     save_atomically,
     scheduled_rate,
@@ -60,7 +61,8 @@ def build_vae():
 
 
 def reconstruction_loss(output, target):
-    """L1 of the pixels, of their horizontal and vertical differences and of 4x4 averages."""
+    """L1 of the pixels, of their horizontal and vertical differences and of 4x4 averages; of videos frame by frame."""
+    output, target = as_pictures(output), as_pictures(target)
     pixels = functional.l1_loss(output, target)
     edges = functional.l1_loss(output.diff(dim=2), target.diff(dim=2))
     edges = edges + functional.l1_loss(output.diff(dim=3), target.diff(dim=3))
@@ -113,10 +115,15 @@ def report(vae, images, folder):
     contact_sheet(pairs, 12, 2).save(folder / "vae.png")
 
 
-def train(vae, images, args, checkpoint):
-    """Train until the time budget is spent, resuming from the checkpoint if it exists."""
+def build_optimizer(parameters, rate):
+    """Return the optimizer of the autoencoder."""
+    return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+
+
+def train(vae, images, args, checkpoint, optimizer_of=build_optimizer):
+    """Train on pictures or videos until the time budget is spent, resuming from the checkpoint if it exists."""
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = optimizer_of(parameters, args.lr)
     latent_noise = DECODER_LATENT_NOISE if args.decoder_only else 0.0
     step, spent = 0, 0.0
     if checkpoint.exists():
