@@ -205,7 +205,7 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
     Each block is run again with its modules bypassed by their own outputs, but for one, which gives no numbers. If
     nothing changes, that one is idle while the others are bypassed.
     """
-    needed: set[nn.Module] = set()
+    needed = {block for block in found.blocks if block in found.names}
     hooks: list[torch.utils.hooks.RemovableHandle] = []
     capture = Capture(lambda output: output)
 
@@ -216,8 +216,7 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
         truth, calls = flatten(output), list(capture.calls)
         capture.calls.clear()
         for index, (module, given) in enumerate(calls):
-            if module is block or module in needed:
-                needed.add(module)
+            if module in needed:
                 continue
             without = [*calls[:index], (module, _no_numbers(given)), *calls[index + 1 :]]
             try:
@@ -230,7 +229,7 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
                 needed.add(module)
 
     try:
-        for block in found.blocks:
+        for block in set(found.blocks) - needed:
             hooks.append(block.register_forward_pre_hook(forget))
             hooks.append(block.register_forward_hook(judge, with_kwargs=True))
         with bypass.handled_by(capture):
