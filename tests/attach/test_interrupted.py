@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
+from foreseer.attach.hooks import HOOK_NAME, Interception
 from foreseer.site import SITES
 from tests.attach.common import STEPS, accelerated, policy, tiny
 
@@ -24,13 +23,14 @@ def break_off(name: str, step: int) -> None:
     """A run of another seed that ends in an exception inside the denoiser at ``step`` (of this run's calls)."""
     calls = 0
 
-    def count(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def count(forward: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > step * len(tiny(name).branches):
             raise StoppedError
+        return forward(*args, **kwargs)
 
-    hooks = [module.register_forward_pre_hook(count, with_kwargs=True) for module in tiny(name).modules]
+    hooks = [Interception(module, count) for module in tiny(name).modules]
     try:
         with pytest.raises(StoppedError):
             tiny(name).run(seed=99)

@@ -95,20 +95,22 @@ def test_an_unknown_keep_is_refused() -> None:
     assert not is_hooked(tiny("flux").pipe.transformer)
 
 
-@pytest.mark.parametrize("how", ["torch.compile(model)", "model.compile()"])
-def test_a_model_compiled_as_a_whole_is_refused(how: str) -> None:
+@pytest.mark.parametrize("how", ["torch.compile(model)", "model.compile()", "torch.compile(model.forward)"])
+def test_a_site_inside_of_a_model_compiled_as_a_whole_is_refused(how: str) -> None:
     model: Any = TinyDenoiser()
     if how == "model.compile()":
         model.compile(backend="eager")
+    elif how == "torch.compile(model.forward)":
+        model.forward = torch.compile(model.forward, backend="eager")
     else:
         model = torch.compile(model, backend="eager")
     with pytest.raises(AttachError, match=r"compile_repeated_blocks\(\)"):
-        fs.accelerate(model, policy(), scheduler=flow_scheduler())
+        fs.accelerate(model, policy("last_block"), scheduler=flow_scheduler())
 
 
-def test_a_replaced_forward_is_put_back() -> None:
+def test_a_replaced_forward_is_left_alone() -> None:
     model = TinyDenoiser()
     replaced = model.forward = lambda x, timestep: x
     with fs.accelerate(model, policy(), scheduler=flow_scheduler()):
-        assert model.forward is not replaced
+        assert model.forward is replaced
     assert model.forward is replaced

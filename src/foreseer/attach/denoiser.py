@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import nn
 
 from foreseer.attach.containers import signature
-from foreseer.attach.hooks import ContextName
+from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, listen, unlisten
 from foreseer.attach.probe import Probe
 from foreseer.attach.record import parts_of
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from foreseer.attach.handle import Handle
 
 
-class DenoiserHook(ModelHook):
-    """Outermost hook on a denoiser. State is per thread; the scheduler is asked anew at every call."""
+class DenoiserHook(Listener):
+    """Stands before a denoiser's calls. State is per thread; the scheduler is asked anew at every call."""
 
     _is_stateful = True
 
@@ -64,11 +63,22 @@ class DenoiserHook(ModelHook):
         self.tracker().reset()
         return module
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def attach(self, no_compile: str | None) -> None:
+        """Begin to stand there."""
+        self._interception = Interception(self._module, self.call, no_compile)
+        listen(self._module, self)
+
+    def detach(self) -> None:
+        """Leave the denoiser as it was found."""
+        self.site.detach()
+        if self.probe is not None:
+            self.probe.detach()
+        self._interception.remove()
+        unlisten(self._module)
+
+    def call(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         """Compute or forecast one call."""
         assert self.handle is not None
-        assert self.fn_ref.original_forward is not None
-        forward = self.fn_ref.original_forward
         tracker = self.tracker()
         inputs = signature(args, kwargs)
         call, fresh = tracker.enter(self._scheduler(), self.context.name, inputs, args, kwargs)
@@ -77,7 +87,7 @@ class DenoiserHook(ModelHook):
         branch, reason = call.branch, call.reason
         if branch is not None and self._forecasts(branch.run, call.step, forward, args, kwargs):
             began = time.perf_counter()
-            reason = self._why_not(module, branch.run, call.step)
+            reason = self._why_not(branch.run, call.step)
             if reason is None:
                 try:
                     output = self.site.forecast(forward, args, kwargs, branch, branch.run.forecast(call.step))
@@ -100,7 +110,7 @@ class DenoiserHook(ModelHook):
         self,
         run: BranchRun | GatedBranch,
         step: int,
-        forward: Callable[..., Any],
+        forward: Forward,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> bool:
@@ -109,16 +119,15 @@ class DenoiserHook(ModelHook):
             return run.forecasts(step)
         return run.forecasts(step, lambda: probe.measure(forward, args, kwargs))
 
-    @staticmethod
-    def _why_not(module: nn.Module, run: BranchRun | GatedBranch, step: int) -> str | None:
+    def _why_not(self, run: BranchRun | GatedBranch, step: int) -> str | None:
         if torch.is_grad_enabled():
             return "gradients are enabled: sample under torch.no_grad()"
-        if getattr(module, "is_cache_enabled", False):
+        if getattr(self._module, "is_cache_enabled", False):
             return "the model's own cache was enabled after attaching: call disable_cache() on it"
         return run.why_not(step)
 
     def _compute(
-        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], call: Call, branch_name: str
+        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], call: Call, branch_name: str
     ) -> Any:
         if call.branch is None:
             return forward(*args, **kwargs)

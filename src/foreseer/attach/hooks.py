@@ -1,15 +1,34 @@
-"""Registering on a module through diffusers' hook registry, and leaving no trace."""
+"""Standing before a module's calls on one instance, hearing diffusers' cache contexts, and leaving no trace.
+
+A call is taken where ``nn.Module.__call__`` looks first, at ``_compiled_call_impl``. What others do to ``forward``
+(hooks of accelerate and diffusers that come and go, adapters, ``torch.compile``) happens inside and cannot drop it; a
+copy of the module, whose state leaves that attribute out, is not attached.
+"""
 
 from __future__ import annotations
 
 import threading
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.hooks.hooks import BaseState, StateManager
+from diffusers.hooks.hooks import BaseState, HookFunctionReference, StateManager
 from torch import nn
+from torch._C._dynamo import eval_frame
+
+from foreseer.errors import AttachError, ForeseerWarning
 
 HOOK_NAME = "foreseer"
+_CALL = "_compiled_call_impl"
+
+_COMPILE_FIRST = (
+    "torch.compile was put around a module that Foreseer is attached to. Detach (handle.detach()), compile, attach "
+    "again; or compile in place: module.compile()."
+)
+
+Forward = Callable[..., Any]
 
 
 class ContextName(StateManager):
@@ -33,34 +52,128 @@ class ContextName(StateManager):
         return getattr(self._names, "value", None)
 
 
+class Listener(ModelHook):
+    """An entry in a diffusers hook registry that hears of contexts and resets, and has no part in ``forward``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModelHook, ()  # a copy of the module is not attached: its entry does nothing
+
+
+class Interception:
+    """Stands before the calls of ``module``, until :meth:`remove`.
+
+    Args:
+        module: the instance; its class and its ``forward`` are not touched.
+        call: takes the module's own call and the arguments.
+        no_compile: why the module must not be compiled as a whole, where it must not.
+    """
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any], no_compile: str | None = None) -> None:
+        self._module = module
+        self._before = vars(module).get(_CALL)
+        self._own: Forward = self._before or module._call_impl
+        self._no_compile = no_compile
+
+        def outermost(*args: Any, **kwargs: Any) -> Any:
+            if _is_compiled_from_outside():
+                raise AttachError(_COMPILE_FIRST)
+            return call(self._own, *args, **kwargs)
+
+        self._outermost = torch.compiler.disable(outermost, recursive=False, reason=_COMPILE_FIRST)
+        setattr(module, _CALL, self._outermost)
+        vars(module)["compile"] = _Compile(module, self)
+
+    def remove(self) -> None:
+        """Leave the module as it was found."""
+        members = vars(self._module)
+        if members.get(_CALL) is not self._outermost:
+            warnings.warn(
+                f"The calls of this {type(self._module).__name__} were replaced while Foreseer was attached: those "
+                "since then were not accelerated.",
+                ForeseerWarning,
+                stacklevel=3,
+            )
+        elif self._before is None:
+            del members[_CALL]
+        else:
+            members[_CALL] = self._before
+        below = members.get("compile")
+        if isinstance(below, _Compile) and below.interception is self:
+            del members["compile"]
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As ``nn.Module.compile``, below this interception, where it stays.
+
+        Raises:
+            AttachError: the site lies inside the module.
+        """
+        if self._no_compile is not None:
+            raise AttachError(self._no_compile)
+        self._before = self._own = torch.compile(self._module._call_impl, *args, **kwargs)
+
+
+class _Compile:
+    """Stands for ``module.compile`` while an interception is there, which that method would overwrite."""
+
+    def __init__(self, module: nn.Module, interception: Interception) -> None:
+        self._module = module
+        self.interception = interception
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.interception.compile(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._module, "compile")  # in a copy of the module: the copy's own method
+
+
+def _is_compiled_from_outside() -> bool:
+    """Whether ``torch.compile`` is at work in the frame above, and would compile what is called here piece by piece."""
+    return eval_frame.get_eval_frame_callback() not in (None, False)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself where ``torch.compile`` wrapped it."""
+    return getattr(module, "_orig_mod", module)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether ``module`` was compiled as a whole: wrapped, in place, or its ``forward``."""
+    forward = vars(unwrapped(module)).get("forward")
+    compiled = unwrapped(module) is not module or vars(module).get(_CALL) is not None
+    return compiled or hasattr(forward, "_torchdynamo_orig_callable")
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether Foreseer is attached to ``module``."""
     registry = getattr(module, "_diffusers_hook", None)
-    return registry is not None and registry.get_hook(HOOK_NAME) is not None
+    return registry is not None and isinstance(registry.get_hook(HOOK_NAME), Listener)
 
 
-def add_hook(module: nn.Module, hook: ModelHook) -> None:
-    """Register ``hook`` outermost on ``module``."""
-    registry = HookRegistry.check_if_exists_or_initialize(module)
-    registry.register_hook(hook, HOOK_NAME)
+def listen(module: nn.Module, listener: Listener) -> None:
+    """Enter ``listener`` at the bottom of the module's registry, where no other hook's coming and going reaches it."""
+    unlisten(module)
+    registry = HookRegistry.check_if_exists_or_initialize(unwrapped(module))
+    registry.hooks[HOOK_NAME] = listener
+    registry._hook_order.insert(0, HOOK_NAME)
+    registry._fn_refs.insert(0, HookFunctionReference())
+    _list_anew(registry)
 
 
-def remove_hook(module: nn.Module) -> None:
-    """Remove the hook; with the last one gone, the registry and the instance's ``forward`` go too."""
-    registry = getattr(module, "_diffusers_hook", None)
-    if registry is None:
+def unlisten(module: nn.Module) -> None:
+    """Take the entry out; an empty registry goes too."""
+    inner = unwrapped(module)
+    registry = vars(inner).get("_diffusers_hook")
+    if registry is None or HOOK_NAME not in registry.hooks:
         return
-    registry.remove_hook(HOOK_NAME, recurse=False)
+    index = registry._hook_order.index(HOOK_NAME)
+    del registry.hooks[HOOK_NAME], registry._hook_order[index], registry._fn_refs[index]
+    _list_anew(registry)
     if not registry.hooks:
-        del module._diffusers_hook
-        forward = module.__dict__.get("forward")
-        if getattr(forward, "__func__", None) is type(module).forward:
-            del module.forward
+        del inner._diffusers_hook
 
 
-def refresh_contexts(module: nn.Module) -> None:
-    """Have diffusers list the hooks below ``module`` anew, where it caches that list."""
-    registry = getattr(module, "_diffusers_hook", None)
+def _list_anew(registry: Any) -> None:
+    """Have diffusers list the hooks below a module anew, where it caches that list."""
     refresh = getattr(registry, "invalidate_child_registries_cache", None)
     if refresh is not None:
         refresh()

@@ -3,59 +3,43 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
-from foreseer.attach.hooks import add_hook, refresh_contexts, remove_hook
+from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
+from foreseer.attach.containers import flatten
 from foreseer.attach.seam import Seam, SeamFinder
-from foreseer.attach.site import Forward, NoFeatureError, SiteError
+from foreseer.attach.site import Forward, NoFeatureError
 from foreseer.attach.tracker import TrackedBranch
 
-Mode = Literal["pass", "capture", "bypass"]
 
-# What a network may raise when it goes on from the wrong place.
-_NOT_THIS_SEAM = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
+class _Captured(Capture):
+    """The blocks' shapes and the feature."""
 
+    def __init__(self) -> None:
+        super().__init__(stand_in)
+        self.feature: list[Tensor] = []
 
-@dataclass
-class _Passage:
-    """What happens at the seam during one forward pass.
-
-    Attributes:
-        mode: let pass, capture the feature and the blocks' shapes, or bypass the blocks.
-        stand_ins: per block call, an output of the right shapes that takes no memory.
-        feature: one tensor a head.
-        position: how many block calls there were.
-    """
-
-    mode: Mode = "pass"
-    stand_ins: list[tuple[nn.Module, Any]] = field(default_factory=list)
-    feature: list[Tensor] = field(default_factory=list)
-    position: int = 0
+    def at_head(self, index: int, value: Tensor) -> Tensor:
+        """Take the feature of a head at its first call."""
+        if len(self.feature) == index:
+            self.feature.append(value)
+        return value
 
 
-class _BlockHook(ModelHook):
-    def __init__(self, site: LastBlockSite) -> None:
-        super().__init__()
-        self._site = site
+class _Skipped(Replay):
+    """Stand-ins for the blocks, the feature for the heads."""
 
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        passage = self._site.passage
-        assert self.fn_ref.original_forward is not None
-        if passage.mode == "pass":
-            return self.fn_ref.original_forward(*args, **kwargs)
-        if passage.mode == "bypass":
-            return self._site.stand_in(module)
-        output = self.fn_ref.original_forward(*args, **kwargs)
-        passage.stand_ins.append((module, _stand_in_for(output)))
-        return output
+    def __init__(self, calls: list[tuple[nn.Module, Any]], feature: Sequence[Tensor]) -> None:
+        super().__init__(calls)
+        self.feature = feature
+
+    def at_head(self, index: int, value: Tensor) -> Tensor:
+        """The feature of a head."""
+        return self.feature[index]
 
 
 class LastBlockSite:
@@ -70,17 +54,9 @@ class LastBlockSite:
         self._model = model
         self._seam: Seam | None = None
         self._no_seam: str | None = None
+        self._blocks = Bypass()
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._threads = threading.local()
         self._lock = threading.Lock()
-
-    @property
-    def passage(self) -> _Passage:
-        """This thread's state at the seam."""
-        passage = getattr(self._threads, "passage", None)
-        if passage is None:
-            passage = self._threads.passage = _Passage()
-        return passage
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
@@ -91,13 +67,13 @@ class LastBlockSite:
                 self._find_seam(forward, args, kwargs)
         if self._no_seam is not None:
             raise NoFeatureError(self._no_seam, forward(*args, **kwargs))
-        with self._at_seam(_Passage("capture")) as passage:
+        with self._blocks.handled_by(_Captured()) as captured:
             output = forward(*args, **kwargs)
         assert self._seam is not None
-        if len(passage.feature) != len(self._seam.heads):
+        if len(captured.feature) != len(self._seam.heads):
             raise NoFeatureError("the head was not called as when the seam was found", output)
-        branch.memory["stand_ins"] = passage.stand_ins
-        return output, passage.feature
+        branch.memory["stand_ins"] = captured.calls
+        return output, captured.feature
 
     def forecast(
         self,
@@ -105,28 +81,18 @@ class LastBlockSite:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         branch: TrackedBranch,
-        feature: list[Tensor],
+        feature: Sequence[Tensor],
     ) -> Any:
         """Run embedders and head around the skipped blocks."""
-        with self._at_seam(_Passage("bypass", branch.memory["stand_ins"], list(feature))):
+        with self._blocks.handled_by(_Skipped(branch.memory["stand_ins"], feature)):
             return forward(*args, **kwargs)
-
-    def stand_in(self, module: nn.Module) -> Any:
-        """The output of a skipped block: right in shape, without content."""
-        passage = self.passage
-        if passage.position >= len(passage.stand_ins) or passage.stand_ins[passage.position][0] is not module:
-            raise SiteError("the network called its blocks in another order than when it was last computed")
-        passage.position += 1
-        return passage.stand_ins[passage.position - 1][1]
 
     def detach(self) -> None:
         """Take the hooks off blocks and heads."""
         while self._hooks:
             self._hooks.pop().remove()
-        for block in self._seam.blocks if self._seam is not None else ():
-            remove_hook(block)
+        self._blocks.remove()
         self._seam = None
-        refresh_contexts(self._model)
 
     def _find_seam(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         finder = SeamFinder(self._model)
@@ -148,19 +114,15 @@ class LastBlockSite:
     def _install(self, seam: Seam) -> None:
         self.detach()
         self._seam = seam
-        for block in seam.blocks:
-            add_hook(block, _BlockHook(self))
+        self._blocks.install(seam.blocks)
         for index, head in enumerate(seam.heads):
             self._hooks.append(head.register_forward_pre_hook(self._head_hook(index)))
-        refresh_contexts(self._model)
 
     def _head_hook(self, index: int) -> Any:
         def before_head(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            passage = self.passage
-            if passage.mode == "capture" and len(passage.feature) == index:
-                passage.feature.append(args[0])
-            elif passage.mode == "bypass":
-                return (passage.feature[index], *args[1:])
+            handler = self._blocks.handler
+            if isinstance(handler, _Captured | _Skipped):
+                return (handler.at_head(index, args[0]), *args[1:])
             return None
 
         return before_head
@@ -175,18 +137,18 @@ class LastBlockSite:
         """
         self._install(seam)
         try:
-            with self._at_seam(_Passage("capture")) as captured:
+            with self._blocks.handled_by(_Captured()) as captured:
                 again = forward(*args, **kwargs)
             features = dict(zip(seam.heads, (tensor.clone() for tensor in captured.feature), strict=True))
             truth = flatten(expected)
 
             def exact(heads: tuple[nn.Module, ...]) -> bool:
                 self._install(Seam(seam.blocks, heads))
-                with self._at_seam(_Passage("bypass", captured.stand_ins, [features[head] for head in heads])):
-                    return _equal(truth, flatten(forward(*args, **kwargs)))
+                with self._blocks.handled_by(_Skipped(captured.calls, [features[head] for head in heads])):
+                    return same_bits(truth, flatten(forward(*args, **kwargs)))
 
             heads = seam.heads
-            if not (_equal(truth, flatten(again)) and exact(heads)):
+            if not (same_bits(truth, flatten(again)) and exact(heads)):
                 return False
             for head in reversed(seam.heads):
                 fewer = tuple(other for other in heads if other is not head)
@@ -194,31 +156,13 @@ class LastBlockSite:
             self._install(Seam(seam.blocks, heads))
         except torch.OutOfMemoryError:
             raise
-        except _NOT_THIS_SEAM:
+        except WRONG_PLACE:
             return False
         return True
-
-    @contextmanager
-    def _at_seam(self, passage: _Passage) -> Iterator[_Passage]:
-        self._threads.passage = passage
-        try:
-            yield passage
-        finally:
-            self._threads.passage = _Passage()
 
 
 def _tries(exact: Callable[[tuple[nn.Module, ...]], bool], heads: tuple[nn.Module, ...]) -> bool:
     try:
         return exact(heads)
-    except _NOT_THIS_SEAM:
+    except WRONG_PLACE:
         return False
-
-
-def _equal(truth: list[Tensor], found: list[Tensor]) -> bool:
-    return len(truth) == len(found) and all(torch.equal(a, b) for a, b in zip(truth, found, strict=True))
-
-
-def _stand_in_for(output: Any) -> Any:
-    """``output`` with every tensor replaced by a zero spread over its shape."""
-    zeros = (tensor.new_zeros(()).expand(tensor.shape) for tensor in flatten(output))
-    return rebuild(output, zeros)

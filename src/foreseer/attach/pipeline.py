@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.handle import Handle
-from foreseer.attach.hooks import add_hook, is_hooked, refresh_contexts, remove_hook
+from foreseer.attach.hooks import is_compiled, is_hooked
 from foreseer.attach.last_block import LastBlockSite
+from foreseer.attach.modules import ModuleSite
 from foreseer.attach.output_site import OutputSite
 from foreseer.attach.probe import PROBES, Probe
 from foreseer.attach.site import SiteHook
@@ -19,7 +21,7 @@ from foreseer.errors import AttachError
 from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
-from foreseer.site import LastBlock, Output, Site, read_site
+from foreseer.site import Change, LastBlock, Modules, Output, Site, read_site
 
 # The names under which diffusers' pipelines hold what they call once or more at each step.
 DENOISER_NAMES = ("transformer", "transformer_2", "unet")
@@ -27,7 +29,14 @@ DENOISER_NAMES = ("transformer", "transformer_2", "unet")
 _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
     Output: lambda module, site: OutputSite(),
     LastBlock: lambda module, site: LastBlockSite(module),
+    Modules: lambda module, site: ModuleSite(module),
+    Change: lambda module, site: ChangeSite(module, site),
 }
+
+_NOT_INSIDE = (
+    "The site {site} lies inside of this {name}, and a network that is compiled as a whole cannot be entered: compile "
+    "its blocks (model.compile_repeated_blocks()) instead, or use site='output'."
+)
 
 
 def accelerate(
@@ -54,8 +63,8 @@ def accelerate(
         The handle: ``.record`` of the last run, ``.detach()``.
 
     Raises:
-        AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the model
-            was compiled as a whole, or a bare module came without its scheduler.
+        AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
+            site lies inside of a model that was compiled as a whole, or a bare module came without its scheduler.
     """
     return attach(pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict)
 
@@ -77,9 +86,9 @@ def attach(
     if keep not in KEEPS:
         raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
     denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
-    for name, module in denoisers.items():
-        _check_free(name or type(module).__name__, module)
     wanted = read_site(policy.site)
+    for name, module in denoisers.items():
+        _check_free(name or type(module).__name__, module, wanted)
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict)
     for name, module in denoisers.items():
@@ -88,9 +97,10 @@ def attach(
         prefix = f"{name} " if len(denoisers) > 1 else ""
         hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site, probe=probe)
         hook.handle = handle
-        add_hook(module, hook)
-        refresh_contexts(module)
-        detachers.append(_detacher(module, site, probe))
+        hook.attach(
+            None if isinstance(wanted, Output) else _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
+        )
+        detachers.append(hook.detach)
     return handle
 
 
@@ -119,16 +129,13 @@ def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module]
     return denoisers, lambda: scheduler if scheduler is not None else getattr(pipe(), "scheduler", None)
 
 
-def _check_free(name: str, module: nn.Module) -> None:
+def _check_free(name: str, module: nn.Module, site: Site) -> None:
     if is_hooked(module):
         raise AttachError(f"Foreseer is attached to this {name} already: detach that handle (handle.detach()) first.")
     if getattr(module, "is_cache_enabled", False):
         raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
-    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-        raise AttachError(
-            f"The {name} was compiled as a whole. Compile its blocks (model.compile_repeated_blocks()) or its forward "
-            "(model.forward = torch.compile(model.forward)) instead, before attaching."
-        )
+    if not isinstance(site, Output) and is_compiled(module):
+        raise AttachError(_NOT_INSIDE.format(name=name, site=site))
 
 
 def _probe(policy: AnyPolicy, module: nn.Module) -> Probe | None:
@@ -137,14 +144,3 @@ def _probe(policy: AnyPolicy, module: nn.Module) -> Probe | None:
     if policy.gate.signal not in PROBES:
         raise AttachError(f"No probe is known for {policy.gate.signal!r}: expected one of {', '.join(PROBES)}.")
     return PROBES[policy.gate.signal](module)
-
-
-def _detacher(module: nn.Module, site: SiteHook, probe: Probe | None) -> Callable[[], None]:
-    def detach() -> None:
-        site.detach()
-        if probe is not None:
-            probe.detach()
-        remove_hook(module)
-        refresh_contexts(module)
-
-    return detach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from foreseer.attach.hooks import Interception
 from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.evaluate.environment import runs_on_gpu
 from foreseer.evaluate.flops import FlopCount
@@ -37,26 +38,20 @@ def count_denoiser(pipe: Any) -> Iterator[DenoiserCost]:
 
     Counting slows a run down: never time a counted one.
     """
-    cost, running = DenoiserCost(), ExitStack()
+    cost = DenoiserCost()
 
-    def before(module: nn.Module, args: Any) -> None:
+    def call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         cost.calls += 1
         counter = FlopCount()
-
-        def add() -> None:
+        try:
+            with counter:
+                return forward(*args, **kwargs)
+        finally:
             cost.flops += counter.total
 
-        running.callback(add)
-        running.enter_context(counter)
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        running.close()
-
-    with ExitStack() as hooks:
-        hooks.callback(running.close)
+    with ExitStack() as interceptions:
         for module in denoisers(pipe):
-            hooks.callback(module.register_forward_pre_hook(before).remove)
-            hooks.callback(module.register_forward_hook(after, always_call=True).remove)
+            interceptions.callback(Interception(module, call).remove)
         yield cost
 
 
