@@ -250,4 +250,12 @@ NAMES = (
     "cogvideox",
     "kandinsky5",
     "mochi",
+    "cogview4",
+    "aura_flow",
+    "hidream",
+    "hunyuan_image",
+    "stable_diffusion",
+    "stable_audio",
+    "skyreels_v2",
+    "flux_controlnet",
 )

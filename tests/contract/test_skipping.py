@@ -53,7 +53,7 @@ def in_a_block(tiny: TinyPipeline, layer: str) -> bool:
     DiT's head borrows the embedder of its first block.
     """
     unit = layer.split(".", maxsplit=1)[0]
-    if "refiner" in unit or ".norm1.emb." in layer:
+    if "refiner" in unit or "caption" in unit or ".norm1.emb." in layer:
         return False
     children = dict(tiny.modules[0].named_children())
     return unit == "mid_block" or isinstance(children[unit], nn.ModuleList)
