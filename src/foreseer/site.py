@@ -11,7 +11,7 @@ import re
 from abc import ABC
 from typing import Any, ClassVar
 
-from foreseer.checks import check_number
+from foreseer.checks import check_count, check_number
 from foreseer.errors import PlanError
 
 
@@ -62,6 +62,7 @@ class Change(Site):
         blocks: the range, from and to, as shares of the blocks in the order of their calls.
         late: the range from ``boundary`` on; by default the same.
         boundary: the share of the run's steps after which the late range is bypassed.
+        kept: how many first blocks run at every step, whatever the range.
 
     Raises:
         PlanError: a share is out of range, or a range is empty.
@@ -71,12 +72,14 @@ class Change(Site):
     blocks: tuple[float, float] = (0.0, 1.0)
     late: tuple[float, float] | None = None
     boundary: float = 0.5
+    kept: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", _checked_range("blocks", self.blocks))
         if self.late is not None:
             object.__setattr__(self, "late", _checked_range("late", self.late))
         check_number("boundary", self.boundary, PlanError, most=1)
+        check_count("kept", self.kept, PlanError)
 
 
 def _checked_range(name: str, given: Any) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from foreseer.attach.inside import FirstBlockChange, ModulatedInput
 from foreseer.attach.site import Forward
 
 
@@ -28,4 +29,7 @@ class Probe(Protocol):
 
 
 # By the gate's ``signal``: what puts a probe on a denoiser.
-PROBES: dict[str, Callable[[nn.Module], Probe]] = {}
+PROBES: dict[str, Callable[[nn.Module], Probe]] = {
+    "modulated_input": ModulatedInput,
+    "first_block": FirstBlockChange,
+}

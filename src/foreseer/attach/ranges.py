@@ -41,7 +41,7 @@ class Layout:
         count = len(chain.links)
         found = []
         for low, high in (site.blocks, site.late or site.blocks):
-            first, end = int(low * count + 0.5), int(high * count + 0.5)
+            first, end = max(site.kept, int(low * count + 0.5)), int(high * count + 0.5)
             if first >= end:
                 raise NoChainError(f"the range from {low:g} to {high:g} holds none of {count} blocks")
             found.append(chain.segments(first, end, alone))
