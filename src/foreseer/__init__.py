@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "forecast": "foreseer.forecast",
+    "gate": "foreseer.gate",
     "methods": "foreseer.methods",
     "schedule": "foreseer.schedule",
     "site": "foreseer.site",
@@ -20,6 +21,7 @@ _MODULES = {
 _NAMES = {
     "ForeseerError": "foreseer.errors",
     "ForeseerWarning": "foreseer.errors",
+    "GatedPolicy": "foreseer.gate",
     "Grid": "foreseer.grid",
     "Handle": "foreseer.attach",
     "Kernel": "foreseer.kernel",
@@ -27,6 +29,7 @@ _NAMES = {
     "Policy": "foreseer.plan",
     "accelerate": "foreseer.attach",
     "calibrate": "foreseer.calibration.calibrate",
+    "gated": "foreseer.calibration.gated",
     "learned": "foreseer.calibration.learned",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
@@ -34,13 +37,15 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from foreseer import forecast, methods, schedule, site, zoo
+    from foreseer import forecast, gate, methods, schedule, site, zoo
     from foreseer.attach import Handle, accelerate, wrap
     from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.gated import gated
     from foreseer.calibration.learned import learned
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
     from foreseer.errors import ForeseerError, ForeseerWarning
+    from foreseer.gate import GatedPolicy
     from foreseer.grid import Grid
     from foreseer.kernel import Kernel
     from foreseer.plan import Plan, Policy
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ForeseerError",
     "ForeseerWarning",
+    "GatedPolicy",
     "Grid",
     "Handle",
     "Kernel",
@@ -57,6 +63,8 @@ __all__ = [
     "accelerate",
     "calibrate",
     "forecast",
+    "gate",
+    "gated",
     "learned",
     "methods",
     "rollout",

@@ -51,7 +51,7 @@ def test_a_gate_that_decides_as_a_schedule_does_gives_that_plans_run_and_plan():
     steps = (0, 1, 3, 6)
     gated, outputs = run(GatedPolicy(At(steps), Newton(order=2)))
     planned, expected = run(fs.Policy(Explicit(steps, of=10), Newton(order=2)))
-    assert all(torch.equal(a, b) for one, other in zip(outputs, expected, strict=True) for a, b in zip(one, other))
+    assert torch.equal(torch.cat([one for (one,) in outputs]), torch.cat([one for (one,) in expected]))
     assert gated.plan is not None
     assert gated.plan.computed_steps == planned.plan.computed_steps == steps
     assert (gated.plan.rows == planned.plan.rows).all()

@@ -12,6 +12,7 @@ from torch import Tensor
 from foreseer.errors import ForeseerError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
+from foreseer.plan import Plan
 
 
 class GateError(ForeseerError, ValueError):
@@ -30,11 +31,15 @@ class Setting:
         grid: the noise levels of the part of the run that the branch sees; steps are counted from its beginning.
         forecaster: whose rows make the forecasts.
         max_nfe: how many steps may compute at most; ``None`` for any number.
+        branch: the branch's name.
+        plan_after: from computed steps to the plan that the branch then follows; kept, so that asking costs little.
     """
 
     grid: Grid
     forecaster: Forecaster
     max_nfe: int | None
+    branch: str
+    plan_after: Callable[[tuple[int, ...]], Plan]
 
 
 class GateRun(ABC):

@@ -93,8 +93,9 @@ class GatedBranch:
         self._decided: tuple[int, bool] = (first_step - 1, True)
         self._no_signal: str | None = None
         policy = decisions.policy
-        self._gate: GateRun = policy.gate.begin(Setting(grid, policy.forecaster, policy.max_nfe))
-        self._run = BranchRun(policy.plan_after((0,), grid).of_branch(name), first_step, signature, keep)
+        setting = Setting(grid, policy.forecaster, policy.max_nfe, name, self._plan_after)
+        self._gate: GateRun = policy.gate.begin(setting)
+        self._run = BranchRun(self._plan_after((0,)), first_step, signature, keep)
 
     @property
     def plan(self) -> Plan:
@@ -141,13 +142,15 @@ class GatedBranch:
         self._gate.computed(local, tensors, lambda: self._forecast_of(step) if leads else None)
         self._decisions.spent.add(step)
         if local:
-            policy, computed = self._decisions.policy, (*self.plan.computed_steps, local)
-            self._run.follow(policy.plan_after(computed, self._grid).of_branch(self._name))
+            self._run.follow(self._plan_after((*self.plan.computed_steps, local)))
         self._run.computed(step, tensors, names)
 
     def forecast(self, step: int) -> Sequence[Tensor]:
         """The forecast feature of ``step``."""
         return self._run.forecast(step)
+
+    def _plan_after(self, computed: tuple[int, ...]) -> Plan:
+        return self._decisions.policy.plan_after(computed, self._grid).of_branch(self._name)
 
     def _forecast_of(self, step: int) -> list[Tensor] | None:
         """The forecast that would have been made of a step that was computed."""

@@ -207,11 +207,11 @@ class Search:
             for place in free:
                 yield tuple(sorted([*left, place]))
 
-    def _slide(self, steps: tuple[int, ...]) -> tuple[int, ...]:
-        """Move each step between its neighbours to the best place, last to first, until none moves."""
+    def _slide(self, steps: tuple[int, ...], fixed: int = 1) -> tuple[int, ...]:
+        """Move each step after the ``fixed`` first between its neighbours to the best place until none moves."""
         while True:
             before = steps
-            for index in range(len(steps) - 1, 0, -1):
+            for index in range(len(steps) - 1, fixed - 1, -1):
                 end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
                 places = range(steps[index - 1] + 1, end)
                 steps = min(((*steps[:index], place, *steps[index + 1 :]) for place in places), key=self.cost)

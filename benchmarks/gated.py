@@ -1,0 +1,117 @@
+"""The forecast-error gate against the fixed optimal schedule with the same rows, at equal mean evaluations.
+
+Prompts and seeds that calibration never saw, one image a run: the bundled pipeline, 50 steps. A fixed schedule has
+whole evaluations only: between them its PSNR is interpolated, image by image. Hard images are told three ways: by the
+fixed schedule's PSNR, by the gate's, and by that of Euler's method with fewer steps, which forecasts nothing.
+
+    python -m benchmarks.gated [--prompts 64] [--calibration 64]
+"""
+
+import argparse
+
+import numpy as np
+import torch
+
+import foreseer as fs
+from benchmarks.common import bundled, write
+from benchmarks.learning import CALIBRATION_SEED, HELD_OUT_SEED, STEPS, Bench, captions
+from foreseer.evaluate.measures import psnr, relative_error
+
+BUDGETS = (9, 12)
+FIXED = (7, 8, 9, 10, 11, 12, 13, 14)
+EULER = 10
+MAX_NFE = 15
+TARGETS = (0.03, 0.02, 0.01)
+FIFTH = 0.2
+
+
+def decibels(bench, made):
+    """PSNR of each image."""
+    return np.array([min(psnr(image, true), 99.0) for (_, image), (_, true) in zip(made, bench.reference, strict=True)])
+
+
+def errors(bench, made):
+    """Relative error of each final latent."""
+    pairs = zip(made, bench.reference, strict=True)
+    return np.array([relative_error(latent, true) for (latent, _), (true, _) in pairs])
+
+
+def run_gated(bench, policy):
+    """Latents and pictures, one image a run, and the evaluations that each took."""
+    made, spent = [], []
+    arguments = {**bench.options, "num_inference_steps": STEPS, "output_type": "latent"}
+    with fs.accelerate(bench.pipe, policy, strict=True) as handle:
+        for index, prompt in enumerate(bench.prompts):
+            generator = torch.Generator().manual_seed(HELD_OUT_SEED + index)
+            latent = bench.pipe(prompt, generator=generator, **arguments).images
+            made.append((latent[0].numpy(), bench.decode(latent)[0]))
+            spent.append(handle.record.nfe)
+    return made, np.array(spent)
+
+
+def hardest(scores):
+    """The fifth with the least PSNR."""
+    return np.argsort(scores)[: round(FIFTH * len(scores))]
+
+
+def interpolated(fixed, nfe):
+    """PSNR of each image under a fixed schedule of ``nfe`` evaluations, not whole."""
+    least = min(max(int(nfe), FIXED[0]), FIXED[-1] - 1)
+    share = nfe - least
+    return (1 - share) * fixed[least] + share * fixed[least + 1]
+
+
+def compare(name, asked, spent, found, *, fixed, euler, error):
+    """One row of the table; differences are the gate's PSNR less the fixed schedule's at the same mean evaluations."""
+    against = interpolated(fixed, float(spent.mean()))
+    row = {
+        "policy": name,
+        "asked": asked,
+        "NFE": float(spent.mean()),
+        "spread": float(spent.std()),
+        "least": int(spent.min()),
+        "most": int(spent.max()),
+        "latent error": float(np.sqrt(np.mean(error**2))),
+        "dB": float(found.mean()),
+        "fixed, dB": float(against.mean()),
+    }
+    for by, scores in (("fixed", against), ("gate", found), ("Euler", euler)):
+        chosen = hardest(scores)
+        gain = found[chosen] - against[chosen]
+        row |= {f"hardest by {by}": float(gain.mean()), f"+- {by}": float(gain.std() / np.sqrt(len(gain)))}
+    own = [scores[hardest(scores)].mean() for scores in (found, against)]
+    return row | {"each its own hardest": float(own[0] - own[1])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--calibration", type=int, default=64)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe, _, options = bundled()
+    options.pop("num_inference_steps")
+    training = captions(given.calibration, 0)
+    kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
+    bench = Bench(pipe, options, captions(given.prompts, given.calibration))
+    euler = decibels(bench, bench.sample(EULER))
+    fixed = {nfe: decibels(bench, bench.sample(STEPS, fs.learned(kernel, nfe=nfe))) for nfe in FIXED}
+    policies = [("gate", nfe, fs.gated(kernel, nfe=nfe, max_nfe=MAX_NFE)) for nfe in BUDGETS]
+    policies += [("gate, max_error", error, fs.gated(kernel, max_error=error, max_nfe=MAX_NFE)) for error in TARGETS]
+    policies += [("gate, trust 0", nfe, fs.gated(kernel, nfe=nfe, trust=0.0)) for nfe in BUDGETS]
+    rows = []
+    for name, asked, policy in policies:
+        made, spent = run_gated(bench, policy)
+        scores, error = decibels(bench, made), errors(bench, made)
+        rows.append(compare(name, asked, spent, scores, fixed=fixed, euler=euler, error=error))
+        print(rows[-1], flush=True)
+    command = f"python -m benchmarks.gated --prompts {given.prompts} --calibration {given.calibration}"
+    write("gated", command, rows)
+    for nfe in FIXED:
+        print(
+            f"fixed, {nfe} NFE: {fixed[nfe].mean():.2f} dB, hardest fifth {fixed[nfe][hardest(fixed[nfe])].mean():.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

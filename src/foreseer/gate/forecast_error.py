@@ -1,0 +1,119 @@
+"""The forecast-error gate: at each computed step the forecast that would have been made tells how hard the image is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float64
+from numpy import ndarray
+from torch import Tensor
+
+from foreseer.checks import check_kind, check_number
+from foreseer.forecast.base import Forecaster
+from foreseer.gate.base import Gate, GateError, GateRun, Setting
+from foreseer.gate.course import Course, Ratios, expected_log, log_ratios, missing
+from foreseer.gate.misses import squared_errors
+from foreseer.grid import Grid
+from foreseer.kernel import Kernel
+
+
+@dataclass(frozen=True, eq=False)
+class ForecastErrorGate(Gate):
+    r"""Each image gets the fewest steps whose expected final error, times its difficulty, is within ``max_error``.
+
+    At a computed step s the forecast $\hat F_s$ that would have been made costs a weighted sum, and is compared with
+    the truth: $\delta_s = \log |F_s - \hat F_s| - E_p \log |F^p_s - \hat F^p_s|$, the mean being over the kernel's
+    prompts. The difficulty after m comparisons is $\exp(\tau \sum \delta / (m + 1))$: what they tell together, shrunk
+    toward a typical image's. The steps to go on with are those of least expected final error among the sets that begin
+    with the computed ones (:class:`foreseer.schedule.continued.Continued`). Of several images in a batch the hardest
+    decides.
+
+    Args:
+        kernel: second moments from calibration; its expected errors are the measure.
+        max_error: the expected relative error of the final sample to keep.
+        trust: tau, how much of the difficulty counts: 0 makes a fixed schedule, 1 takes an image whose forecasts miss
+            twice as far to end twice as far off.
+
+    Raises:
+        GateError: an option is out of range, or the kernel knows no final error (a stochastic scheduler).
+    """
+
+    kernel: Kernel = field(repr=False)
+    max_error: float
+    trust: float = 1.0
+    _courses: dict[tuple[bytes, Forecaster], Course] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_kind("kernel", self.kernel, Kernel, GateError)
+        check_number("max_error", self.max_error, GateError)
+        check_number("trust", self.trust, GateError)
+        if not self.max_error:
+            raise GateError("max_error is 0: to compute every step, sample without a gate.")
+        if not self.kernel.knows_final_error:
+            raise GateError("This kernel knows no final error (a stochastic scheduler): use fs.learned.")
+
+    def begin(self, setting: Setting) -> GateRun:
+        """The gate in one branch, on its part of the grid.
+
+        Raises:
+            KernelError: the kernel cannot cover the grid.
+        """
+        return _Run(self.course(setting.grid, setting.forecaster), setting, self.max_error)
+
+    def course(self, grid: Grid, forecaster: Forecaster) -> Course:
+        """What all runs on ``grid`` share; the same object when asked again.
+
+        Raises:
+            KernelError: the kernel cannot cover the grid.
+        """
+        kernel = self.kernel.on(grid)
+        key = (kernel.grid.key, forecaster)
+        found = self._courses.get(key)
+        if found is None:
+            found = self._courses[key] = Course(kernel, forecaster, self.trust)
+        return found
+
+
+class _Run(GateRun):
+    def __init__(self, course: Course, setting: Setting, max_error: float) -> None:
+        self._course = course
+        self._max_error = max_error
+        self._plan_after = setting.plan_after
+        self._grams = moments_of(course.kernel, setting.branch)
+        self._computed: tuple[int, ...] = ()
+        self._told: list[Ratios] = []
+        self._steps: tuple[int, ...] | None = None
+        self._settled = False
+
+    def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
+        if not self._computed:
+            return True
+        if not self._settled:
+            guess = None if self._steps is None else len(self._steps)
+            difficulty = self._course.difficulty(self._told)
+            self._steps = self._course.steps_after(self._computed, difficulty, self._max_error, left, guess)
+            self._settled = True
+        assert self._steps is not None
+        return step in self._steps
+
+    def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
+        found = forecast()
+        if found is not None:
+            computed = list(self._computed)
+            row = self._plan_after(self._computed).rows[step, computed]
+            miss = missing(row, computed, step, self._course.search.total)
+            told = log_ratios(squared_errors(feature, found), expected_log(self._grams, miss))
+            if not self._told or told.shape == self._told[0].shape:
+                self._told.append(told)
+        self._computed = (*self._computed, step)
+        self._settled = False
+
+
+def moments_of(kernel: Kernel, branch: str) -> Float64[ndarray, "P T T"]:
+    """The moments of one branch's features where the kernel knows the branch, else those that it has."""
+    if kernel.branches is None or branch not in kernel.branches.names:
+        return kernel.grams
+    steps = kernel.branches.steps
+    own = slice(kernel.branches.names.index(branch) * steps, (kernel.branches.names.index(branch) + 1) * steps)
+    return kernel.branches.grams[:, own, own]

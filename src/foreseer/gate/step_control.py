@@ -1,0 +1,86 @@
+"""Step-size control, as solvers of differential equations do it: for forecasts without a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from foreseer.checks import check_count, check_number
+from foreseer.gate.base import Gate, GateError, GateRun, Setting
+from foreseer.gate.misses import mean_squares, squared_errors
+
+LEAST, MOST = 0.2, 3.0  # what one comparison changes a gap by
+ROUNDING = 1e-9
+SPREAD = 3  # so many last evaluations are spread over what is left of the run
+
+
+@dataclass(frozen=True)
+class StepControl(Gate):
+    r"""The next gap follows from the last: $h \leftarrow h \min(3, \max(0.2, \theta (\text{tol} / e)^{1/k}))$.
+
+    e is the relative error, at a computed step, of the forecast that would have been made; h the distance in noise
+    level between the last two computed steps, k the order to which forecasts are exact (Hairer, Norsett and Wanner,
+    "Solving Ordinary Differential Equations I", II.4, equation 4.13). A step is never taken back. Of several images in
+    a batch the one that misses farthest decides.
+
+    Args:
+        tolerance: relative error of a forecast to aim at.
+        order: k, at least 1: order + 1 of a polynomial forecaster, 1 for reuse.
+        warmup: steps computed at the beginning, at least 2.
+        safety: theta, above 0 and at most 1.
+
+    Raises:
+        GateError: an option is out of range.
+    """
+
+    tolerance: float = 0.05
+    order: int = 3
+    warmup: int = 3
+    safety: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_number("tolerance", self.tolerance, GateError)
+        check_count("order", self.order, GateError, least=1)
+        check_count("warmup", self.warmup, GateError, least=2)
+        check_number("safety", self.safety, GateError, most=1.0)
+        if not self.tolerance or not self.safety:
+            raise GateError(f"tolerance and safety must be above 0; received {self!r}.")
+
+    def begin(self, setting: Setting) -> GateRun:
+        """The gate in one branch."""
+        return _Run(self, setting)
+
+    def factor(self, error: float) -> float:
+        """What the gap changes by after a relative error."""
+        if not math.isfinite(error):
+            return LEAST
+        return min(MOST, max(LEAST, self.safety * (self.tolerance / max(error, 1e-12)) ** (1 / self.order)))
+
+
+class _Run(GateRun):
+    def __init__(self, gate: StepControl, setting: Setting) -> None:
+        self._gate = gate
+        self._levels = np.append(setting.grid.levels, setting.grid.final_level)
+        self._computed: list[int] = []
+        self._error = 0.0
+
+    def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
+        if len(self._computed) < self._gate.warmup:
+            return True
+        last, total = self._computed[-1], len(self._levels) - 1
+        if left is not None and left <= SPREAD and step < last + (total - last) / (left + 1):
+            return False
+        gap = (self._levels[self._computed[-2]] - self._levels[last]) * self._gate.factor(self._error)
+        # The farthest step within the gap: so the one after it must lie beyond.
+        return bool(self._levels[last] - self._levels[step + 1] > gap * (1 + ROUNDING))
+
+    def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
+        found = forecast()
+        if found is not None:
+            size = np.maximum(mean_squares(feature), np.finfo(np.float64).tiny)
+            self._error = float(np.sqrt(squared_errors(feature, found) / size).max())
+        self._computed.append(step)
