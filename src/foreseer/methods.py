@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from foreseer.errors import PlanError
 from foreseer.forecast import L2P, AdamsBashforth, Chebyshev, Forecaster, Newton, Reuse, TaylorSeer
 from foreseer.plan.policy import Policy
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 from foreseer.site import Change
+
+if TYPE_CHECKING:
+    from foreseer.gate import AnyPolicy, Gate
 
 # L2P's computed steps of 50, by the name N in its tables (adjusted by hand from prediction residuals).
 L2P_STEPS: dict[int, tuple[int, ...]] = {
@@ -37,10 +41,11 @@ class Method:
         title: what is printed.
         summary: one sentence: the idea.
         source: paper and setting.
-        schedule: the published schedule; ``None`` for step reduction, which has no plan.
+        schedule: the published schedule; ``None`` for a gate's method, and for step reduction, which has no plan.
         forecaster: the published forecaster; ``None`` for step reduction, and where it must be given (L2P's matrix).
         site: where the published program, or its lightest form, takes the feature.
         budget: the schedule of the same family for (nfe, steps).
+        gate: makes what decides while sampling, in place of a schedule; gates need torch.
     """
 
     name: str
@@ -51,19 +56,24 @@ class Method:
     forecaster: Forecaster | None = None
     site: str = "output"
     budget: Budget | None = None
+    gate: Callable[[], Any] | None = None
 
     @property
     def reduces_steps(self) -> bool:
         """Whether the method is to sample with fewer steps, without a plan."""
-        return self.schedule is None
+        return self.schedule is None and self.gate is None
 
-    def policy(self, steps: int = 50, nfe: int | None = None, site: str | None = None) -> Policy:
-        """The method as a policy: its published setting, or ``nfe`` evaluations of ``steps`` steps.
+    def policy(self, steps: int = 50, nfe: int | None = None, site: str | None = None) -> AnyPolicy:
+        """The method as a policy: its published setting, or ``nfe`` evaluations of ``steps`` steps; a gate's at most.
 
         Raises:
             PlanError: the method has no policy, or needs something that was not given.
             ScheduleError: the budget does not fit.
         """
+        if self.gate is not None and self.forecaster is not None:
+            from foreseer.gate import GatedPolicy
+
+            return GatedPolicy(self.gate(), self.forecaster, site or self.site, max_nfe=nfe)
         if self.schedule is None:
             raise PlanError(f"{self.title} has no plan: sample with that many steps (num_inference_steps).")
         if self.forecaster is None:
@@ -81,6 +91,12 @@ class Method:
         if self.name != "l2p":
             raise PlanError(f"{self.title} takes no matrix; only l2p does.")
         return replace(self, forecaster=L2P.from_text(path))
+
+
+def _step_control() -> Gate:
+    from foreseer.gate import StepControl
+
+    return StepControl(tolerance=0.05, order=3)
 
 
 def _uniform(warmup: int) -> Budget:
@@ -163,6 +179,15 @@ METHODS: dict[str, Method] = {
             Reuse(),
             str(DELTA_DIT),
             _uniform(1),
+        ),
+        Method(
+            "forecast-error",
+            "Forecast error",
+            "quadratic through the last three computed features; the next gap follows from how far the last one missed",
+            "step-size control (Hairer, Norsett and Wanner, II.4), tolerance 0.05; NFE is the most",
+            None,
+            Newton(order=2),
+            gate=_step_control,
         ),
         Method("steps", "Step reduction", "the same sampler with fewer steps", "every scheduler"),
     )

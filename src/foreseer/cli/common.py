@@ -16,7 +16,9 @@ from foreseer.site import SITES, read_site
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from foreseer.plan import Policy
+    from foreseer.gate import AnyPolicy
+    from foreseer.grid import Grid
+    from foreseer.plan import Plan, Policy
 
 console = Console()
 errors = Console(stderr=True)
@@ -64,7 +66,7 @@ def call_options(
     return {name: value for name, value in named.items() if value is not None}
 
 
-def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
+def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> AnyPolicy:
     """A method by name as a policy."""
     chosen = find(method)
     if matrix is not None:
@@ -108,6 +110,23 @@ def kernel_policy(
         chosen = replace(chosen, forecaster=train_l2p(loaded))
     rows = chosen.policy().forecaster
     return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, loaded.site)
+
+
+def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_nfe: int | None) -> AnyPolicy:
+    """The forecast-error gate on a kernel file."""
+    from foreseer.calibration.gated import gated
+    from foreseer.kernel import Kernel
+
+    return gated(Kernel.load(kernel), nfe=nfe, max_error=max_error, max_nfe=max_nfe)
+
+
+def planned(policy: AnyPolicy, grid: Grid) -> Plan:
+    """The plan of a policy that has one beforehand."""
+    from foreseer.plan import Policy
+
+    if not isinstance(policy, Policy):
+        raise PlanError("A gate decides while sampling: it has no plan beforehand. Its record holds what came out.")
+    return policy.compile(grid)
 
 
 def progress_bar(disable: bool = False) -> Progress:

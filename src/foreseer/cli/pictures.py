@@ -25,6 +25,7 @@ from foreseer.cli.common import (
     Width,
     call_options,
     console,
+    gated_policy,
     kernel_policy,
     method_policy,
     progress_bar,
@@ -34,6 +35,7 @@ from foreseer.plan import Plan, Policy
 
 if TYPE_CHECKING:
     from foreseer.evaluate.compare import Comparison
+    from foreseer.gate import AnyPolicy
 
 
 def generate(
@@ -44,6 +46,10 @@ def generate(
     kernel: Annotated[Path | None, typer.Option(help="A kernel file: learned rows and steps.")] = None,
     speedup: Speedup = None,
     max_error: MaxError = None,
+    gated: Annotated[
+        bool, typer.Option("--gated", help="With a kernel: spend on each image what it needs; --nfe is the mean.")
+    ] = False,
+    max_nfe: Annotated[int | None, typer.Option(min=1, help="Evaluations that no gated run may exceed.")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan file.")] = None,
     matrix: Matrix = None,
     site: SiteOption = None,
@@ -75,10 +81,16 @@ def generate(
         raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
     if nfe and not (method or kernel):
         raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
+    if gated and (kernel is None or speedup is not None):
+        raise typer.BadParameter("it takes a --kernel, and --nfe or --max-error.", param_hint="--gated")
+    if max_nfe is not None and not gated:
+        raise typer.BadParameter("it belongs to --gated; without a gate, give --nfe.", param_hint="--max-nfe")
 
-    def policy_for(run_steps: int) -> tuple[Policy | None, int]:
+    def policy_for(run_steps: int) -> tuple[AnyPolicy | None, int]:
         if plan is not None:
             return Policy.from_plan(Plan.load(plan)), run_steps
+        if kernel is not None and gated:
+            return gated_policy(kernel, nfe, max_error, max_nfe), run_steps
         if kernel is not None:
             return kernel_policy(kernel, nfe, speedup, max_error), run_steps
         if method is None:

@@ -22,13 +22,14 @@ from foreseer.cli.common import (
     kernel_policy,
     method_policy,
     parse_shape,
+    planned,
 )
 from foreseer.grid import Grid
 from foreseer.methods import METHODS
 from foreseer.plan import Plan
 
 if TYPE_CHECKING:
-    from foreseer.plan import Policy
+    from foreseer.gate import AnyPolicy
 
 
 class MakeByDefault(TyperGroup):
@@ -81,7 +82,7 @@ def plan_make(
     """Make a plan from a kernel or a method, print it, and write it to a file."""
     _check_method(what, method)
     policy, grid = _policy_and_grid(what, steps, (nfe, speedup, max_error), site, matrix, method=method or KERNEL)
-    plan = policy.compile(grid)
+    plan = planned(policy, grid)
     if out is not None:
         plan.save(out)
     explanation = plan.explain()
@@ -101,7 +102,7 @@ def plan_explain(
 ) -> None:
     """Tell, step by step, what a plan computes and how it forecasts."""
     if what in METHODS:
-        plan = method_policy(what, steps, nfe, site, matrix).compile(Grid.uniform(steps))
+        plan = planned(method_policy(what, steps, nfe, site, matrix), Grid.uniform(steps))
     elif Path(what).exists():
         plan = Plan.load(what)
     else:
@@ -132,7 +133,7 @@ def _policy_and_grid(
     matrix: Path | None,
     *,
     method: str,
-) -> tuple[Policy, Grid]:
+) -> tuple[AnyPolicy, Grid]:
     from foreseer.kernel import Kernel
     from foreseer.kernel.interpolate import resampled
 

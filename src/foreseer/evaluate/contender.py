@@ -10,7 +10,7 @@ from typing import Any
 
 from foreseer.attach.handle import Handle
 from foreseer.attach.pipeline import accelerate
-from foreseer.plan import Policy
+from foreseer.gate import AnyPolicy
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contender(ABC):
 class Accelerated(Contender):
     """A policy of ours attached."""
 
-    policy: Policy = field(kw_only=True)
+    policy: AnyPolicy = field(kw_only=True)
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:

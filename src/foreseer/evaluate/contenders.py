@@ -10,8 +10,12 @@ from typing import Any
 
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
+from foreseer.gate import AnyPolicy
 from foreseer.methods import METHODS, Method
 from foreseer.plan import Plan, Policy
+
+# What kernel files are shown as; a gate takes its budget as the mean over images.
+TITLES = {"kernel": "Kernel rows, searched steps", "gated": "Kernel rows, forecast-error gate"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Choice:
     Attributes:
         steps: of the reference.
         budgets: network evaluations; ``None`` stands for each method's published setting.
-        methods: names of methods and peers, ``kernel:FILE`` and ``plan:FILE``; by default everything that needs no
-            file, and what the files below make.
+        methods: names of methods and peers, ``kernel:FILE``, ``gated:FILE`` and ``plan:FILE``; by default everything
+            that needs no file, and what the files below make.
         kernels: kernel files: learned rows at every budget, and L2P trained from the first.
         plans: plan files.
         matrix: L2P's weight file.
@@ -84,7 +88,7 @@ class Choice:
 
     def _of(self, name: str, probe: list[Any]) -> Iterator[Contender]:
         kind, _, rest = name.partition(":")
-        if rest and kind in ("kernel", "plan"):
+        if rest and kind in ("kernel", "gated", "plan"):
             yield from self._of_file(kind, Path(rest))
         elif name in METHODS:
             yield from self._of_method(METHODS[name])
@@ -92,7 +96,7 @@ class Choice:
             for budget in self.budgets:
                 yield Deferred(name, name, self.steps, budget, make=self._peer(name, budget, probe))
         else:
-            known = ", ".join([*METHODS, *_peers(), "kernel:FILE", "plan:FILE"])
+            known = ", ".join([*METHODS, *_peers(), "kernel:FILE", "gated:FILE", "plan:FILE"])
             raise PlanError(f"Unknown method {name!r}: expected one of {known}.")
 
     def _of_method(self, method: Method) -> Iterator[Contender]:
@@ -114,7 +118,7 @@ class Choice:
         for budget in self.budgets:
             if budget is not None:
                 make = self._kernel_rows(name, path, budget)
-                title = "Kernel rows, searched steps"
+                title = TITLES[kind]
                 yield Deferred(name, title, self.steps, budget, make=make, details=(checksum,))
 
     def _planned(self, name: str, path: Path, checksum: str) -> Contender:
@@ -125,13 +129,15 @@ class Choice:
 
     def _kernel_rows(self, name: str, path: Path, budget: int) -> Callable[[Any], Contender]:
         def make(pipe: Any) -> Contender:
+            from foreseer.calibration.gated import gated
             from foreseer.calibration.learned import learned
             from foreseer.kernel import Kernel
 
             kernel = Kernel.load(path)
-            policy = learned(kernel, nfe=budget)
+            kind = name.partition(":")[0]
+            policy = gated(kernel, nfe=budget) if kind == "gated" else learned(kernel, nfe=budget)
             settings = {"kernel": path.name, "prompts": kernel.prompts, **_settings(policy)}
-            return Accelerated(name, "Kernel rows, searched steps", self.steps, budget, settings, policy=policy)
+            return Accelerated(name, TITLES[kind], self.steps, budget, settings, policy=policy)
 
         return make
 
@@ -165,8 +171,9 @@ class Choice:
         return make
 
 
-def _settings(policy: Policy) -> dict[str, Any]:
-    return {"schedule": repr(policy.schedule), "forecaster": repr(policy.forecaster), "site": policy.site}
+def _settings(policy: AnyPolicy) -> dict[str, Any]:
+    decides = ("schedule", policy.schedule) if isinstance(policy, Policy) else ("gate", policy.gate)
+    return {decides[0]: repr(decides[1]), "forecaster": repr(policy.forecaster), "site": policy.site}
 
 
 def _peers() -> list[str]:
