@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from foreseer.errors import PlanError
 from foreseer.forecast import L2P, AdamsBashforth, Chebyshev, Forecaster, Newton, Reuse, TaylorSeer
@@ -46,6 +46,7 @@ class Method:
         site: where the published program, or its lightest form, takes the feature.
         budget: the schedule of the same family for (nfe, steps).
         gate: makes what decides while sampling, in place of a schedule; gates need torch.
+        deciding: of the branches of guidance, which decides for a gate.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Method:
     site: str = "output"
     budget: Budget | None = None
     gate: Callable[[], Any] | None = None
+    deciding: Literal["first", "each"] = "first"
 
     @property
     def reduces_steps(self) -> bool:
@@ -73,7 +75,7 @@ class Method:
         if self.gate is not None and self.forecaster is not None:
             from foreseer.gate import GatedPolicy
 
-            return GatedPolicy(self.gate(), self.forecaster, site or self.site, max_nfe=nfe)
+            return GatedPolicy(self.gate(), self.forecaster, site or self.site, nfe, self.deciding)
         if self.schedule is None:
             raise PlanError(f"{self.title} has no plan: sample with that many steps (num_inference_steps).")
         if self.forecaster is None:
@@ -97,6 +99,18 @@ def _step_control() -> Gate:
     from foreseer.gate import StepControl
 
     return StepControl(tolerance=0.05, order=3)
+
+
+def _teacache() -> Gate:
+    from foreseer.gate import TeaCache
+
+    return TeaCache(threshold=0.25)
+
+
+def _first_block() -> Gate:
+    from foreseer.gate import FirstBlock
+
+    return FirstBlock(threshold=0.08)
 
 
 def _uniform(warmup: int) -> Budget:
@@ -124,6 +138,16 @@ METHODS: dict[str, Method] = {
             budget=_uniform(1),
         ),
         Method(
+            "fora",
+            "FORA",
+            "the last computed output of every attention and MLP module, unchanged",
+            "arXiv 2407.01425 (N = 4)",
+            Uniform(interval=4),
+            Reuse(),
+            "modules",
+            _uniform(1),
+        ),
+        Method(
             "taylorseer",
             "TaylorSeer",
             "Taylor polynomial from recursive differences",
@@ -131,6 +155,16 @@ METHODS: dict[str, Method] = {
             Uniform(interval=6, warmup=3),
             TaylorSeer(order=2, first_enhance=3),
             "last_block",
+            _uniform(3),
+        ),
+        Method(
+            "taylorseer-modules",
+            "TaylorSeer at modules",
+            "the same polynomial for the output of every attention and MLP module",
+            "arXiv 2503.06923, its original form (the other is its lite form)",
+            Uniform(interval=6, warmup=3),
+            TaylorSeer(order=2, first_enhance=3),
+            "modules",
             _uniform(3),
         ),
         Method(
@@ -188,6 +222,28 @@ METHODS: dict[str, Method] = {
             None,
             Newton(order=2),
             gate=_step_control,
+        ),
+        Method(
+            "teacache",
+            "TeaCache",
+            "the blocks' last change while the modulated input of the first one, rescaled, has moved little in sum",
+            "arXiv 2411.19108 (threshold 0.25; its polynomial is fitted to each model); NFE is the most",
+            None,
+            Reuse(),
+            "change",
+            gate=_teacache,
+            deciding="each",
+        ),
+        Method(
+            "first-block",
+            "First block",
+            "the other blocks' last change while that of the first has moved little",
+            "ParaAttention's first-block cache (threshold 0.08); NFE is the most",
+            None,
+            Reuse(),
+            "change(kept=1)",
+            gate=_first_block,
+            deciding="each",
         ),
         Method("steps", "Step reduction", "the same sampler with fewer steps", "every scheduler"),
     )

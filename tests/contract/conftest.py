@@ -5,6 +5,7 @@ Foreseer is imported inside functions only: jaxtyping's checks must be in place 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -14,6 +15,17 @@ from torch import Tensor
 from tests.pipelines import NAMES, TinyPipeline, build
 
 STEPS = 8
+# What another pipeline's denoiser runs too: the modules inside are tested once.
+SAME_MODULES = re.compile("_(img2img|inpaint|fill|control|kontext|klein|lightning|edit|edit_plus|i2v)-modules")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the module site where it was tested with another pipeline, or another rule."""
+    items[:] = [item for item in items if not _is_repeated(item.name)]
+
+
+def _is_repeated(name: str) -> bool:
+    return bool(SAME_MODULES.search(name)) or name.endswith(("-modules-uniform]", "-modules-explicit]"))
 
 
 @cache

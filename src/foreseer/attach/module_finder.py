@@ -134,7 +134,11 @@ class ModuleFinder:
                 else:
                     yield from outermost(child)
 
-        found = dict.fromkeys(outermost(block)) or ([block] if self._maps(block) else [])
+        found = list(dict.fromkeys(outermost(block))) or ([block] if self._maps(block) else [])
+        if len(found) == 1 and found[0] is not block:  # a wrapper?
+            inside = self._modules_of(found[0])
+            if sum(any(True for _ in module.children()) for module in inside) > 1:
+                return inside
         return tuple(sorted(found, key=lambda module: self._seen[module].order))
 
 
