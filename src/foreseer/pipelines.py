@@ -11,8 +11,12 @@ import torch
 
 from foreseer import zoo
 from foreseer.errors import ForeseerError, in_one_line
+from foreseer.files import read_text, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
+_LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
 class PipelineError(ForeseerError, ValueError):
@@ -109,12 +113,18 @@ def read_prompts(path: Path) -> list[str]:
     """The lines of a text file, blank ones left out.
 
     Raises:
-        PipelineError: the file cannot be read, or holds no prompt.
+        PipelineError: the file cannot be read, or holds no prompt, or too many.
     """
     try:
-        prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"Cannot read the prompts in {path}: {error}.") from error
+        text = read_text(path, MOST_PROMPT_BYTES)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"Cannot read the prompts in {path}: {reason(error)}.") from error
+    prompts = []
+    for line in _LINE.finditer(text):
+        if words := line[0].strip():
+            prompts.append(words)
+        if len(prompts) > MOST_PROMPTS:
+            raise PipelineError(f"{path} holds more than {MOST_PROMPTS} prompts.")
     if not prompts:
         raise PipelineError(f"{path} holds no prompt: write one a line.")
     return prompts

@@ -17,7 +17,7 @@ import numpy as np
 
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.pixels import FRAME_MILLISECONDS, as_bytes
-from foreseer.files import write_atomically
+from foreseer.files import checksum, read_arrays, read_header, read_json, read_whole, write_atomically
 
 try:
     import fcntl
@@ -25,6 +25,8 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK, IDENTITY = "bench.lock", "bench.json"
+CHECKSUM = "checksum"
+MOST_BYTES = 2**36  # of a file: a long video's samples
 
 
 class BenchError(ForeseerError, RuntimeError):
@@ -99,9 +101,12 @@ class Cells:
         Raises:
             BenchError: the folder holds the results of another bench.
         """
-        found = self._read(self.folder / IDENTITY)
+        path = self.folder / IDENTITY
+        found = self._read(path)
         wanted = json.loads(json.dumps(identity, default=_plain))
         if found is None:
+            if path.exists():
+                raise BenchError(f"{path} is damaged: nothing tells whose results are there. Give another folder (-o).")
             self.write(IDENTITY, wanted)
             return
         others = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
@@ -119,17 +124,17 @@ class Cells:
         Raises:
             BenchError: it cannot be written.
         """
-        self._write(name, (json.dumps(content, indent=1, default=_plain) + "\n").encode())
+        plain = json.loads(json.dumps(content, default=_plain))
+        self._write(name, (json.dumps({**plain, CHECKSUM: _digest(plain)}, indent=1) + "\n").encode())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of a file; ``None`` where there is none, or a damaged one."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
         try:
-            return load((self.folder / name).read_bytes())
-        except (OSError, SafetensorError):
+            metadata, header, start = read_header(content := read_whole(self.folder / name, MOST_BYTES))
+            arrays = read_arrays(content, start, header)
+        except (OSError, ValueError):
             return None
+        return arrays if metadata.get(CHECKSUM) == checksum(arrays, {}) else None
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays.
@@ -139,7 +144,8 @@ class Cells:
         """
         from safetensors.numpy import save
 
-        self._write(name, save({key: np.ascontiguousarray(array) for key, array in arrays.items()}))
+        whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        self._write(name, save(whole, {CHECKSUM: checksum(whole, {})}))
 
     def write_picture(self, name: str, sample: np.ndarray) -> None:
         """Write a picture, or a video as an animated PNG; both lossless in 8 bits.
@@ -190,10 +196,15 @@ class Cells:
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(read_whole(path, MOST_BYTES))
         except (OSError, ValueError):
             return None
-        return content if isinstance(content, dict) else None
+        whole = isinstance(content, dict) and content.pop(CHECKSUM, None) == _digest(content)
+        return content if whole else None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
+from foreseer.files import read_whole, reason
 from foreseer.gate import AnyPolicy
 from foreseer.methods import METHODS, Method
 from foreseer.plan import Plan, Policy
@@ -143,10 +144,28 @@ class Choice:
 
     def _method(self, method: Method, budget: int | None) -> Callable[[Any], Contender]:
         def make(pipe: Any) -> Contender:
+            if method.gate is not None:
+                return self._gated(method, budget, pipe)
             policy = self._with_matrix(method).policy(self.steps, budget, self.site)
             return Accelerated(method.name, method.title, self.steps, budget, _settings(policy), policy=policy)
 
         return make
+
+    def _gated(self, method: Method, budget: int | None, pipe: Any) -> Contender:
+        """A gate at its published setting, or with what spends the budget in the mean over prompts of its own."""
+        from foreseer.evaluate.thresholds import Trials
+        from foreseer.gate import GatedPolicy, TeaCache
+
+        policy = method.policy(self.steps, None, self.site)
+        assert isinstance(policy, GatedPolicy)
+        trials, found = Trials(pipe, self.steps, self.options), {}
+        if isinstance(policy.gate, TeaCache):  # a published threshold, too, is of the output's change
+            policy = replace(policy, gate=trials.fitted(policy.gate))
+        if budget is not None:
+            settled = trials.settle(policy, budget)
+            policy, found = settled.policy, {"evaluations on other prompts": round(settled.nfe, 2)}
+        settings = {**_settings(policy), **found}
+        return Accelerated(method.name, method.title, self.steps, budget, settings, policy=policy)
 
     def _with_matrix(self, method: Method) -> Method:
         if method.name != "l2p":
@@ -186,6 +205,6 @@ def _peers() -> list[str]:
 
 def _checksum(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise ForeseerError(f"Cannot read {path}: {error.strerror or error}.") from error
+        return hashlib.sha256(read_whole(path, 2**30)).hexdigest()[:12]
+    except (OSError, ValueError) as error:
+        raise ForeseerError(f"Cannot read {path}: {reason(error)}.") from error

@@ -41,7 +41,7 @@ def read_text(path: str | os.PathLike[str], most_bytes: int) -> str:
 
 
 def read_json(content: bytes | str) -> Any:
-    """JSON as plain values, each key once an object.
+    """JSON (bytes are UTF-8) as plain values, each key once an object.
 
     Raises:
         ValueError: it is no JSON, or too deep.
@@ -54,7 +54,8 @@ def read_json(content: bytes | str) -> Any:
         return found
 
     try:
-        return json.loads(content, object_pairs_hook=once)
+        words = content if isinstance(content, str) else str(content, "utf-8")
+        return json.loads(words, object_pairs_hook=once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

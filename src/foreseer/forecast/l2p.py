@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
 from foreseer.errors import ForecastError
+from foreseer.files import read_text, reason
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
 MOST_STEPS = 1000  # a weight file that claims more is not one
-MOST_CHARACTERS = 32 * MOST_STEPS**2
+MOST_BYTES = 32 * MOST_STEPS**2
+MOST_DIGITS = 100
+MOST_ROWS = 2 * MOST_STEPS  # with empty ones
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,19 +89,18 @@ class L2P(Forecaster):
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _SEPARATORS = re.compile(r"[\s,;]+")
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_LINE = re.compile(r"([^\r\n]+)")
 
 
 def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
     """A matrix written as text, shape (T, T): a row a line, or nested brackets; whole rows, or their lower triangle."""
     name = os.fspath(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
+        text = read_text(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise ForecastError(f"Cannot read the weight file {name!r}: {error}.") from error
-    if len(text) > MOST_CHARACTERS:
-        raise ForecastError(f"{name} has over {MOST_CHARACTERS} characters; no weight file is that large.")
-    rows = [numbers for row in _split_rows(text, name) if (numbers := _parse_numbers(row, name))]
+        raise ForecastError(f"Cannot read the weight file {name!r}: {reason(error)}.") from error
+    rows = [numbers for row in _split_rows(text, name) if (numbers := _parse_numbers(row, name)).size]
     size = len(rows)
     if not 0 < size <= MOST_STEPS:
         raise ForecastError(f"{name} holds {size} rows of numbers; expected 1 to {MOST_STEPS}.")
@@ -111,27 +113,28 @@ def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
     return matrix
 
 
-def _split_rows(text: str, name: str) -> list[str]:
+def _split_rows(text: str, name: str) -> Iterator[str]:
     """The rows as text: innermost brackets where there are any, else lines."""
-    if "[" not in text and "]" not in text:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > MOST_STEPS:
-            raise ForecastError(f"{name} holds {len(lines)} rows of numbers; expected 1 to {MOST_STEPS}.")
-        return lines
-    rows = re.findall(r"\[([^\[\]]*)\]", text)
-    frame = _SEPARATORS.sub("", re.sub(r"\[[^\[\]]*\]", "", text))
+    brackets = "[" in text or "]" in text
+    frame, end = "", 0
+    for count, row in enumerate((_BRACKETS if brackets else _LINE).finditer(text)):
+        frame += _SEPARATORS.sub("", text[end : row.start()])
+        end = row.end()
+        if count >= MOST_ROWS:
+            raise ForecastError(f"{name} holds more than {MOST_ROWS} rows; expected 1 to {MOST_STEPS} of numbers.")
+        yield row[1]
+    frame += _SEPARATORS.sub("", text[end:])
     if frame not in ("", "[]"):
         raise ForecastError(
             f"{name} holds {frame[:20]!r} outside its rows: its brackets do not close, or it has words."
         )
-    return rows
 
 
-def _parse_numbers(row: str, name: str) -> list[float]:
-    words = [word for word in _SEPARATORS.split(row) if word]
+def _parse_numbers(row: str, name: str) -> np.ndarray:
+    words = [word for word in _SEPARATORS.split(row, MOST_STEPS + 1) if word]
     if len(words) > MOST_STEPS:
-        raise ForecastError(f"{name} has a row of {len(words)} numbers; expected at most {MOST_STEPS}.")
+        raise ForecastError(f"{name} has a row of more than {MOST_STEPS} numbers.")
     for word in words:
-        if not _NUMBER.fullmatch(word):
+        if len(word) > MOST_DIGITS or not _NUMBER.fullmatch(word):
             raise ForecastError(f"{name}: expected a number, found {word[:20]!r}.")
-    return [float(word) for word in words]
+    return np.array([float(word) for word in words])

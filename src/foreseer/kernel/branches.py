@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
-from foreseer.kernel.moments import fault_of
+from foreseer.kernel.moments import LARGEST, fault_of
 
 MIXING_TOLERANCE = 1e-2  # between two recordings; half precision tells coefficients to three digits
 
@@ -44,7 +44,7 @@ class Branches:
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise BranchesError(f"The branches are {names}; expected two names or more, each once.")
         mixing, grams = frozen(self.mixing), frozen(self.grams)
-        if mixing.shape != (len(names),) or not np.all(np.isfinite(mixing)) or not np.all(mixing):
+        if mixing.shape != (len(names),) or not np.all(np.abs(mixing) <= LARGEST) or not np.all(mixing):
             raise BranchesError(f"The mixing is {mixing}; expected {len(names)} finite numbers other than 0.")
         if grams.ndim != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] % len(names) or not grams.size:
             raise BranchesError(f"The branches' Grams have shape {grams.shape}; expected (prompts, B T, B T).")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
-BLOCK = 2**16  # numbers that are compared at once: the check takes no memory to speak of
+BLOCK = 2**13  # numbers that are compared at once: the check takes no memory to speak of
 ROUNDING = 1e-9  # between a moment and its mirror image
+LARGEST = 1e100  # products of what is no larger are finite
 BEYOND = 1e-6  # Cauchy and Schwarz, for moments added up in float32
 
 
@@ -19,6 +20,8 @@ def fault_of(grams: Float64[np.ndarray, "P N N"]) -> str | None:
     most = max(float(grams.max()), -float(grams.min()))
     if not np.isfinite(most):
         return "A second moment is not finite: a recorded feature held NaN or infinity."
+    if most > LARGEST:
+        return f"A second moment is {most:g}; expected at most {LARGEST:g}."
     squares = np.diagonal(grams, axis1=1, axis2=2)
     if float(squares.min()) < 0:
         return f"A mean square is negative: {float(squares.min()):g}."

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
+from foreseer.files import read_json, read_text, reason, shortened
 
 NAMES = ("emoji",)
+MOST_SAMPLING = 2**20  # bytes
 
 
 class ZooError(ForeseerError, ValueError):
-    """No pipeline of that name is bundled."""
+    """No pipeline of that name is bundled, or a folder's ``sampling.json`` cannot be used."""
 
 
 def path(name: str = "emoji") -> Path:
@@ -49,6 +51,24 @@ def plan_path(name: str = "emoji", nfe: int = 10) -> Path:
 
 
 def sampling(folder: str | Path) -> dict[str, Any]:
-    """What a pipeline's folder says of how to call it (``sampling.json``); empty where it says nothing."""
+    """What a pipeline's folder says of how to call it (``sampling.json``); empty where it says nothing.
+
+    Raises:
+        ZooError: the file cannot be read, or does not hold options by name, ``prompts`` a list of words and
+            ``num_inference_steps`` a whole number among them.
+    """
     file = Path(folder) / "sampling.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        if not file.exists():
+            return {}
+        found = read_json(read_text(file, MOST_SAMPLING))
+    except (OSError, ValueError) as error:
+        raise ZooError(f"Cannot read {file}: {reason(error)}.") from error
+    if not isinstance(found, dict):
+        raise ZooError(f"{file} holds no options by name.")
+    prompts = found.get("prompts", [])
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ZooError(f"{file}: its prompts are {shortened(repr(prompts), 60)}; expected a list of words.")
+    if "num_inference_steps" in found:
+        check_count(f"{file}: num_inference_steps", found["num_inference_steps"], ZooError, least=1)
+    return found
