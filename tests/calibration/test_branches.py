@@ -130,6 +130,42 @@ def test_rollout_fits_rows_of_branches(loop, guided, nfe):
     assert rolled <= 1.05 * measured_error(loop, one, guidance_scale=3.0)
 
 
+class Apart(fs.schedule.Schedule):
+    """The second branch at every second of the steps, and at one where the first does not compute."""
+
+    def _computed_steps(self, steps):
+        return (0, 1, 3, 5, 8, 11, 15)
+
+    def branch_steps(self, grid, first_step=0):
+        return {CALLS[0]: (0, 1, 3, 8, 11, 15), CALLS[1]: (0, 3, 5, 11)}
+
+
+def test_a_rollout_fits_branches_at_steps_of_their_own(loop, guided):
+    plan = fs.rollout(loop, guided, TRAINING, schedule=Apart(), guidance_scale=3.0)
+    assert [plan.of_branch(name).computed_steps for name in CALLS] == [(0, 1, 3, 8, 11, 15), (0, 3, 5, 11)]
+    assert set(np.flatnonzero(plan.cross_rows[CALLS[1], CALLS[0]].any(axis=1))) == {1, 8, 15}
+    rolled = measured_error(loop, plan, guidance_scale=3.0)
+    policy = fs.Policy(Apart(), fs.forecast.KernelRows(guided))
+    assert rolled < measured_error(loop, policy, guidance_scale=3.0)
+
+
+@pytest.mark.parametrize("evaluations", [10, 13])
+def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, evaluations):
+    policy = fs.learned(guided, evaluations=evaluations)
+    errors = []
+    for given in (policy, fs.rollout(loop, guided, TRAINING, evaluations=evaluations, guidance_scale=3.0)):
+        with fs.accelerate(loop, given, strict=True) as handle:
+            sample(loop, "a word", 3, num_inference_steps=STEPS, guidance_scale=3.0)
+        assert handle.record.evaluations == evaluations
+        errors.append(measured_error(loop, given, guidance_scale=3.0))
+    assert errors[1] < errors[0] < 0.5
+    assert errors[0] < measured_error(loop, fs.learned(guided, nfe=evaluations // 2 - 1), guidance_scale=3.0)
+    with pytest.raises(fs.ForeseerError, match="one of nfe"):
+        fs.learned(guided, evaluations=evaluations, nfe=5)
+    with pytest.raises(fs.ForeseerError, match="one of nfe, evaluations"):
+        fs.rollout(loop, guided, TRAINING, evaluations=evaluations, nfe=5)
+
+
 def test_a_late_part_of_a_run_and_another_step_count_have_rows_of_branches(loop, guided):
     policy = fs.learned(guided, nfe=6)
     for plan in (policy.compile(guided.grid, 3), policy.compile(fs.Grid(guided.grid.levels[::2], guided.grid.unit))):

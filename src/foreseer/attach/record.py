@@ -108,8 +108,8 @@ class RunRecord:
             plan = self.plans[branch]
             first_step = self.steps - len(plan.grid)
             for part in self.features[branch]:
-                rows = plan.of_branch(part.name).sparse_rows
-                total += 2 * part.elements * sum(len(rows.get(step - first_step, ((),))[0]) for step in steps)
+                of_part = plan.of_branch(part.name)
+                total += 2 * part.elements * sum(of_part.weights_at(step - first_step) for step in steps)
         return total
 
     @property

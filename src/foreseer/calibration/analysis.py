@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.forecast.kernel import ridge_solve
+from foreseer.forecast.least_squares import ridge_solve
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import step_errors
 from foreseer.plan import Plan
@@ -115,7 +115,8 @@ class Portrait:
         steps = np.arange(len(self.kernel.grid))
         fidelity.plot(steps[1:], projection_fidelity(self.kernel)[1:])
         fidelity.set(title="Share of each output in the span of all earlier ones", xlabel="step", ylim=(None, 1.0002))
-        found = step_errors(self.kernel, self.plan.rows, self.plan.branch_rows)
+        plan = self.plan
+        found = step_errors(self.kernel, plan.rows, plan.branch_rows, plan.cross_rows)
         found[:, list(self.plan.computed_steps)] = np.nan  # gaps in the curves
         errors.semilogy(steps, found.mean(axis=0), marker=".", label="mean over prompts")
         errors.semilogy(steps, found.max(axis=0), linestyle=":", label="worst prompt")

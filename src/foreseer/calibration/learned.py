@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from foreseer.calibration.validate import best_ridge
+from foreseer.errors import ScheduleError
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.plan import Policy
+from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
 
 SEARCH_RIDGE = 1e-6
+STEER = 0.5  # measured: see docs/learning.md
+STEERED = 0.5  # of the network's response: rows that steer back leave less error for it to answer (see benchmarks)
 
 
 def learned(
     kernel: Kernel,
     *,
     nfe: int | None = None,
+    evaluations: int | None = None,
     speedup: float | None = None,
     max_error: float | None = None,
     ridge: float | None = None,
@@ -23,17 +30,32 @@ def learned(
 
     Args:
         kernel: from :func:`foreseer.calibrate`.
-        nfe: network evaluations of a run; or
+        nfe: network evaluations of a run, however many branches each has; or
+        evaluations: calls of the network in a run with guidance, all branches together: each branch then computes at
+            steps of its own, and its rows steer (:class:`foreseer.forecast.KernelRows`); or
         speedup: T / NFE; or
         max_error: the expected relative error of the final sample to keep.
         ridge: of the rows, relative to the features' mean square; by default the one with the least cross-validated
             error on the steps that were found on the kernel's own grid.
 
     Raises:
-        ScheduleError: not exactly one target was given.
+        ScheduleError: not exactly one target was given, or ``evaluations`` for a kernel that knows no branches.
     """
+    if evaluations is not None:
+        if (nfe, speedup, max_error) != (None, None, None):
+            raise ScheduleError("Give one of nfe, evaluations, speedup and max_error.")
+        return _joint(kernel, evaluations, ridge)
     schedule = Optimal(kernel, nfe, speedup, max_error, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE))
     if ridge is None:
         fits = nfe is None or nfe <= len(kernel.grid)
         ridge = best_ridge(kernel, schedule.on(kernel.grid)).ridge if fits else SEARCH_RIDGE
     return Policy(schedule, KernelRows(kernel, ridge=ridge), kernel.site)
+
+
+def _joint(kernel: Kernel, evaluations: int, ridge: float | None) -> Policy:
+    schedule = Joint(replace(kernel, response=STEERED * kernel.response), evaluations)
+    if ridge is None:
+        fits = evaluations <= len(kernel.grid)
+        apart = {"branch_steps": schedule.branch_steps(kernel.grid), "steer": STEER} if fits else {}
+        ridge = best_ridge(kernel, schedule.on(kernel.grid), **apart).ridge if fits else SEARCH_RIDGE
+    return Policy(schedule, KernelRows(kernel, ridge=ridge, steer=STEER), kernel.site)

@@ -1,4 +1,4 @@
-"""What a rollout learns from: moments of the computed features so far, and the rows that they give a segment."""
+"""What a rollout learns from: moments of the features computed so far."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from foreseer.calibration.record import gram
-from foreseer.forecast.kernel import OWN, ridge_solve, solve_branches
 
 
 @dataclass
@@ -23,7 +22,7 @@ class Student:
         reference: outputs of the full run at this grid's steps, of each of the B branches after the other: B T tensors.
         targets: for each step e, the reference's sample there less the initial noise's share in it.
         seen: the network's outputs on the perturbed trajectory, by branch and step.
-        features: for each computed step so far, the output of every branch.
+        features: the outputs computed so far, flattened.
     """
 
     prompt: str
@@ -31,86 +30,69 @@ class Student:
     reference: list[Tensor]
     targets: list[Tensor]
     seen: dict[tuple[str, int], object] = field(default_factory=dict)
-    features: list[list[Tensor]] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
 class Moments:
-    """Inner products of the K computed features of B branches so far, pooled over students.
+    """Inner products of the M features computed so far, pooled over students; a :class:`JointMoments`.
 
     Attributes:
-        among: shape (B, K, B, K), among themselves.
-        with_reference: shape (B, K, B, T), with the branches' references.
-        with_targets: shape (B, K, T + 1), with the targets.
+        matrix: the sampler matrix, shape (T + 1, T + 1).
+        features: which they are, shape (M,): that of branch b at step i is called b T + i.
+        known: shape (M, M), among themselves.
+        with_reference: shape (M, B T), with the branches' references.
+        with_targets: shape (M, T + 1), with the targets.
     """
 
-    among: Float64[np.ndarray, "B K B K"]
-    with_reference: Float64[np.ndarray, "B K B T"]
-    with_targets: Float64[np.ndarray, "B K T1"]
+    matrix: Float64[np.ndarray, "T1 T1"]
+    features: Int64[np.ndarray, " M"]
+    known: Float64[np.ndarray, "M M"]
+    with_reference: Float64[np.ndarray, "M N"]
+    with_targets: Float64[np.ndarray, "M T1"]
 
     @classmethod
-    def none(cls, branches: int, steps: int) -> Moments:
+    def none(cls, branches: int, matrix: Float64[np.ndarray, "T1 T1"]) -> Moments:
         """Before the first step."""
-        shapes = (branches, 0, branches, 0), (branches, 0, branches, steps), (branches, 0, steps + 1)
-        return cls(*(np.zeros(shape) for shape in shapes))
+        samples = len(matrix)
+        wide = np.zeros((0, branches * (samples - 1)))
+        return cls(matrix, np.zeros(0, np.int64), np.zeros((0, 0)), wide, np.zeros((0, samples)))
 
-    def grown(self, students: Sequence[Student]) -> Moments:
-        """With the newest features of every student."""
-        branches, known, _, steps = self.with_reference.shape
-        newest = np.zeros((branches, (known + 1) * branches))
-        with_reference = np.zeros((branches, branches * steps))
-        with_targets = np.zeros((branches, steps + 1))
+    def grow(self, students: Sequence[Student], newest: Sequence[int]) -> None:
+        """Take in the last features of every student, called ``newest``."""
+        before, more = self.features.size, len(newest)
+        among = np.zeros((more, before + more))
+        with_reference = np.zeros((more, self.with_reference.shape[1]))
+        with_targets = np.zeros((more, self.with_targets.shape[1]))
         for student in students:
-            last, so_far = student.features[-1], [one for features in student.features for one in features]
-            newest += gram(last, so_far) / len(students)
+            last = student.features[before:]
+            among += gram(last, student.features) / len(students)
             with_reference += gram(last, student.reference) / len(students)
             with_targets += gram(last, student.targets) / len(students)
-        newest = newest.reshape(branches, known + 1, branches)
-        among = np.zeros((branches, known + 1) * 2)
-        among[:, :known, :, :known] = self.among
-        among[:, known] = newest.transpose(0, 2, 1)
-        among[:, :, :, known] = newest.transpose(2, 1, 0)
-        reference = with_reference.reshape(branches, 1, branches, steps)
-        return Moments(
-            among,
-            np.concatenate([self.with_reference, reference], axis=1),
-            np.concatenate([self.with_targets, with_targets[:, None]], axis=1),
-        )
+        self.known = np.block([[self.known, among[:, :before].T], [among]])
+        self.with_reference = np.vstack([self.with_reference, with_reference])
+        self.with_targets = np.vstack([self.with_targets, with_targets])
+        self.features = np.append(self.features, np.asarray(newest, dtype=np.int64))
 
-    def segment(
-        self,
-        rows: Float64[np.ndarray, "B T T"],
-        mixing: Float64[np.ndarray, " B"],
-        matrix: Float64[np.ndarray, "T1 T1"],
-        known: Sequence[int],
-        *,
-        end: int,
-        ridge: float,
-    ) -> Float64[np.ndarray, "B N T"]:
-        """The rows of the steps between the last known computed step and ``end``.
+    def among(self, features: np.ndarray) -> np.ndarray:
+        """Moments of some computed features among themselves."""
+        at = self._at(features)
+        return self.known[np.ix_(at, at)]
 
-        Args:
-            rows: of every branch, fitted up to the last known step.
-            mixing: the branches' coefficients in the guided output; one branch alone has 1.
-            matrix: the sampler matrix.
-            known: the computed steps so far.
-            end: the next computed step, or T.
-            ridge: relative to the features' mean square.
-        """
-        steps, first = np.arange(known[-1] + 1, end), known[-1] + 1
-        count, size = len(mixing), len(mixing) * len(known)
-        own = OWN if count > 1 else 0.0
-        targets = self.with_reference[..., steps]
-        fitted = solve_branches(self.among, targets, mixing, ridge=ridge, own=own)
-        # Features weigh in guided outputs by their branch's coefficient; below, these products are one long row.
-        prior = (mixing[:, None, None] * fitted).transpose(1, 0, 2).reshape(steps.size, size)
-        among = self.among.reshape(size, size)
-        through = matrix[end, 1:]
-        past = (through[:first] @ rows[:, :first][..., list(known)]) * mixing[:, None]
-        wanted = self.with_targets[..., end].ravel() - among @ (past.ravel() + through[steps] @ prior)
-        correction = ridge_solve(among, wanted, ridge * float(among.trace()) / size)
-        share = through[steps] / float(through[steps] @ through[steps])
-        weights = (prior + np.outer(share, correction)).reshape(steps.size, count, len(known))
-        found = np.zeros((count, steps.size, rows.shape[1]))
-        found[..., list(known)] = weights.transpose(1, 0, 2) / mixing[:, None, None]
-        return found
+    def wanted(self, features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Forecasts are to come close to the reference's features."""
+        return self.with_reference[self._at(features)][:, targets]
+
+    def missed(self, features: np.ndarray, forecast: np.ndarray, until: int) -> np.ndarray:
+        """What the student's sample at ``until`` lacks of the reference's."""
+        at = self._at(features)
+        given = self.effects(until)[:until] @ forecast[:until][:, self.features]
+        return self.with_targets[at, until] - self.known[at] @ given
+
+    def effects(self, until: int) -> np.ndarray:
+        """What an error of each step's output does to the sample at ``until``: a row of the sampler matrix."""
+        return self.matrix[until, 1:]
+
+    def _at(self, features: np.ndarray) -> np.ndarray:
+        order = np.argsort(self.features)
+        return order[np.searchsorted(self.features, features, sorter=order)]

@@ -65,7 +65,8 @@ def measure_response(
             squares[2, number] += float(np.mean((found - truth) ** 2)) / len(prompts)
     for number, policy in enumerate(policies):
         plan = policy.compile(kernel.grid)
-        expected = [float(np.mean(final_errors(one, plan.rows, plan.branch_rows) ** 2)) for one in (still, answered)]
+        rows_of_plan = plan.rows, plan.branch_rows, plan.cross_rows
+        expected = [float(np.mean(final_errors(one, *rows_of_plan) ** 2)) for one in (still, answered)]
         squares[:2, number] = expected[0], expected[1] - expected[0]
     return replace(kernel, response=best_response(*squares))
 

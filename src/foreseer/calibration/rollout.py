@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,19 +18,21 @@ from foreseer.attach.pipeline import attach
 from foreseer.attach.site import Forward
 from foreseer.attach.tracker import TrackedBranch
 from foreseer.calibration.calibrate import CalibrationError, check_ready
+from foreseer.calibration.learned import STEERED
 from foreseer.calibration.moments import Moments, Student
 from foreseer.calibration.record import record_run
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.sampler import sampler_matrix
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.joint import JointRows
+from foreseer.forecast.kernel import OWN, KernelRows
 from foreseer.kernel import Kernel
 from foreseer.pipelines import call_arguments
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
+from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
 
 RIDGE = 1e-6
-STEERED = 0.5  # of the network's response: rows that steer back leave less error for it to answer (see benchmarks)
 
 
 class ReplaySite(OutputSite):
@@ -58,6 +61,7 @@ def rollout(
     prompts: Sequence[str],
     *,
     nfe: int | None = None,
+    evaluations: int | None = None,
     schedule: Schedule | None = None,
     teacher_steps: int | None = None,
     seed: int = 0,
@@ -81,6 +85,8 @@ def rollout(
         kernel: from :func:`calibrate`, recorded on the grid of the plan.
         prompts: a handful.
         nfe: how many steps compute, chosen by search on the kernel; or
+        evaluations: how many calls of the network, of all branches of guidance together, each branch at steps of its
+            own; or
         schedule: a rule that says which.
         teacher_steps: follow the trajectory of a finer run with so many steps instead, from the same initial noise.
         seed: of the first prompt's initial noise; the next has the next.
@@ -94,12 +100,12 @@ def rollout(
         A plan for the kernel's grid, output site.
 
     Raises:
-        CalibrationError: no prompt, not one of ``nfe`` and ``schedule``, a kernel of another site, a teacher that is
-            not finer, or a checkpoint that cannot be read.
+        CalibrationError: no prompt, not one of ``nfe``, ``evaluations`` and ``schedule``, a kernel of another site, a
+            teacher that is not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
     check_ready(pipe, prompts)
-    rule = _rule(kernel, nfe, schedule)
+    rule = _rule(kernel, {"nfe": nfe, "evaluations": evaluations}, schedule)
     computed = rule.on(kernel.grid)
     call = {**options, "num_inference_steps": len(kernel.grid), "output_type": "latent"}
     finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
@@ -108,16 +114,20 @@ def rollout(
     references = References(pipe, kernel, matrix, finer, checkpoint)
     names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
-    draft = _Draft(kernel, computed, names, mixing, {"forecaster": words, "schedule": repr(rule)})
+    draft = _Draft(kernel, rule, names, mixing, {"forecaster": words, "schedule": repr(rule)})
     return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
 
 
-def _rule(kernel: Kernel, nfe: int | None, schedule: Schedule | None) -> Schedule:
-    if (nfe is None) == (schedule is None):
-        raise CalibrationError("A rollout needs one of nfe and schedule.")
+def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
+    given = {name: value for name, value in budget.items() if value is not None}
+    if len(given) + (schedule is not None) != 1:
+        raise CalibrationError("A rollout needs one of nfe, evaluations and schedule.")
     if kernel.site != "output":
         raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
-    return schedule or Optimal(replace(kernel, response=STEERED * kernel.response), nfe=nfe)
+    if schedule is not None:
+        return schedule
+    steered = replace(kernel, response=STEERED * kernel.response)
+    return Joint(steered, given["evaluations"]) if "evaluations" in given else Optimal(steered, nfe=given["nfe"])
 
 
 def _fitted(
@@ -131,53 +141,51 @@ def _fitted(
     work: Work,
 ) -> Plan:
     """Roll the students from computed step to computed step, fitting the rows of each segment on the way."""
-    steps = draft.rows.shape[1]
-    moments = Moments.none(len(draft.mixing), steps)
-    for index, step in enumerate(draft.computed):
-        plan = draft.plan()
+    branches, total = len(draft.mixing), len(matrix) - 1
+    moments = Moments.none(branches, matrix)
+    own = OWN if branches > 1 else 0.0
+    rows = JointRows(moments, draft.mixing, draft.steps, total, ridge=ridge, own=own, steer=1.0)
+    for step, end in itertools.pairwise((*draft.computed, total)):
+        newest = [b for b in range(branches) if step in draft.steps[b]]
+        plan = draft.plan(rows)
         for student in students:
-            _advance(pipe, plan, student, step, names=draft.names, call=call)
+            _advance(pipe, plan, student, step, names=[draft.names[b] for b in newest if draft.names], call=call)
             work.did(1)
-        moments = moments.grown(students)
-        known, end = draft.computed[: index + 1], (*draft.computed, steps)[index + 1]
-        if end > step + 1:
-            segment = moments.segment(draft.rows, draft.mixing, matrix, known, end=end, ridge=ridge)
-            draft.rows[:, step + 1 : end] = segment
-    return draft.plan()
+        moments.grow(students, [total * b + step for b in newest])
+        rows.fit(step, end)
+    return draft.plan(rows)
 
 
 class _Draft:
-    """The plan as far as it is fitted; the rest has the kernel's rows.
+    """The plan as far as it is fitted; the rest reuses.
 
     Attributes:
-        computed: the steps that compute.
+        computed: the steps at which any branch computes.
         names: the branches' names, none where they share their rows.
         mixing: how guidance combines them, shape (B,).
-        rows: shape (B, T, T), those of each branch.
+        steps: for each branch its computed steps.
     """
 
     def __init__(
-        self,
-        kernel: Kernel,
-        computed: tuple[int, ...],
-        names: tuple[str, ...],
-        mixing: np.ndarray,
-        provenance: dict[str, str],
+        self, kernel: Kernel, rule: Schedule, names: tuple[str, ...], mixing: np.ndarray, provenance: dict[str, str]
     ) -> None:
-        self.computed = computed
+        self.computed = rule.on(kernel.grid)
         self.names = names
         self.mixing = mixing
+        apart = rule.branch_steps(kernel.grid) if names else {}
+        self.steps = [np.array(apart.get(name, self.computed)) for name in names or ("",)]
         self._grid = kernel.grid
         known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
         self._provenance = {**provenance, **known}
-        self._shared = KernelRows(kernel).rows(computed, kernel.grid)
-        self.rows = np.tile(self._shared, (len(mixing), 1, 1))
+        self._shared = KernelRows(kernel).rows(self.computed, kernel.grid)
 
-    def plan(self) -> Plan:
+    def plan(self, found: JointRows) -> Plan:
         """A plan of the present rows."""
-        own = dict(zip(self.names, self.rows, strict=True)) if self.names else {}
-        shared = self._shared if self.names else self.rows[0]
-        return Plan(self._grid, self.computed, shared, "output", self._provenance, own)
+        if not self.names:
+            return Plan(self._grid, self.computed, found.rows[0], "output", self._provenance)
+        own = dict(zip(self.names, found.rows, strict=True))
+        cross = {(self.names[b], self.names[c]): rows for (b, c), rows in found.cross.items()}
+        return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
 
 
 def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:
@@ -187,15 +195,13 @@ def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:
     return sampler_matrix(trajectory.scheduler)
 
 
-def _advance(
-    pipe: Any, plan: Plan, student: Student, step: int, *, names: tuple[str, ...], call: dict[str, Any]
-) -> None:
+def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> None:
     """Run to ``step`` under ``plan``: earlier evaluations are replayed, the one at ``step`` is new."""
     site = ReplaySite(student.seen)
     with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
         pipe(**call_arguments(pipe, student.prompt, call), generator=torch.Generator().manual_seed(student.seed))
     if names:
         outputs = (student.seen[name, step + trajectory.first_step] for name in names)
-        student.features.append([flatten(output)[0].reshape(-1) for output in outputs])
+        student.features += [flatten(output)[0].reshape(-1) for output in outputs]
     else:
-        student.features.append([trajectory.outputs[step]])
+        student.features.append(trajectory.outputs[step])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.forecast.base import NONE
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
@@ -38,12 +40,26 @@ class ExpectedError:
 
 
 def held_out_errors(
-    kernel: Kernel, computed_steps: Sequence[int], ridge: float, folds: int = FOLDS
+    kernel: Kernel,
+    computed_steps: Sequence[int],
+    ridge: float,
+    folds: int = FOLDS,
+    *,
+    branch_steps: Mapping[str, Sequence[int]] = NONE,
+    steer: float = 0.0,
 ) -> Float64[np.ndarray, " P"]:
     """Error of the final sample for each prompt, its rows fitted on the prompts of the other folds.
 
     Relative to the size of the final sample where the kernel knows it. With one prompt there is no other to fit on, and
     the error is that of the fit itself.
+
+    Args:
+        kernel: the moments.
+        computed_steps: the steps at which any branch computes.
+        ridge: of the rows.
+        folds: at most so many.
+        branch_steps: the computed steps of branches that do not compute at all of them.
+        steer: of the rows.
     """
     scale = np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
     parts = np.array_split(np.arange(kernel.prompts), min(folds, kernel.prompts))
@@ -51,16 +67,17 @@ def held_out_errors(
     for part in parts:
         others = np.setdiff1d(np.arange(kernel.prompts), part)
         fitted = kernel.subset(others.tolist()) if others.size else kernel
-        forecaster = KernelRows(fitted, ridge=ridge)
+        forecaster = KernelRows(fitted, ridge=ridge, steer=steer)
         rows = forecaster.rows(computed_steps, kernel.grid)
-        of_branches = forecaster.branch_rows(computed_steps, kernel.grid)
-        errors[part] = final_errors(kernel.subset(part.tolist()), rows, of_branches)
+        own = forecaster.branch_rows(computed_steps, kernel.grid, branch_steps)
+        cross = forecaster.cross_rows(computed_steps, kernel.grid, branch_steps)
+        errors[part] = final_errors(kernel.subset(part.tolist()), rows, own, cross)
     return errors / scale
 
 
-def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float) -> ExpectedError:
-    """The expected error of kernel rows on ``computed_steps``, cross-validated."""
-    errors = held_out_errors(kernel, computed_steps, ridge)
+def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
+    """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
+    errors = held_out_errors(kernel, computed_steps, ridge, **options)
     mean = math.sqrt(float(np.mean(errors**2)))
     # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
@@ -68,6 +85,9 @@ def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float) 
     return ExpectedError(mean, spread, float(errors.max()), ridge)
 
 
-def best_ridge(kernel: Kernel, computed_steps: Sequence[int], ridges: Sequence[float] = RIDGES) -> ExpectedError:
+def best_ridge(
+    kernel: Kernel, computed_steps: Sequence[int], ridges: Sequence[float] = RIDGES, **options: Any
+) -> ExpectedError:
     """The ridge with the least cross-validated error on ``computed_steps``, and that error."""
-    return min((expected_error(kernel, computed_steps, ridge) for ridge in ridges), key=lambda found: found.mean)
+    found = (expected_error(kernel, computed_steps, ridge, **options) for ridge in ridges)
+    return min(found, key=lambda one: one.mean)

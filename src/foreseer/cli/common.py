@@ -48,6 +48,9 @@ Guidance = Annotated[float | None, typer.Option(help="guidance_scale of the pipe
 TrueCfg = Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")]
 Negative = Annotated[str | None, typer.Option(help="Negative prompt.")]
 Nfe = Annotated[int | None, typer.Option(min=1, help="Network evaluations of a run.")]
+Evaluations = Annotated[
+    int | None, typer.Option(min=1, help="Calls of the network under guidance, each branch at steps of its own.")
+]
 Speedup = Annotated[float | None, typer.Option(min=1.0, help="T / NFE, instead of --nfe (with a kernel).")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
 
@@ -80,6 +83,7 @@ def kernel_policy(
     speedup: float | None,
     max_error: float | None,
     *,
+    evaluations: int | None = None,
     method: str = KERNEL,
     matrix: Path | None = None,
 ) -> Policy:
@@ -92,16 +96,24 @@ def kernel_policy(
     if matrix is not None and method != "l2p":
         raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
     chosen = find(method) if method != KERNEL else None
-    targets = (("--nfe", nfe), ("--speedup", speedup), ("--max-error", max_error))
+    targets = (
+        ("--nfe", nfe),
+        ("--evaluations", evaluations),
+        ("--speedup", speedup),
+        ("--max-error", max_error),
+    )
     given = [name for name, value in targets if value is not None]
     if len(given) != 1:
         raise typer.BadParameter(
-            f"a kernel takes exactly one of --nfe, --speedup and --max-error, received {', '.join(given) or 'none'}.",
+            f"a kernel takes exactly one of {', '.join(name for name, _ in targets)}; "
+            f"received {', '.join(given) or 'none'}.",
             param_hint="--nfe",
         )
     loaded = Kernel.load(kernel)
     if chosen is None:
-        return learned(loaded, nfe=nfe, speedup=speedup, max_error=max_error)
+        return learned(loaded, nfe=nfe, evaluations=evaluations, speedup=speedup, max_error=max_error)
+    if evaluations is not None:
+        raise typer.BadParameter(f"it is for the kernel's own rows, not {method}'s.", param_hint="--evaluations")
     if matrix is not None:
         chosen = chosen.with_matrix(matrix)
     elif chosen.name == "l2p":

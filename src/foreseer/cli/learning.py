@@ -13,10 +13,12 @@ from rich.table import Table
 from foreseer.cli.common import (
     Device,
     Dtype,
+    Evaluations,
     Guidance,
     Height,
     Json,
     Negative,
+    Nfe,
     SiteOption,
     TrueCfg,
     Width,
@@ -90,7 +92,8 @@ def _open(
 def rollout(
     model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
     kernel: Annotated[Path, typer.Argument(help="A kernel file of this model, recorded on the grid of the plan.")],
-    nfe: Annotated[int, typer.Option(min=1, help="Network evaluations of a run.")],
+    nfe: Nfe = None,
+    evaluations: Evaluations = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=2, help="Follow a finer run with so many steps.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts; 4 go a long way.")] = None,
@@ -109,7 +112,9 @@ def rollout(
     from foreseer.kernel import Kernel
 
     loaded = Kernel.load(kernel)
-    if nfe > len(loaded.grid):
+    if (nfe is None) == (evaluations is None):
+        raise typer.BadParameter("give one of --nfe and --evaluations.", param_hint="--nfe")
+    if nfe is not None and nfe > len(loaded.grid):
         raise typer.BadParameter(f"{nfe} evaluations do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
     given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
     pipe, words, options = _open(model, prompts, given, dtype, device)
@@ -122,6 +127,7 @@ def rollout(
             loaded,
             words[:count],
             nfe=nfe,
+            evaluations=evaluations,
             teacher_steps=teacher_steps,
             seed=seed,
             checkpoint=partial,

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from foreseer.cli.common import (
     KERNEL,
+    Evaluations,
     Json,
     Matrix,
     MaxError,
@@ -68,6 +69,7 @@ def methods(as_json: Json = False) -> None:
 def plan_make(
     what: Annotated[str, typer.Argument(metavar="KERNEL|METHOD", help="A kernel file, or a method's name.")],
     nfe: Nfe = None,
+    evaluations: Evaluations = None,
     speedup: Speedup = None,
     max_error: MaxError = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the run; default: as the kernel's, or 50.")] = None,
@@ -81,7 +83,9 @@ def plan_make(
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
     _check_method(what, method)
-    policy, grid = _policy_and_grid(what, steps, (nfe, speedup, max_error), site, matrix, method=method or KERNEL)
+    policy, grid = _policy_and_grid(
+        what, steps, (nfe, evaluations, speedup, max_error), site, matrix, method=method or KERNEL
+    )
     plan = planned(policy, grid)
     if out is not None:
         plan.save(out)
@@ -128,7 +132,7 @@ def _check_method(what: str, method: str | None) -> None:
 def _policy_and_grid(
     what: str,
     steps: int | None,
-    target: tuple[int | None, float | None, float | None],
+    target: tuple[int | None, int | None, float | None, float | None],
     site: Any,
     matrix: Path | None,
     *,
@@ -137,14 +141,17 @@ def _policy_and_grid(
     from foreseer.kernel import Kernel
     from foreseer.kernel.interpolate import resampled
 
+    nfe, evaluations, speedup, max_error = target
     if what in METHODS:
-        if target[1] is not None or target[2] is not None:
-            raise typer.BadParameter("--speedup and --max-error need a kernel; a method takes --nfe.")
-        return method_policy(what, steps or 50, target[0], site, matrix), Grid.uniform(steps or 50)
+        if any(value is not None for value in target[1:]):
+            raise typer.BadParameter("--evaluations, --speedup and --max-error need a kernel; a method takes --nfe.")
+        return method_policy(what, steps or 50, nfe, site, matrix), Grid.uniform(steps or 50)
     if not Path(what).exists():
         raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
     if site is not None:
         raise typer.BadParameter("a kernel has its site: leave it out.", param_hint="--site")
     kernel = Kernel.load(what)
     grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
-    return kernel_policy(Path(what), *target, method=method, matrix=matrix), grid
+    path = Path(what)
+    found = kernel_policy(path, nfe, speedup, max_error, evaluations=evaluations, method=method, matrix=matrix)
+    return found, grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -11,6 +12,8 @@ from jaxtyping import Float64, Int64
 from foreseer.checks import check_kind
 from foreseer.errors import ForecastError
 from foreseer.grid import Grid
+
+NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
 
 
 class Forecaster(ABC):
@@ -69,9 +72,32 @@ class Forecaster(ABC):
         return rows
 
     def branch_rows(
-        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+        self,
+        computed_steps: Sequence[int] | np.ndarray,
+        grid: Grid,
+        branch_steps: Mapping[str, Sequence[int]] = NONE,
     ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
         """Rows of their own for branches of a guided run, by the branch's name; the others share :meth:`rows`.
+
+        Args:
+            computed_steps: the steps at which any branch computes.
+            grid: the run's noise levels.
+            branch_steps: the computed steps of those branches that do not compute at all of them.
+
+        Raises:
+            ForecastError: as :meth:`row`.
+        """
+        return {name: self.rows(steps, grid) for name, steps in branch_steps.items()}
+
+    def cross_rows(
+        self,
+        computed_steps: Sequence[int] | np.ndarray,
+        grid: Grid,
+        branch_steps: Mapping[str, Sequence[int]] = NONE,
+    ) -> Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]:
+        """By (branch, other): weights of another branch's features in forecasts beside :meth:`branch_rows`.
+
+        The other branch is called before; row i may weigh what it computed up to step i itself.
 
         Raises:
             ForecastError: as :meth:`row`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,12 +11,13 @@ from jaxtyping import Float64, Int64
 
 from foreseer.checks import check_kind, check_number
 from foreseer.errors import ForecastError
-from foreseer.forecast.base import Forecaster, segments_of
+from foreseer.forecast.base import NONE, Forecaster, as_steps, segments_of
+from foreseer.forecast.joint import JointRows, KernelMoments
+from foreseer.forecast.least_squares import ridge_solve, solve_branches
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 
 OWN = 0.1  # measured: see docs/learning.md
-REGULAR = 1e-12  # a ridge of this share of the trace makes a matrix of second moments regular in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,15 @@ class KernelRows(Forecaster):
         sum_to_one: constrain the weights to sum to one, so that constants are forecast exactly.
         own: rho, what each branch's own forecast counts beside the guided combination; at least 0. With 0 each step's
             guided forecast is best, but errors add up more in the final sample, and rows serve no other guidance.
+        steer: for rows of branches: the share, 0 to 1, of what the sample is expected to have missed so far that the
+            next skipped steps make good, as far as the computed features tell.
+
+    Branches may compute at steps of their own. Where none computes, each one's row weighs its own features, as above;
+    where some compute, the rows of the others weigh in addition what the branches called before them have computed, at
+    that very step too.
 
     Raises:
-        ForecastError: the ridge or ``own`` is negative or not finite.
+        ForecastError: the ridge, ``own`` or ``steer`` is negative or not finite.
         KernelError: asked for a row, the kernel cannot cover the grid.
     """
 
@@ -48,32 +56,70 @@ class KernelRows(Forecaster):
     prior: Forecaster | None = None
     sum_to_one: bool = False
     own: float = OWN
+    steer: float = 0.0
 
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ForecastError)
         check_number("ridge", self.ridge, ForecastError)
         check_number("own", self.own, ForecastError)
+        check_number("steer", self.steer, ForecastError)
         if self.prior is not None:
             check_kind("prior", self.prior, Forecaster, ForecastError)
 
     def __repr__(self) -> str:
         words = f"{self.kernel!r}, ridge={self.ridge!r}, prior={self.prior!r}, sum_to_one={self.sum_to_one!r}"
         if self.kernel.branches is not None:
-            words += f", own={self.own!r}"
+            words += f", own={self.own!r}, steer={self.steer!r}"
         return f"KernelRows({words})"
 
     def branch_rows(
-        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+        self,
+        computed_steps: Sequence[int] | np.ndarray,
+        grid: Grid,
+        branch_steps: Mapping[str, Sequence[int]] = NONE,
     ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
         """Rows of each branch, or of each part of the network, that the kernel knows."""
         if self.kernel.branches is None:
-            return self._part_rows(computed_steps, grid)
+            shared = super().branch_rows(computed_steps, grid, branch_steps)
+            return {**shared, **self._part_rows(computed_steps, grid)}
+        joint = self._joint(computed_steps, grid, branch_steps)
+        return dict(zip(self.kernel.branches.names, joint.rows, strict=True))
+
+    def cross_rows(
+        self,
+        computed_steps: Sequence[int] | np.ndarray,
+        grid: Grid,
+        branch_steps: Mapping[str, Sequence[int]] = NONE,
+    ) -> Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]:
+        """At steps where some branches compute: rows over what those called before gave, in their pasts and now."""
+        if self.kernel.branches is None:
+            return {}
         names = self.kernel.branches.names
-        rows = np.tile(np.eye(len(grid)), (len(names), 1, 1))
-        for before, steps in segments_of(computed_steps, len(grid)):
-            rows[:, steps] = 0.0
-            rows[np.ix_(np.arange(len(names)), steps, before)] = self.branch_segment(before, steps, grid)
-        return dict(zip(names, rows, strict=True))
+        joint = self._joint(computed_steps, grid, branch_steps)
+        return {(names[branch], names[other]): rows for (branch, other), rows in joint.cross.items()}
+
+    def _joint(
+        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid, branch_steps: Mapping[str, Sequence[int]]
+    ) -> JointRows:
+        kernel = self.kernel.on(grid)
+        branches = kernel.branches
+        assert branches is not None
+        unknown = [name for name in branch_steps if name not in branches.names]
+        if unknown:
+            raise ForecastError(f"The kernel knows the branches {branches.names}, not {unknown[0]!r}.")
+        computed = as_steps(computed_steps).astype(np.int64)
+        steps = [as_steps(branch_steps.get(name, computed)).astype(np.int64) for name in branches.names]
+        moments = KernelMoments(branches, kernel.final_weights)
+        options = {"ridge": self.ridge, "own": self.own, "steer": self.steer}
+        joint = JointRows(moments, branches.mixing, steps, len(grid), **options)
+        prior = None if self.prior is None else lambda known, wanted: self._prior(known, wanted, grid)
+        for step, end in itertools.pairwise((*computed.tolist(), len(grid))):
+            joint.fit(step, end, prior, sum_to_one=self.sum_to_one)
+        return joint
+
+    def _prior(self, known: np.ndarray, wanted: np.ndarray, grid: Grid) -> np.ndarray:
+        assert self.prior is not None
+        return self.prior.segment(known, wanted, grid)
 
     def _part_rows(
         self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
@@ -97,14 +143,19 @@ class KernelRows(Forecaster):
         assert branches is not None
         apart = (len(branches.names), branches.steps)
         among = branches.pooled.reshape(apart + apart)[:, computed]
-        return solve_branches(
-            among[:, :, :, computed],
-            among[:, :, :, steps],
-            branches.mixing,
-            ridge=self.ridge,
-            own=self.own,
-            prior=None if self.prior is None else self.prior.segment(computed, steps, grid),
-            sum_to_one=self.sum_to_one,
+        count = len(branches.names)
+        known = count * computed.size
+        return np.stack(
+            solve_branches(
+                among[:, :, :, computed].reshape(known, known),
+                among[:, :, :, steps].reshape(known, count, steps.size),
+                branches.mixing,
+                np.split(np.arange(known), count),
+                ridge=self.ridge,
+                own=self.own,
+                priors=None if self.prior is None else [self.prior.segment(computed, steps, grid)] * count,
+                sum_to_one=self.sum_to_one,
+            )
         )
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
@@ -116,74 +167,5 @@ class KernelRows(Forecaster):
         strength = self.ridge * float(system.trace()) / computed.size
         if self.prior is not None:
             targets = targets + strength * self.prior.segment(computed, steps, grid).T
-        return ridge_solve(system, targets, strength, np.ones(1) if self.sum_to_one else None).T
-
-
-def solve_branches(
-    among: Float64[np.ndarray, "B K B K"],
-    targets: Float64[np.ndarray, "B K B N"],
-    mixing: Float64[np.ndarray, " B"],
-    *,
-    ridge: float,
-    own: float,
-    prior: Float64[np.ndarray, "N K"] | None = None,
-    sum_to_one: bool = False,
-) -> Float64[np.ndarray, "B N K"]:
-    """Rows of every branch, fitted together; see :class:`KernelRows`.
-
-    Unknowns are the branches' weights times their coefficients, $a_b = k_b w^b$: what features weigh in the guided
-    forecast.
-
-    Args:
-        among: moments of the branches' computed features.
-        targets: moments of these with the branches' features at the N steps to forecast.
-        mixing: k.
-        ridge: relative to the mean square of the features.
-        own: what each branch's own forecast counts beside the guided combination.
-        prior: the row that every branch's rows shrink toward; ``None`` for 0.
-        sum_to_one: constrain each branch's weights to sum to one.
-    """
-    count, known = among.shape[:2]
-    system = among.copy()
-    wanted = (mixing @ targets.reshape(count * known, count, -1)).reshape(count, known, -1)
-    for b, weight in enumerate(mixing):
-        system[b, :, b] += own * among[b, :, b]
-        wanted[b] += own * weight * targets[b, :, b]
-    strength = ridge * float(among.reshape(count * known, -1).trace()) / (count * known)
-    if prior is not None:
-        wanted += strength * np.multiply.outer(mixing, prior.T)
-    flat = system.reshape(count * known, count * known)
-    totals = mixing if sum_to_one else None
-    found = ridge_solve(flat, wanted.reshape(count * known, -1), strength, totals)
-    return found.reshape(count, known, -1).transpose(0, 2, 1) / mixing[:, None, None]
-
-
-def ridge_solve(
-    system: np.ndarray, targets: np.ndarray, strength: float, totals: np.ndarray | None = None
-) -> np.ndarray:
-    """Solve (system + strength I) w = target, optionally with given sums of w; least norm where it is singular.
-
-    Args:
-        system: shape (K, K), positive semi-definite.
-        targets: shape (K,), or (K, N) for N of them.
-        strength: at least 0.
-        totals: shape (C,): w falls into C parts of equal length, which sum to these; ``None`` for no such constraint.
-    """
-    shifted = system.copy()
-    shifted.flat[:: system.shape[0] + 1] += strength
-    free = _solve(shifted, targets, strength)
-    if totals is None:
-        return free
-    parts = np.kron(np.eye(totals.size), np.ones((system.shape[0] // totals.size, 1)))
-    along = _solve(shifted, parts, strength)
-    missing = (totals - (parts.T @ free).T).T
-    return free + along @ np.linalg.solve(parts.T @ along, missing)
-
-
-def _solve(matrix: np.ndarray, target: np.ndarray, strength: float) -> np.ndarray:
-    try:
-        if strength < REGULAR * float(matrix.trace()):
-            np.linalg.cholesky(matrix)  # fails where the matrix is singular to rounding
-        return np.linalg.solve(matrix, target)
-    except np.linalg.LinAlgError:
-        return np.linalg.lstsq(matrix, target, rcond=None)[0]
+        parts = np.ones((computed.size, 1)) if self.sum_to_one else None
+        return ridge_solve(system, targets, strength, parts, np.ones(1)).T

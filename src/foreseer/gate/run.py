@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class PolicyRun:
         self._policy = policy
         self._grid = grid
         self._keep: Keep = keep
+        self._branches: WeakValueDictionary[str, BranchRun] = WeakValueDictionary()
         self._decisions = Decisions(policy) if isinstance(policy, GatedPolicy) else None
 
     def branch(self, name: str, step: int, signature: object) -> BranchRun | GatedBranch:
@@ -42,7 +44,9 @@ class PolicyRun:
             ForeseerError: the policy cannot serve the rest of the run.
         """
         if isinstance(self._policy, Policy):
-            return BranchRun(self._policy.compile(self._grid, step).of_branch(name), step, signature, self._keep)
+            plan = self._policy.compile(self._grid, step).of_branch(name)
+            run = self._branches[name] = BranchRun(plan, step, signature, self._keep, self._branches)
+            return run
         assert self._decisions is not None
         return GatedBranch(self._decisions, name, self._grid.tail(step), step, signature, keep=self._keep)
 

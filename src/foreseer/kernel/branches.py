@@ -14,6 +14,8 @@ from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
 from foreseer.kernel.moments import LARGEST, fault_of
 
+Rows = Mapping[str, Float64[np.ndarray, "T T"]]
+CrossRows = Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]
 MIXING_TOLERANCE = 1e-2  # between two recordings; half precision tells coefficients to three digits
 
 
@@ -75,9 +77,18 @@ class Branches:
         r"""The guided outputs as combinations of the branches' features: $k^T \otimes I$."""
         return np.kron(self.mixing, np.eye(self.steps))
 
-    def forecast(self, rows: Mapping[str, Float64[np.ndarray, "T T"]]) -> Float64[np.ndarray, "T N"]:
-        """The guided forecasts of ``rows``, a matrix a branch, as combinations of the branches' features."""
-        return np.hstack([weight * rows[name] for name, weight in zip(self.names, self.mixing, strict=True)])
+    def forecast(self, rows: Rows, cross_rows: CrossRows | None = None) -> Float64[np.ndarray, "T N"]:
+        """The guided forecasts of a plan, as combinations of the branches' features.
+
+        Args:
+            rows: those of each branch over its own features.
+            cross_rows: by (branch, other), those over another branch's.
+        """
+        found = np.hstack([weight * rows[name] for name, weight in zip(self.names, self.mixing, strict=True)])
+        for (branch, other), matrix in (cross_rows or {}).items():
+            first = self.names.index(other) * self.steps
+            found[:, first : first + self.steps] += self.mixing[self.names.index(branch)] * matrix
+        return found
 
     def mix_alike(self, other: Branches) -> bool:
         """Whether both are the same branches under the same guidance."""

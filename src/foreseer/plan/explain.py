@@ -29,7 +29,8 @@ class ForecastExplanation:
         step: its index.
         noise_level: its level, in the grid's unit.
         weights: the weight of each computed step in its row, zeros left out.
-        row_sum: the sum of the weights: 1 where a constant feature is forecast exactly.
+        taken: by another branch, whose features the row weighs too, the same.
+        row_sum: the sum of all weights: 1 where a constant feature is forecast exactly.
         l1_gain: the sum of their magnitudes: how much independent relative errors of the features may be amplified.
         span: steps since the last computed one.
         live_features: features held while the step runs.
@@ -38,6 +39,7 @@ class ForecastExplanation:
     step: int
     noise_level: float
     weights: dict[int, float]
+    taken: dict[str, dict[int, float]]
     row_sum: float
     l1_gain: float
     span: int
@@ -82,6 +84,7 @@ class PlanExplanation:
             f"{len(self.computed_steps)} of {self.steps} steps computed "
             f"({self.steps / len(self.computed_steps):.2f}x fewer), site {self.site}",
             "computed: " + " ".join(map(str, self.computed_steps)),
+            *self._apart(),
             *(f"{key}: {value}" for key, value in self.provenance.items()),
             f"live features at most: {self.most_live}"
             + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
@@ -96,6 +99,17 @@ class PlanExplanation:
             lines += ["", f"rows of {name}:", *branch._table()]
         return "\n".join(lines)
 
+    def _apart(self) -> list[str]:
+        """What branches compute, where they do so at steps of their own."""
+        counts = {name: len(branch.computed_steps) for name, branch in self.branches.items()}
+        if all(count == len(self.computed_steps) for count in counts.values()):
+            return []
+        words = ", ".join(f"{name} {count}" for name, count in counts.items())
+        steps = [
+            f"computed of {name}: " + " ".join(map(str, one.computed_steps)) for name, one in self.branches.items()
+        ]
+        return [f"evaluations: {sum(counts.values())} ({words})", *steps]
+
     def _gains(self) -> list[str]:
         gains = {
             name: max((one.l1_gain for one in branch.forecasts), default=0.0) for name, branch in self.branches.items()
@@ -108,6 +122,8 @@ class PlanExplanation:
         ]
         for one in self.forecasts:
             row = " ".join(f"{step}:{weight:+.3f}" for step, weight in one.weights.items())
+            for other, weights in one.taken.items():
+                row += f" | {other} " + " ".join(f"{step}:{weight:+.3f}" for step, weight in weights.items())
             lines.append(
                 f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
                 f"{one.live_features:>4}  {row}"
@@ -156,12 +172,17 @@ def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:
 
 def _explain_step(plan: Plan, step: int) -> ForecastExplanation:
     row = plan.rows[step]
+    taken = {
+        other: dict(zip(used, weights, strict=True)) for other, used, weights in plan.sparse_cross_rows.get(step, ())
+    }
+    every = [*row[row != 0].tolist(), *(weight for weights in taken.values() for weight in weights.values())]
     return ForecastExplanation(
         step=step,
         noise_level=float(plan.grid.levels[step]),
         weights={int(j): float(row[j]) for j in np.flatnonzero(row)},
-        row_sum=float(row.sum()),
-        l1_gain=float(np.abs(row).sum()),
+        taken=taken,
+        row_sum=float(sum(every)),
+        l1_gain=float(sum(map(abs, every))),
         span=step - max(j for j in plan.computed_steps if j < step),
         live_features=len(plan.live_steps(step)),
     )

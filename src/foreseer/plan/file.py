@@ -8,20 +8,21 @@ import os
 import numpy as np
 
 from foreseer.errors import ForeseerError, PlanFileError
-from foreseer.files import Artifact, read_names, read_words, reason
+from foreseer.files import Artifact, read_json, read_names, read_words, reason
 from foreseer.grid import Grid
 from foreseer.plan.plan import Plan
 
 PLAN_FILE = Artifact(
     "plan",
-    version=1,
+    version=2,  # 2: branches may compute at steps of their own, and take features of one another
     arrays={
         "noise_levels": (np.float64, "T"),
         "computed_steps": (np.int64, "N"),
         "rows": (np.float64, "T T"),
         "branch_rows": (np.float64, "B T T"),
+        "cross_rows": (np.float64, "C T T"),
     },
-    optional=("branch_rows",),
+    optional=("branch_rows", "cross_rows"),
     metadata=("unit", "final_level", "site", "provenance"),
     error=PlanFileError,
     most_bytes=256 * 2**20,  # a plan of 2000 steps, with rows for three branches, takes half of it
@@ -29,7 +30,13 @@ PLAN_FILE = Artifact(
 
 
 def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write ``plan``."""
+    """Write ``plan``.
+
+    Raises:
+        PlanFileError: it is what one branch follows and takes features of another, or the file cannot be written.
+    """
+    if plan.sparse_cross_rows:
+        raise PlanFileError(f"What {plan.provenance['branch']!r} follows is part of a plan: save the whole plan.")
     arrays = {
         "noise_levels": plan.grid.levels,
         "computed_steps": np.asarray(plan.computed_steps, dtype=np.int64),
@@ -44,6 +51,9 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     if plan.branch_rows:
         arrays["branch_rows"] = np.stack(list(plan.branch_rows.values()))
         metadata["branches"] = json.dumps(list(plan.branch_rows))
+    if plan.cross_rows:
+        arrays["cross_rows"] = np.stack(list(plan.cross_rows.values()))
+        metadata["crossing"] = json.dumps(list(plan.cross_rows))
     PLAN_FILE.save(path, arrays, metadata)
 
 
@@ -57,6 +67,23 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         provenance = read_words(metadata["provenance"])
         steps = tuple(arrays["computed_steps"].tolist())
         of_branches = dict(zip(read_names(metadata.get("branches", "[]")), arrays.get("branch_rows", ()), strict=True))
-        return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches)  # pyright: ignore[reportArgumentType]
+        crossing = _read_pairs(metadata.get("crossing", "[]"))
+        cross = dict(zip(crossing, arrays.get("cross_rows", ()), strict=True))
+        return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches, cross)  # pyright: ignore[reportArgumentType]
     except (ForeseerError, ValueError) as error:
         raise PlanFileError(f"{os.fspath(path)} does not hold a valid plan: {reason(error)}.") from error
+
+
+def _read_pairs(text: str) -> list[tuple[str, str]]:
+    """A JSON list of pairs of names, each there once.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    pairs = read_json(text)
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError("its crossing branches are no list of pairs")
+    found = [(pair[0], pair[1]) for pair in pairs if all(isinstance(name, str) for name in pair)]
+    if len(set(found)) < len(pairs):
+        raise ValueError("its crossing branches are no pairs of names, each there once")
+    return found

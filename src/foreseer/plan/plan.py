@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.checks import frozen
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
+from foreseer.plan.invariants import are_equal, check_cross_rows, check_provenance, checked_rows
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
 
@@ -35,8 +35,12 @@ class Plan:
             before i; row i of a computed step is the unit row.
         site: where in the network the feature is taken, in words (`foreseer.site`); a site object is taken too.
         provenance: words about where the plan comes from (schedule, forecaster, model), kept with the file.
-        branch_rows: for branches of guidance that have rows of their own, by name; of the same form. All other branches
-            go by ``rows``.
+        branch_rows: for branches of guidance that have rows of their own, by name in the order of their calls. Of the
+            same form, but a branch may compute at fewer steps, 0 among them: where its row is the unit row. All other
+            branches go by ``rows``.
+        cross_rows: by (branch, other), both with rows of their own, the other called before: weights of the other's
+            features in the branch's forecasts; its computed steps up to the step itself may carry some.
+        whole: for what a branch follows (:meth:`of_branch`): the plan that it is a part of.
 
     Raises:
         PlanError: a shape, a step, a site or a weight is not as said above.
@@ -48,6 +52,8 @@ class Plan:
     site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
     branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
+    cross_rows: Mapping[tuple[str, str], Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
+    whole: Plan | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -58,11 +64,14 @@ class Plan:
         object.__setattr__(self, "site", str(read_site(self.site)))
         if not isinstance(self.branch_rows, Mapping) or not all(isinstance(name, str) for name in self.branch_rows):
             raise PlanError("The branches' own rows must be given by the branch's name.")
-        of_branches = {name: _checked_rows(rows, computed, steps) for name, rows in self.branch_rows.items()}
+        given = self.branch_rows.items()
+        of_branches = {name: checked_rows(rows, computed, steps, fewer=True) for name, rows in given}
+        cross = check_cross_rows(self.cross_rows, of_branches)
         object.__setattr__(self, "computed_steps", computed)
-        object.__setattr__(self, "rows", _checked_rows(self.rows, computed, steps))
+        object.__setattr__(self, "rows", checked_rows(self.rows, computed, steps))
         object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
-        object.__setattr__(self, "provenance", MappingProxyType(_check_provenance(self.provenance)))
+        object.__setattr__(self, "cross_rows", MappingProxyType(cross))
+        object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance)))
 
     @classmethod
     def compile(
@@ -72,21 +81,41 @@ class Plan:
         forecaster: Forecaster,
         site: str | Site = "output",
         provenance: Mapping[str, str] | None = None,
+        *,
+        branch_steps: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Plan:
-        """Ask ``forecaster`` for the row of every skipped step of ``grid``, and for rows of branches' own."""
+        """Ask ``forecaster`` for the row of every skipped step of ``grid``, and for rows of branches' own.
+
+        Args:
+            grid: the noise levels of the run.
+            computed_steps: the steps at which the network runs.
+            forecaster: gives the rows.
+            site: where the feature is taken.
+            provenance: words kept with the plan; by default the forecaster's.
+            branch_steps: the steps at which branches compute that do not at all of ``computed_steps``.
+        """
         computed = check_computed_steps(computed_steps, len(grid))
         rows = forecaster.rows(computed, grid)
-        of_branches = forecaster.branch_rows(computed, grid)
-        return cls(grid, computed, rows, str(site), provenance or {"forecaster": repr(forecaster)}, of_branches)
+        words = provenance or {"forecaster": repr(forecaster)}
+        apart = computed, grid, branch_steps or {}
+        own, cross = forecaster.branch_rows(*apart), forecaster.cross_rows(*apart)
+        return cls(grid, computed, rows, str(site), words, own, cross)
 
     def of_branch(self, name: str) -> Plan:
-        """What the branch ``name`` follows: a plan with the branch's own rows, or this one."""
+        """What the branch ``name`` follows: a plan with the branch's own steps and rows, or this one."""
         return self._of_branches.get(name, self)
 
     @cached_property
     def _of_branches(self) -> Mapping[str, Plan]:
         return {
-            name: Plan(self.grid, self.computed_steps, rows, self.site, {**self.provenance, "branch": name})
+            name: Plan(
+                self.grid,
+                tuple(np.flatnonzero(np.diag(rows)).tolist()),
+                rows,
+                self.site,
+                {**self.provenance, "branch": name},
+                whole=self,
+            )
             for name, rows in self.branch_rows.items()
         }
 
@@ -107,21 +136,65 @@ class Plan:
         needed = np.any([self.rows, *self.branch_rows.values()], axis=0)
         for step in self.forecast_steps:
             uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
+        for kept, (step, _) in self._lent.items():
+            uses[kept] = max(step, uses.get(kept, 0))
         return MappingProxyType(uses)
 
     @cached_property
+    def _lent(self) -> Mapping[int, tuple[int, str]]:
+        """For each computed step whose feature another branch needs: the last step that does, and the last branch."""
+        lent: dict[int, tuple[int, str]] = {}
+        for (branch, other), rows in self.whole.cross_rows.items() if self.whole is not None else ():
+            for kept in np.flatnonzero(rows.any(axis=0)).tolist() if other == self.provenance["branch"] else ():
+                last = int(np.flatnonzero(rows[:, kept])[-1])
+                if last >= lent.get(kept, (0, ""))[0]:
+                    lent[kept] = last, branch
+        return lent
+
+    @cached_property
     def freed_after(self) -> Mapping[int, tuple[int, ...]]:
-        """Per step that is the last to need some features: the computed steps that they are of."""
+        """Per step after which features are needed no more: the computed steps that they are of.
+
+        Where another branch needs one last, which is called after this one, that is the next step; it gives them back
+        earlier, by :attr:`given_back`.
+        """
         freed: dict[int, tuple[int, ...]] = {}
         for kept, last in self.last_uses.items():
-            freed[last] = (*freed.get(last, ()), kept)
+            after = last + 1 if self._lent.get(kept, (-1, ""))[0] == last else last
+            freed[after] = (*freed.get(after, ()), kept)
         return MappingProxyType(freed)
+
+    @cached_property
+    def given_back(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
+        """Per step the features of other branches that this one is the last to need: branch and computed step."""
+        back: dict[int, tuple[tuple[str, int], ...]] = {}
+        others = self.whole._of_branches if self.whole is not None else {}
+        for other, plan in others.items():
+            for kept, (last, branch) in plan._lent.items():
+                if branch == self.provenance.get("branch") and plan.last_uses[kept] == last:
+                    back[last] = (*back.get(last, ()), (other, kept))
+        return MappingProxyType(back)
+
+    @cached_property
+    def sparse_cross_rows(self) -> Mapping[int, tuple[tuple[str, list[int], list[float]], ...]]:
+        """Per forecast step the other branches whose features carry weight, their computed steps, and the weights."""
+        found: dict[int, tuple[tuple[str, list[int], list[float]], ...]] = {}
+        for (branch, other), rows in self.whole.cross_rows.items() if self.whole is not None else ():
+            for step in np.flatnonzero(rows.any(axis=1)).tolist() if branch == self.provenance["branch"] else ():
+                used = np.flatnonzero(rows[step]).tolist()
+                found[step] = (*found.get(step, ()), (other, used, rows[step, used].tolist()))
+        return MappingProxyType(found)
 
     @cached_property
     def sparse_rows(self) -> Mapping[int, tuple[list[int], list[float]]]:
         """Per forecast step the computed steps that carry weight, and their weights."""
         rows = {step: np.flatnonzero(self.rows[step]).tolist() for step in self.forecast_steps}
         return MappingProxyType({step: (used, self.rows[step, used].tolist()) for step, used in rows.items()})
+
+    def weights_at(self, step: int) -> int:
+        """How many features are weighed in the forecast of ``step``; 0 where it computes."""
+        own, _ = self.sparse_rows.get(step, ([], []))
+        return len(own) + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
 
     def live_steps(self, step: int) -> tuple[int, ...]:
         """The computed steps whose features are held while ``step`` runs, its own included if a later row needs it."""
@@ -168,55 +241,20 @@ class Plan:
         return load_plan(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        words, of_branches = dict(self.provenance), dict(self.branch_rows)
-        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, of_branches)
+        if self.whole is not None:
+            return Plan.of_branch, (self.whole, self.provenance["branch"])
+        words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)
+        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, own, cross)
 
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Plan)
             and (self.grid, self.computed_steps, self.site) == (other.grid, other.computed_steps, other.site)
             and np.array_equal(self.rows, other.rows)
-            and self.branch_rows.keys() == other.branch_rows.keys()
-            and all(np.array_equal(rows, other.branch_rows[name]) for name, rows in self.branch_rows.items())
+            and are_equal(self.branch_rows, other.branch_rows)
+            and are_equal(self.cross_rows, other.cross_rows)
+            and self.sparse_cross_rows == other.sparse_cross_rows
         )
 
     def __hash__(self) -> int:
         return hash((self.grid, self.computed_steps, self.site, self.rows.tobytes()))
-
-
-def _checked_rows(given: Any, computed: tuple[int, ...], steps: int) -> np.ndarray:
-    """``given`` as a matrix that nobody can write to."""
-    try:
-        rows = frozen(given)
-    except (TypeError, ValueError) as error:
-        raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
-    if rows.shape != (steps, steps):
-        raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
-    if not np.all(np.isfinite(rows)):
-        raise PlanError("A weight is not finite.")
-    _check_rows(rows, computed)
-    return rows
-
-
-def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
-    steps = rows.shape[0]
-    computes = np.zeros(steps, dtype=bool)
-    computes[list(computed)] = True
-    if not np.array_equal(np.diag(rows), computes):
-        raise PlanError("Each computed step's row must be the unit row, and no skipped step may weigh itself.")
-    allowed = np.tri(steps, dtype=bool)
-    allowed &= computes
-    allowed[computes] = False
-    np.fill_diagonal(allowed, True)
-    outside = rows != 0
-    outside[allowed] = False
-    if np.any(outside):
-        step, column = (int(index) for index in np.unravel_index(np.argmax(outside), outside.shape))
-        raise PlanError(f"Row {step} weighs step {column}; only computed steps before it may carry a weight.")
-
-
-def _check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    words = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in words):
-        raise PlanError("Provenance holds words only: every key and value must be a string.")
-    return dict(provenance)

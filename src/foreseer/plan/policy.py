@@ -103,7 +103,8 @@ class Policy:
             assert self.forecaster is not None
             provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster)}
             computed = self.schedule.on(grid, first_step)
-            found = Plan.compile(part, computed, self.forecaster, self.site, provenance)
+            apart = self.schedule.branch_steps(grid, first_step)
+            found = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=apart)
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[key] = found

@@ -35,14 +35,18 @@ class BranchRun:
         first_step: the run's step at which the plan's step 0 falls.
         signature: what must not change while the branch lives (shapes, dtypes and device of the inputs).
         keep: where features are kept.
+        others: the runs of the branches by name, this one's among them as soon as it is called; the plan may weigh
+            their features too. Held weakly by whoever makes it, so that no run keeps another alive.
     """
 
     plan: Plan
     first_step: int
     signature: object
     keep: Keep = "device"
+    others: Mapping[str, BranchRun] = field(default_factory=dict, repr=False)
     last_step: int = field(init=False)
     store: FeatureStore = field(init=False)
+    layout: list[object] = field(init=False, default_factory=list)
     _names: tuple[str, ...] = field(init=False, default=())
     _freed_after: Mapping[int, tuple[int, ...]] = field(init=False)
 
@@ -69,15 +73,33 @@ class BranchRun:
     def why_not(self, step: int) -> str | None:
         """Why the forecast that the plan asks for at ``step`` must not be made, or ``None``."""
         sources: set[int] = set()
+        crossing = self.plan.sparse_cross_rows.get(step - self.first_step, ())
         for name in dict.fromkeys(self._names) or ("",):
             of_part, _ = self._row(name, step)
-            if not of_part:
+            if not of_part and not crossing:
                 return "its row holds no weight"
             sources.update(of_part)
         for source in sorted(sources):
             reason = self.store.why_unusable(source)
             if reason is not None:
                 return reason
+        for other, used, _ in crossing:
+            reason = self._why_not_of(other, used)
+            if reason is not None:
+                return reason
+        return None
+
+    def _why_not_of(self, other: str, used: Sequence[int]) -> str | None:
+        """Why the features that another branch computed at ``used`` cannot be weighed here, or ``None``."""
+        run = self.others.get(other)
+        if run is None or run.first_step != self.first_step:
+            return f"it needs features of {other}, which did not begin at the same step"
+        for source in used:
+            reason = run.store.why_unusable(source)
+            if reason is not None:
+                return f"it needs features of {other}: {reason}"
+        if run.layout != self.layout:
+            return f"it needs features of {other}, which have another shape, dtype or device"
         return None
 
     def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> None:
@@ -90,6 +112,7 @@ class BranchRun:
         """
         self.last_step = step
         self._names = tuple(names)
+        self.layout = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
         local = step - self.first_step
         if local in self.plan.last_uses:
             self.store.put(local, tensors)
@@ -107,13 +130,18 @@ class BranchRun:
         return list(self._forecast(step))
 
     def _forecast(self, step: int) -> Forecast:
+        taken: list[Kept] = []
+        given: list[float] = []
+        for other, used, weights in self.plan.sparse_cross_rows.get(step - self.first_step, ()):
+            taken += [self.others[other].store.get(source) for source in used]
+            given += weights
         used, weights = self._row("", step)
         if not self._names:
-            features = [self.store.get(source) for source in used]
-            return Forecast([(features, weights)] * len(features[0]))
+            features = [self.store.get(source) for source in used] + taken
+            return Forecast([(features, weights + given)] * len(features[0]))
         rows = {name: self._row(name, step) for name in dict.fromkeys(self._names)}
         features = {name: [self.store.get(source) for source in sources] for name, (sources, _) in rows.items()}
-        return Forecast([(features[name], rows[name][1]) for name in self._names])
+        return Forecast([(features[name] + taken, rows[name][1] + given) for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
         """The computed steps that carry weight in the forecast of the part called ``name``, and their weights."""
@@ -122,3 +150,7 @@ class BranchRun:
     def _free(self, local: int) -> None:
         if local in self._freed_after:
             self.store.drop(self._freed_after[local])
+        for other, source in self.plan.given_back.get(local, ()):
+            run = self.others.get(other)
+            if run is not None and run.first_step == self.first_step:
+                run.store.drop((source,))

@@ -3,7 +3,8 @@
 from foreseer.schedule.base import Schedule, check_computed_steps
 from foreseer.schedule.explicit import Explicit
 from foreseer.schedule.growing import Growing
+from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
 from foreseer.schedule.uniform import Uniform
 
-__all__ = ["Explicit", "Growing", "Optimal", "Schedule", "Uniform", "check_computed_steps"]
+__all__ = ["Explicit", "Growing", "Joint", "Optimal", "Schedule", "Uniform", "check_computed_steps"]

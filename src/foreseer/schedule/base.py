@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from foreseer.checks import check_count
@@ -30,6 +30,10 @@ class Schedule(ABC):
         A branch that begins late, and image to image, see such a part: by default the rule begins anew there.
         """
         return self.computed_steps(len(grid) - first_step)
+
+    def branch_steps(self, grid: Grid, first_step: int = 0) -> Mapping[str, tuple[int, ...]]:
+        """The computed steps of branches of guidance that do not compute at all of :meth:`on`, by name."""
+        return {}
 
     @abstractmethod
     def _computed_steps(self, steps: int) -> Iterable[int]: ...

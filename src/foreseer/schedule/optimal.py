@@ -117,7 +117,7 @@ class Search:
         # Branches are kept apart where the forecaster gives them rows of their own.
         apart = isinstance(forecaster, KernelRows) and forecaster.kernel.branches is not None
         self._branches = kernel.branches if apart else None
-        self._features = _root(kernel.pooled if self._branches is None else self._branches.pooled)
+        self._features = root_of(kernel.pooled if self._branches is None else self._branches.pooled)
         self._root = self._features if self._branches is None else self._branches.guided @ self._features
         self._ahead = 1
         self._sums: dict[tuple[int, ...], np.ndarray] = {}
@@ -219,6 +219,7 @@ class Search:
                 return before
 
 
-def _root(pooled: np.ndarray) -> np.ndarray:
+def root_of(pooled: np.ndarray) -> np.ndarray:
+    """Vectors, a row a feature, whose inner products are ``pooled``."""
     values, vectors = np.linalg.eigh(pooled)
     return vectors * np.sqrt(np.maximum(values, 0.0))

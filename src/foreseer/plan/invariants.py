@@ -1,0 +1,118 @@
+"""What must hold of a plan's rows: those of all branches, of one, and over the features of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from foreseer.checks import frozen
+from foreseer.errors import PlanError
+
+
+def are_equal(first: Mapping[Any, np.ndarray], second: Mapping[Any, np.ndarray]) -> bool:
+    """Whether both hold the same matrices by the same names."""
+    return first.keys() == second.keys() and all(np.array_equal(rows, second[name]) for name, rows in first.items())
+
+
+def own_steps(rows: np.ndarray, computed: tuple[int, ...]) -> tuple[int, ...]:
+    """The computed steps of a branch's own rows, of a plan that computes at ``computed``.
+
+    Raises:
+        PlanError: the branch computes where the plan does not, or not at step 0.
+    """
+    own = tuple(np.flatnonzero(np.diag(rows)).tolist())
+    if not set(own) <= set(computed) or own[:1] != (0,):
+        raise PlanError(f"A branch computes at {own}; expected step 0 and others of the plan's steps {computed}.")
+    return own
+
+
+def check_cross_rows(given: Any, branch_rows: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    """Copies of ``given`` that nobody can write to.
+
+    Args:
+        given: by (branch, other), square matrices.
+        branch_rows: the branches' own rows, checked, in the order of their calls.
+
+    Raises:
+        PlanError: a branch is unknown or called too late, or a weight has no place.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(key, tuple) and len(key) == 2 for key in given):
+        raise PlanError("Rows over another branch's features must be given by the names of both, as (branch, other).")
+    names = list(branch_rows)
+    checked = {}
+    for (branch, other), matrix in given.items():
+        if branch not in names or other not in names or names.index(other) >= names.index(branch):
+            raise PlanError(
+                f"{branch!r} cannot take features of {other!r}: expected two of {names}, the later called taking."
+            )
+        checked[branch, other] = _checked(matrix, branch_rows[branch], branch_rows[other])
+    return checked
+
+
+def _checked(given: Any, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    try:
+        rows = frozen(given)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"Rows over another branch must hold numbers, in rows of one length: {error}.") from error
+    if rows.shape != own.shape or not np.all(np.isfinite(rows)):
+        raise PlanError(f"Rows over another branch have shape {rows.shape}; expected {own.shape}, finite.")
+    allowed = np.tri(len(own), dtype=bool) & np.diag(others).astype(bool) & ~np.diag(own).astype(bool)[:, None]
+    outside = np.argwhere((rows != 0) & ~allowed)
+    if outside.size:
+        step, column = outside[0].tolist()
+        raise PlanError(
+            f"Row {step} weighs step {column} of another branch; only steps that the other computed until then may "
+            "carry a weight, and only in rows of skipped steps."
+        )
+    return rows
+
+
+def checked_rows(given: Any, computed: tuple[int, ...], steps: int, fewer: bool = False) -> np.ndarray:
+    """``given`` as a matrix that nobody can write to; where ``fewer`` may compute, those of its unit rows do.
+
+    Raises:
+        PlanError: a shape or a weight is not as a plan's must be.
+    """
+    try:
+        rows = frozen(given)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"The rows must hold numbers, in rows of one length: {error}.") from error
+    if rows.shape != (steps, steps):
+        raise PlanError(f"The rows have shape {rows.shape}; a grid of {steps} steps needs ({steps}, {steps}).")
+    if not np.all(np.isfinite(rows)):
+        raise PlanError("A weight is not finite.")
+    if fewer:
+        computed = own_steps(rows, computed)
+    _check_rows(rows, computed)
+    return rows
+
+
+def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
+    steps = rows.shape[0]
+    computes = np.zeros(steps, dtype=bool)
+    computes[list(computed)] = True
+    if not np.array_equal(np.diag(rows), computes):
+        raise PlanError("Each computed step's row must be the unit row, and no skipped step may weigh itself.")
+    allowed = np.tri(steps, dtype=bool)
+    allowed &= computes
+    allowed[computes] = False
+    np.fill_diagonal(allowed, True)
+    outside = rows != 0
+    outside[allowed] = False
+    if np.any(outside):
+        step, column = (int(index) for index in np.unravel_index(np.argmax(outside), outside.shape))
+        raise PlanError(f"Row {step} weighs step {column}; only computed steps before it may carry a weight.")
+
+
+def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+    """A copy of ``provenance``.
+
+    Raises:
+        PlanError: it holds anything but words.
+    """
+    words = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in words):
+        raise PlanError("Provenance holds words only: every key and value must be a string.")
+    return dict(provenance)
