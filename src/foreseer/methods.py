@@ -98,7 +98,7 @@ class Method:
 def _step_control() -> Gate:
     from foreseer.gate import StepControl
 
-    return StepControl(tolerance=0.05, order=3)
+    return StepControl(tolerance=0.01, order=2)
 
 
 def _teacache() -> Gate:
@@ -217,10 +217,10 @@ METHODS: dict[str, Method] = {
         Method(
             "forecast-error",
             "Forecast error",
-            "quadratic through the last three computed features; the next gap follows from how far the last one missed",
-            "step-size control (Hairer, Norsett and Wanner, II.4), tolerance 0.05; NFE is the most",
+            "TaylorSeer's polynomial; the next gap follows from how far the last forecast missed",
+            "step-size control (Hairer, Norsett and Wanner, II.4), tolerance 0.01; NFE is the most",
             None,
-            Newton(order=2),
+            TaylorSeer(order=2),
             gate=_step_control,
         ),
         Method(

@@ -20,16 +20,17 @@ SPREAD = 3  # so many last evaluations are spread over what is left of the run
 
 @dataclass(frozen=True)
 class StepControl(Gate):
-    r"""The next gap follows from the last: $h \leftarrow h \min(3, \max(0.2, \theta (\text{tol} / e)^{1/k}))$.
+    r"""The next gap is $h \min(3, \max(0.2, \theta (\text{tol} / \epsilon)^{1/(k+1)}))$, h being the last.
 
-    e is the relative error, at a computed step, of the forecast that would have been made; h the distance in noise
-    level between the last two computed steps, k the order to which forecasts are exact (Hairer, Norsett and Wanner,
-    "Solving Ordinary Differential Equations I", II.4, equation 4.13). A step is never taken back. Of several images in
-    a batch the one that misses farthest decides.
+    Gaps are distances in noise level between computed steps. $\epsilon = (h / H) |F - \hat F| / |F|$ is what the miss
+    at the later step would have done to the sample over the gap, H the distance of the whole run, k the order
+    to which forecasts are exact (Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I", II.4,
+    equation 4.13, the network's output being the derivative). A step is never taken back. Of several images in a batch
+    the one that misses farthest decides.
 
     Args:
-        tolerance: relative error of a forecast to aim at.
-        order: k, at least 1: order + 1 of a polynomial forecaster, 1 for reuse.
+        tolerance: epsilon to aim at.
+        order: k, at least 1: order + 1 of an interpolating forecaster, 1 for reuse.
         warmup: steps computed at the beginning, at least 2.
         safety: theta, above 0 and at most 1.
 
@@ -37,8 +38,8 @@ class StepControl(Gate):
         GateError: an option is out of range.
     """
 
-    tolerance: float = 0.05
-    order: int = 3
+    tolerance: float = 0.01
+    order: int = 2
     warmup: int = 3
     safety: float = 0.9
 
@@ -55,16 +56,17 @@ class StepControl(Gate):
         return _Run(self, setting)
 
     def factor(self, error: float) -> float:
-        """What the gap changes by after a relative error."""
+        """What the gap changes by after such an error."""
         if not math.isfinite(error):
             return LEAST
-        return min(MOST, max(LEAST, self.safety * (self.tolerance / max(error, 1e-12)) ** (1 / self.order)))
+        return min(MOST, max(LEAST, self.safety * (self.tolerance / max(error, 1e-12)) ** (1 / (self.order + 1))))
 
 
 class _Run(GateRun):
     def __init__(self, gate: StepControl, setting: Setting) -> None:
         self._gate = gate
         self._levels = np.append(setting.grid.levels, setting.grid.final_level)
+        self._whole = float(self._levels[0] - self._levels[-1])
         self._computed: list[int] = []
         self._error = 0.0
 
@@ -82,5 +84,6 @@ class _Run(GateRun):
         found = forecast()
         if found is not None:
             size = np.maximum(mean_squares(feature), np.finfo(np.float64).tiny)
-            self._error = float(np.sqrt(squared_errors(feature, found) / size).max())
+            gap = float(self._levels[self._computed[-1]] - self._levels[step])
+            self._error = gap / self._whole * float(np.sqrt(squared_errors(feature, found) / size).max())
         self._computed.append(step)
