@@ -1,0 +1,1 @@
+"""Examples: programs that use Foreseer as anyone may."""

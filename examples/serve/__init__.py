@@ -1,0 +1,1 @@
+"""A server of pictures: one attached pipeline, one worker, one queue."""
