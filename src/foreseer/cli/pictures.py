@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,6 +87,7 @@ def generate(
     if max_nfe is not None and not gated:
         raise typer.BadParameter("it belongs to --gated; without a gate, give --nfe.", param_hint="--max-nfe")
 
+    @cache
     def policy_for(run_steps: int) -> tuple[AnyPolicy | None, int]:
         if plan is not None:
             return Policy.from_plan(Plan.load(plan)), run_steps
