@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreseer.attach.hooks import unwrapped
 from foreseer.errors import GridError
 from foreseer.grid import Grid
 
@@ -32,8 +33,9 @@ class StepClock:
     ``begin_index``, and else the position of the timestep argument in ``timesteps``.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._timestep_position = _find_timestep(type(module))
+    def __init__(self, module: nn.Module, known: dict[str, Callable[[float], float]] | None = None) -> None:
+        self.timestep_position = _find_timestep(type(unwrapped(module)))
+        self._known = {} if known is None else known
         self.timesteps: Any = None
         self._count = 0
         self._levels = np.empty(0)
@@ -79,13 +81,49 @@ class StepClock:
             raise UnknownStepError("the scheduler is past its last step; this call is not part of its run")
         return index
 
+    def confirm(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """Why a call cannot be the scheduler's ``step``, or ``None``: its timestep argument is another step's.
+
+        Reading the argument waits for a GPU, so this is for calls about to be forecast. Which scale it is on is settled
+        once a denoiser, for all threads; an argument on an unknown scale is not looked at.
+        """
+        try:
+            value, precision = self._timestep(args, kwargs)
+        except UnknownStepError:
+            return None
+        levels = self._all_levels()
+        gaps = np.abs(np.diff(levels))
+        slack = 0.25 * float(gaps[gaps > 0].min()) if np.any(gaps > 0) else 0.0
+
+        def fits(scale: Callable[[float], float]) -> bool:
+            rounding = abs(scale(value + precision * max(1.0, abs(value))) - scale(value))
+            return bool(abs(scale(value) - levels[step]) <= max(rounding, slack))
+
+        if "scale" not in self._known:
+            fitting = [scale for scale in _SCALES if fits(scale)]
+            if len(fitting) == 1:
+                self._known["scale"] = fitting[0]
+            return None
+        if fits(self._known["scale"]):
+            return None
+        return f"its timestep {value:g} is not that of the scheduler's step {step}: the call belongs to another run"
+
+    @property
+    def settled(self) -> bool:
+        """Whether the scale of the timestep argument is known."""
+        return "scale" in self._known
+
+    def _all_levels(self) -> np.ndarray:
+        if not self._levels.size:
+            self._levels = np.asarray([float(t) for t in self.timesteps], dtype=np.float64)
+        return self._levels
+
     def _match(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], counts_steps: bool) -> int:
         """The only level within rounding of the timestep argument; the first of several if none was taken yet.
 
         Which scale the argument is on is settled by the run's first call: the one that puts it earliest in the run.
         """
-        if not self._levels.size:
-            self._levels = np.asarray([float(t) for t in self.timesteps], dtype=np.float64)
+        self._all_levels()
         value, precision = self._timestep(args, kwargs)
         error = precision * max(1.0, abs(value))
         fits = []
@@ -103,7 +141,7 @@ class StepClock:
 
     def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, float]:
         """The timestep argument, and the relative precision of its dtype."""
-        position, name = self._timestep_position
+        position, name = self.timestep_position
         value = kwargs.get(name) if name in kwargs else args[position] if position < len(args) else None
         if isinstance(value, Tensor) and value.numel():
             rounding = torch.finfo(value.dtype).eps / 2 if value.is_floating_point() else 0.0

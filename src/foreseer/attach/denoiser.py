@@ -49,13 +49,14 @@ class DenoiserHook(Listener):
         self._scheduler = scheduler
         self._policy = policy
         self._keep: Keep = keep
+        self._scale: dict[str, Callable[[float], float]] = {}
         self._threads = threading.local()
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
         tracker = getattr(self._threads, "tracker", None)
         if tracker is None:
-            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep)
+            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._scale)
         return tracker
 
     def reset_state(self, module: nn.Module) -> nn.Module:
@@ -85,9 +86,13 @@ class DenoiserHook(Listener):
         record = self.handle.begin_run(tracker.clock.timesteps, self._name) if fresh else self.handle.current_run()
         branch_name = f"{self._name}{call.name}"
         branch, reason = call.branch, call.reason
+        if call.late:
+            record.begun_late.append((call.step, branch_name))
+        if branch is not None and not tracker.clock.settled:
+            tracker.clock.confirm(call.step, args, kwargs)
         if branch is not None and self._forecasts(branch.run, call.step, forward, args, kwargs):
             began = time.perf_counter()
-            reason = self._why_not(branch.run, call.step)
+            reason = self._why_not(branch.run, call.step) or tracker.clock.confirm(call.step, args, kwargs)
             if reason is None:
                 try:
                     output = self.site.forecast(forward, args, kwargs, branch, branch.run.forecast(call.step))
@@ -138,6 +143,11 @@ class DenoiserHook(Listener):
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
         names = call.branch.memory.get("names", ())
-        self.handle.current_run().features[branch_name] = parts_of(feature, names)
+        record = self.handle.current_run()
+        record.features[branch_name] = parts_of(feature, names)
+        if "note" in call.branch.memory:
+            record.notes[branch_name] = call.branch.memory["note"]
+        if call.late or branch_name not in record.plans:
+            self.handle.check_rounding(call.branch.run.plan, feature)
         call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature], names)
         return output

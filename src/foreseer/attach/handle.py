@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
+
+from torch import Tensor
 
 from foreseer.attach.record import FailOpen, RunRecord
 from foreseer.errors import FailedOpenError, ForeseerWarning
 from foreseer.gate import AnyPolicy
+from foreseer.plan import Plan, Policy
+from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
+from foreseer.schedule import Explicit, Uniform
 
 
 class Handle:
@@ -30,6 +35,8 @@ class Handle:
         self._threads = threading.local()
         self._last: RunRecord | None = None
         self._warned = False
+        self._said_nothing_saved = False
+        self._said_rounding = False
 
     @property
     def attached(self) -> bool:
@@ -43,16 +50,30 @@ class Handle:
 
     def detach(self) -> None:
         """Leave the model as it was found. May be called again."""
+        last = self.record if self._detachers else None
+        self._let_go()
+        self._check_saving(last)
+
+    def _let_go(self) -> None:
         while self._detachers:
             self._detachers.pop()()
+
+    def _check_saving(self, finished: RunRecord | None) -> None:
+        """Say once that a run saved nothing where no step failed open, and why."""
+        reason = None if finished is None or asks_for_every_step(self.policy) else finished.why_nothing_saved()
+        if reason is not None and not self._said_nothing_saved:
+            self._said_nothing_saved = True
+            warnings.warn(f"A run saved nothing: {reason}. Said once.", ForeseerWarning, stacklevel=3)
 
     def begin_run(self, identity: Any, denoiser: str) -> RunRecord:
         """The record of the run that ``identity`` stands for: joined if another denoiser began it, else a new one."""
         threads = self._threads
         known = getattr(threads, "record", None) is not None and threads.identity is identity
         if not known or denoiser in threads.denoisers:
+            finished = getattr(threads, "record", None)
             threads.identity, threads.denoisers = identity, set()
             threads.record = self._last = RunRecord()
+            self._check_saving(finished)
         threads.denoisers.add(denoiser)
         return threads.record
 
@@ -74,10 +95,38 @@ class Handle:
             self._warned = True
             warnings.warn(f"{words} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
 
+    def check_rounding(self, plan: Plan, feature: Sequence[Tensor]) -> None:
+        """Say once where rows are so large that the rounding of the features spoils a forecast."""
+        if self._said_rounding or not feature:
+            return
+        dtype = str(feature[0].dtype).removeprefix("torch.")
+        step, error = worst_rounding(plan, dtype)
+        if error >= MUCH_ROUNDING:
+            self._said_rounding = True
+            gain = float(abs(plan.rows[step]).sum())
+            warnings.warn(
+                f"The row of step {step} has gain {gain:.0f}: rounding of {dtype} features alone is expected to change "
+                f"its forecast by {error:.0%}. Compute more steps, or take a lower order or features of higher "
+                "precision. plan.explain(dtype=...) lists such rows. Said once.",
+                ForeseerWarning,
+                stacklevel=2,
+            )
+
     def __enter__(self) -> Handle:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.detach()
+        if error is None:
+            self.detach()
+        else:
+            self._let_go()
+
+
+def asks_for_every_step(policy: AnyPolicy) -> bool:
+    """Whether ``policy`` names every step it computes: then one that saves nothing is as asked for."""
+    if not isinstance(policy, Policy):
+        return False
+    rule = policy.schedule
+    return rule is None or isinstance(rule, Explicit) or (isinstance(rule, Uniform) and rule.interval == 1)

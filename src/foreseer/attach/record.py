@@ -64,18 +64,22 @@ class RunRecord:
         computed: per branch, the steps at which the network ran.
         forecast: per branch, the steps that were forecast.
         failed_open: every step computed against the plan, with the reason.
+        begun_late: branches that began, or began anew, at a step that was not the run's first.
         forecast_seconds: host time spent in forecasts (not the wait for a GPU), all branches together.
         plans: per branch, the plan that it followed last.
         features: per branch, the tensors that its feature consists of, one an attention or MLP output at module sites.
+        notes: per branch, what its site says about how it worked (at the token site, what chose the tokens).
     """
 
     steps: int = 0
     computed: dict[str, list[int]] = field(default_factory=dict)
     forecast: dict[str, list[int]] = field(default_factory=dict)
     failed_open: list[FailOpen] = field(default_factory=list)
+    begun_late: list[tuple[int, str]] = field(default_factory=list)
     forecast_seconds: float = 0.0
     plans: dict[str, Plan] = field(default_factory=dict, repr=False)
     features: dict[str, tuple[FeaturePart, ...]] = field(default_factory=dict, repr=False)
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def computed_steps(self) -> tuple[int, ...]:
@@ -122,6 +126,20 @@ class RunRecord:
         """The parts of the network whose outputs were forecast, in the order of their calls; empty at other sites."""
         return tuple(dict.fromkeys(part.name for parts in self.features.values() for part in parts if part.name))
 
+    def why_nothing_saved(self) -> str | None:
+        """Why a run to its end forecast nothing; ``None`` where it did, where it says so itself, or was broken off."""
+        computed = {step for steps in self.computed.values() for step in steps}
+        if self.forecast or self.failed_open or self.steps - 1 not in computed or len(computed) < 2:
+            return None
+        if len(self.begun_late) >= len(computed) - 1:
+            return (
+                "no branch went on from one step to the next (another shape, other conditioning, or a step left out at "
+                f"each of {len(computed)} steps), so that there was nothing to forecast from"
+            )
+        if any(plan.forecast_steps for plan in self.plans.values()):
+            return None
+        return f"the policy computes all {len(computed)} steps of this run; ask for fewer, or sample in more steps"
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dictionaries."""
         return {
@@ -141,4 +159,5 @@ class RunRecord:
                 for branch, parts in self.features.items()
             },
             "modules": list(self.modules),
+            "notes": dict(self.notes),
         }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from foreseer.attach.clock import StepClock, UnknownStepError
+from foreseer.attach.conditioning import Conditioning
 from foreseer.errors import ForeseerError
 from foreseer.gate import AnyPolicy, GatedBranch, PolicyRun
 from foreseer.grid import Grid
@@ -23,12 +25,14 @@ class TrackedBranch:
         name: the cache context's name, or which call within the step it is.
         run: the plan, or the gate, being applied.
         steps: how many the whole run has.
+        conditioning: by what its calls are known.
         memory: the site's own (an output's container, the blocks' shapes).
     """
 
     name: str
     run: BranchRun | GatedBranch
     steps: int
+    conditioning: Conditioning
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,42 +45,58 @@ class Call:
         name: the branch's name.
         branch: the branch, ``None`` where the call belongs to no plan.
         reason: why the call is computed against or without a plan; ``None`` where all is as planned.
+        late: whether the branch began with this call, although the run did not.
     """
 
     step: int
     name: str
     branch: TrackedBranch | None
     reason: str | None = None
+    late: bool = False
 
 
 class Tracker:
     """Tells each call's run, step and branch, and compiles the policy when a branch begins.
 
-    A branch that begins late, skips a step or changes shape begins anew, on the rest of the grid: nothing computed
-    before can be stale.
+    A branch that begins late or skips a step begins anew, on the rest of the grid; so does a call whose shapes or
+    conditioning no branch has. Nothing computed before can be stale, and no two generations are mixed.
+
+    Args:
+        module: the denoiser.
+        policy: what is attached to it.
+        keep: where features are kept.
+        scale: what all threads know of the denoiser's timestep argument.
     """
 
-    def __init__(self, module: nn.Module, policy: AnyPolicy, keep: Keep) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        policy: AnyPolicy,
+        keep: Keep,
+        scale: dict[str, Callable[[float], float]] | None = None,
+    ) -> None:
         self._policy = policy
         self._keep: Keep = keep
-        self.clock = StepClock(module)
+        self.clock = StepClock(module, scale)
         self.grid: Grid | None = None
+        self._first = 0
         self._run: PolicyRun | None = None
         self._no_grid: str | None = None
         self._refused: dict[int, str] = {}
         self._branches: dict[str, TrackedBranch] = {}
         self._step = -1
-        self._calls_of: dict[str, int] = {}
+        self._called: set[str] = set()
 
     def reset(self) -> None:
         """Forget the current run and free its features."""
         self.grid = None
+        self._first = 0
         self._run = None
         self._no_grid = None
         self._refused = {}
         self._branches = {}
         self._step = -1
-        self._calls_of = {}
+        self._called = set()
 
     def enter(
         self, scheduler: Any, context: str | None, signature: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -92,22 +112,35 @@ class Tracker:
         if step < self._step:
             self.reset()
             fresh = True
+        if self._step < 0:
+            self._first = step
         if self.grid is None and self._no_grid is None:
             try:
                 self.grid = self.clock.grid(scheduler)
             except UnknownStepError as error:
                 self._no_grid = str(error)
         if step != self._step:
-            self._step, self._calls_of = step, {}
-        count = self._calls_of.get(context or "", 0)
-        self._calls_of[context or ""] = count + 1
-        name = f"call {count + 1}" if context is None else context if not count else f"{context} {count + 1}"
-        return self._branch(name, step, signature), fresh
+            live = {name: one for name, one in self._branches.items() if one.run.last_step == step - 1}
+            self._step, self._called, self._branches = step, set(), live
+        conditioning = Conditioning(args, kwargs, self.clock.timestep_position)
+        name = self._name(context, step, signature, conditioning)
+        self._called.add(name)
+        return self._branch(name, step, signature, conditioning), fresh
 
-    def _branch(self, name: str, step: int, signature: object) -> Call:
+    def _name(self, context: str | None, step: int, signature: object, conditioning: Conditioning) -> str:
+        """The branch that the call goes on with: the first that was not called at this step and that it fits."""
+        for count in itertools.count(1):
+            name = f"call {count}" if context is None else context if count == 1 else f"{context} {count}"
+            known = self._branches.get(name)
+            if name not in self._called and (
+                known is None or (known.run.continues(step, signature) and known.conditioning.goes_on(conditioning))
+            ):
+                return name
+        raise AssertionError
+
+    def _branch(self, name: str, step: int, signature: object, conditioning: Conditioning) -> Call:
         branch = self._branches.get(name)
-        if branch is None or not branch.run.continues(step, signature):
-            self._branches.pop(name, None)
+        if branch is None:
             if self.grid is None:
                 return Call(step, name, None, self._no_grid)
             if step not in self._refused:
@@ -118,7 +151,7 @@ class Tracker:
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:
-                    branch = self._branches[name] = TrackedBranch(name, run, len(self.grid))
-                    return Call(step, name, branch)
+                    branch = self._branches[name] = TrackedBranch(name, run, len(self.grid), conditioning)
+                    return Call(step, name, branch, late=step > self._first)
             return Call(step, name, None, self._refused[step])
         return Call(step, name, branch)

@@ -19,6 +19,8 @@ ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "floa
 
 MOST_TABLES = 4  # rows of more branches or modules are told in a line each
 Shapes = tuple[int, ...] | Sequence[tuple[int, ...]]
+# Of the feature's size: an expected rounding error from here on is as large as what a good forecast misses by.
+MUCH_ROUNDING = 0.05
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class ForecastExplanation:
         taken: by another branch, whose features the row weighs too, the same.
         row_sum: the sum of all weights: 1 where a constant feature is forecast exactly.
         l1_gain: the sum of their magnitudes: how much independent relative errors of the features may be amplified.
+        rounding: expected error, relative to the features, that comes from their rounding alone: with roundoff u, and
+            errors independent and even over [-u, u], it is u / sqrt(3) times the root of the sum of squared weights.
         span: steps since the last computed one.
         live_features: features held while the step runs.
     """
@@ -42,6 +46,7 @@ class ForecastExplanation:
     taken: dict[str, dict[int, float]]
     row_sum: float
     l1_gain: float
+    rounding: float
     span: int
     live_features: int
 
@@ -89,6 +94,7 @@ class PlanExplanation:
             f"live features at most: {self.most_live}"
             + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
             f"rounding of {self.dtype} features amplified to at most {self.rounding:.1e}",
+            *self._flags(),
             "",
             *(["shared rows, for all other branches than those below:"] if self.branches else []),
             *self._table(),
@@ -116,6 +122,20 @@ class PlanExplanation:
         }
         return [f"{gain:>7.2f}  {name}" for name, gain in gains.items()]
 
+    @property
+    def flagged(self) -> tuple[ForecastExplanation, ...]:
+        """The forecasts whose rows amplify the rounding of the features much."""
+        return tuple(one for one in self.forecasts if one.rounding >= MUCH_ROUNDING)
+
+    def _flags(self) -> list[str]:
+        if not self.flagged:
+            return []
+        worst = max(self.flagged, key=lambda one: one.rounding)
+        return [
+            f"LARGE GAIN at {len(self.flagged)} steps (marked !): rounding alone is expected to cost up to "
+            f"{worst.rounding:.0%} of the feature (step {worst.step}, gain {worst.l1_gain:.0f})"
+        ]
+
     def _table(self) -> list[str]:
         lines = [
             f"{'step':>4} {'level':>9} {'span':>4} {'sum':>7} {'gain':>7} {'live':>4}  row (step:weight)",
@@ -126,7 +146,7 @@ class PlanExplanation:
                 row += f" | {other} " + " ".join(f"{step}:{weight:+.3f}" for step, weight in weights.items())
             lines.append(
                 f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
-                f"{one.live_features:>4}  {row}"
+                f"{one.live_features:>4}{'!' if one in self.flagged else ' '} {row}"
             )
         return lines
 
@@ -145,7 +165,7 @@ def explain(plan: Plan, feature_shape: Shapes | None = None, dtype: str = "float
     if dtype not in ITEM_BYTES:
         raise PlanError(f"Unknown dtype {dtype!r}: expected one of {', '.join(ITEM_BYTES)}.")
     shapes = _shapes(feature_shape)
-    forecasts = tuple(_explain_step(plan, step) for step in plan.forecast_steps)
+    forecasts = tuple(_explain_step(plan, step, dtype) for step in plan.forecast_steps)
     feature_bytes = sum(map(math.prod, shapes)) * ITEM_BYTES[dtype] if shapes else None
     return PlanExplanation(
         computed_steps=plan.computed_steps,
@@ -170,7 +190,23 @@ def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:
     return [tuple(shape) for shape in shapes]
 
 
-def _explain_step(plan: Plan, step: int) -> ForecastExplanation:
+def worst_rounding(plan: Plan, dtype: str) -> tuple[int, float]:
+    """The step whose forecast suffers most from the rounding of ``dtype`` features, and its expected relative error.
+
+    >>> from foreseer import Grid, Policy, forecast, schedule
+    >>> steep = Policy(schedule.Uniform.for_nfe(7, 50), forecast.Newton(order=3)).compile(Grid.uniform(50))
+    >>> step, error = worst_rounding(steep, "bfloat16")
+    >>> error > MUCH_ROUNDING > worst_rounding(steep, "float32")[1]
+    True
+    """
+    if not plan.forecast_steps or dtype not in ROUNDOFF:
+        return -1, 0.0
+    sizes = np.linalg.norm(plan.rows[list(plan.forecast_steps)], axis=1)
+    worst = int(np.argmax(sizes))
+    return plan.forecast_steps[worst], ROUNDOFF[dtype] / math.sqrt(3) * float(sizes[worst])
+
+
+def _explain_step(plan: Plan, step: int, dtype: str) -> ForecastExplanation:
     row = plan.rows[step]
     taken = {
         other: dict(zip(used, weights, strict=True)) for other, used, weights in plan.sparse_cross_rows.get(step, ())
@@ -183,6 +219,7 @@ def _explain_step(plan: Plan, step: int) -> ForecastExplanation:
         taken=taken,
         row_sum=float(sum(every)),
         l1_gain=float(sum(map(abs, every))),
+        rounding=ROUNDOFF[dtype] / math.sqrt(3) * float(np.linalg.norm(every)),
         span=step - max(j for j in plan.computed_steps if j < step),
         live_features=len(plan.live_steps(step)),
     )
