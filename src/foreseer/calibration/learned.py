@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foreseer.calibration.validate import best_ridge
+from foreseer.calibration.validate import best_ridge, expected_error, formula_error
 from foreseer.errors import ScheduleError
+from foreseer.forecast import Reuse
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.plan import Policy
@@ -28,6 +29,10 @@ def learned(
 ) -> Policy:
     """Kernel rows on searched steps, for any run that the kernel covers.
 
+    Where reuse on steps of its own expects less error, it is reuse: under Euler's method, the run with those steps
+    alone. So the expected error, cross-validated on the kernel's grid, is never above that of the best step reduction
+    to as many of its levels; that matters where there are few steps in all (docs/models/few-steps.md).
+
     Args:
         kernel: from :func:`foreseer.calibrate`.
         nfe: network evaluations of a run, however many branches each has; or
@@ -46,10 +51,15 @@ def learned(
             raise ScheduleError("Give one of nfe, evaluations, speedup and max_error.")
         return _joint(kernel, evaluations, ridge)
     schedule = Optimal(kernel, nfe, speedup, max_error, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE))
-    if ridge is None:
-        fits = nfe is None or nfe <= len(kernel.grid)
-        ridge = best_ridge(kernel, schedule.on(kernel.grid)).ridge if fits else SEARCH_RIDGE
-    return Policy(schedule, KernelRows(kernel, ridge=ridge), kernel.site)
+    if nfe is not None and nfe > len(kernel.grid):  # for finer grids than the kernel's, which cannot be compared on
+        return Policy(schedule, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE), kernel.site)
+    steps = schedule.on(kernel.grid)
+    found = best_ridge(kernel, steps) if ridge is None else expected_error(kernel, steps, ridge)
+    plain = Optimal(kernel, nfe, speedup, max_error, Reuse())
+    its_steps = plain.on(kernel.grid)
+    if (len(its_steps), formula_error(kernel, its_steps, Reuse()).mean) < (len(steps), found.mean):
+        return Policy(plain, Reuse(), kernel.site)
+    return Policy(schedule, KernelRows(kernel, ridge=found.ridge), kernel.site)
 
 
 def _joint(kernel: Kernel, evaluations: int, ridge: float | None) -> Policy:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.forecast.base import NONE
+from foreseer.forecast.base import NONE, Forecaster
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
@@ -27,7 +27,7 @@ class ExpectedError:
         mean: root mean square over held-out prompts.
         spread: standard error of that mean, from the spread over prompts; ``nan`` for a single prompt.
         worst: the largest over prompts.
-        ridge: the ridge of the rows.
+        ridge: the ridge of the rows; ``nan`` for a formula's, which have none.
     """
 
     mean: float
@@ -61,7 +61,6 @@ def held_out_errors(
         branch_steps: the computed steps of branches that do not compute at all of them.
         steer: of the rows.
     """
-    scale = np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
     parts = np.array_split(np.arange(kernel.prompts), min(folds, kernel.prompts))
     errors = np.zeros(kernel.prompts)
     for part in parts:
@@ -72,12 +71,25 @@ def held_out_errors(
         own = forecaster.branch_rows(computed_steps, kernel.grid, branch_steps)
         cross = forecaster.cross_rows(computed_steps, kernel.grid, branch_steps)
         errors[part] = final_errors(kernel.subset(part.tolist()), rows, own, cross)
-    return errors / scale
+    return errors / _scale(kernel)
 
 
 def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
     """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
-    errors = held_out_errors(kernel, computed_steps, ridge, **options)
+    return _summary(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
+
+
+def formula_error(kernel: Kernel, computed_steps: Sequence[int], forecaster: Forecaster) -> ExpectedError:
+    """The expected error of a fixed formula's rows on ``computed_steps``: nothing is fitted, so nothing held out."""
+    errors = final_errors(kernel, forecaster.rows(computed_steps, kernel.grid))
+    return _summary(errors / _scale(kernel), math.nan)
+
+
+def _scale(kernel: Kernel) -> Float64[np.ndarray, " P"]:
+    return np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
+
+
+def _summary(errors: Float64[np.ndarray, " P"], ridge: float) -> ExpectedError:
     mean = math.sqrt(float(np.mean(errors**2)))
     # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
