@@ -11,7 +11,7 @@ from foreseer.errors import PlanError
 from foreseer.forecast import L2P, AdamsBashforth, Chebyshev, Forecaster, Newton, Reuse, TaylorSeer
 from foreseer.plan.policy import Policy
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
-from foreseer.site import Change
+from foreseer.site import Change, Tokens
 
 if TYPE_CHECKING:
     from foreseer.gate import AnyPolicy, Gate
@@ -165,6 +165,26 @@ METHODS: dict[str, Method] = {
             Uniform(interval=6, warmup=3),
             TaylorSeer(order=2, first_enhance=3),
             "modules",
+            _uniform(3),
+        ),
+        Method(
+            "toca",
+            "ToCa",
+            "as FORA, but a tenth of the tokens goes through the MLPs at skipped steps",
+            "arXiv 2410.05317 (N = 4, 3 first steps, R = 90 %)",
+            Uniform(interval=4, warmup=3),
+            Reuse(),
+            str(Tokens()),
+            _uniform(3),
+        ),
+        Method(
+            "duca",
+            "DuCa",
+            "ToCa's skipped steps by turns with plain reuse",
+            "arXiv 2412.18911 (N = 5, 3 first steps, R = 90 %)",
+            Uniform(interval=5, warmup=3),
+            Reuse(),
+            str(Tokens(alternate=True)),
             _uniform(3),
         ),
         Method(

@@ -52,6 +52,38 @@ class Modules(Site):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tokens(Site):
+    """As ``modules``, but that at skipped steps a share of the tokens goes through the MLPs: ToCa, arXiv 2410.05317.
+
+    Attention is forecast. Recomputed rows stay until the next computed step.
+
+    Args:
+        share: of the tokens, more than 0 and at most 1.
+        alternate: only at every second skipped step, the others being forecast wholly: DuCa, arXiv 2412.18911.
+        age: what each step since a token's row was computed adds to its score, in mean influences.
+        spread: what the best of each four neighbouring tokens has added to its score.
+
+    Raises:
+        PlanError: an option is out of range.
+    """
+
+    name: ClassVar[str] = "tokens"
+    share: float = 0.1
+    alternate: bool = False
+    age: float = 0.25
+    spread: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_number("share", self.share, PlanError, most=1)
+        if not self.share:
+            raise PlanError("share is 0; with no token recomputed the site is 'modules'.")
+        if not isinstance(self.alternate, bool):
+            raise PlanError(f"alternate is {self.alternate!r}; expected true or false.")
+        check_number("age", self.age, PlanError)
+        check_number("spread", self.spread, PlanError)
+
+
+@dataclasses.dataclass(frozen=True)
 class Change(Site):
     """The change that a range of blocks makes: its output minus its input. All else runs; the forecast is added.
 
@@ -92,7 +124,7 @@ def _checked_range(name: str, given: Any) -> tuple[float, float]:
     return float(given[0]), float(given[1])
 
 
-KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock, Modules, Change)}
+KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock, Modules, Tokens, Change)}
 SITES: tuple[str, ...] = tuple(KINDS)
 
 _WORDS = re.compile(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Taken:
 
 
 @dataclass
-class _Passed:
+class Passed:
     """A module's call: what its output looks like, and where its tensors are among the feature's."""
 
     module: nn.Module
@@ -58,7 +58,7 @@ class ModuleCalls:
     """
 
     taken: Taken
-    calls: list[_Passed] = field(default_factory=list)
+    calls: list[Passed] = field(default_factory=list)
     feature: list[Tensor] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     _counts: dict[nn.Module, int] = field(default_factory=dict)
@@ -68,11 +68,11 @@ class ModuleCalls:
         output = forward(*args, **kwargs)
         name = self.taken.features.get(module)
         if name is None:
-            self.calls.append(_Passed(module, stand_in(output), 0, 0))
+            self.calls.append(Passed(module, stand_in(output), 0, 0))
             return output
         tensors = flatten(output)
         count = self._counts[module] = self._counts.get(module, 0) + 1
-        self.calls.append(_Passed(module, strip(output), len(self.feature), len(tensors)))
+        self.calls.append(Passed(module, strip(output), len(self.feature), len(tensors)))
         self.feature.extend(tensors)
         self.names.extend([name if count == 1 else f"{name} {count}"] * len(tensors))
         return output
@@ -82,7 +82,7 @@ class ModuleCalls:
 class Forecasts:
     """Gives what stands for the modules' outputs, in the order of their calls when they were last computed."""
 
-    calls: list[_Passed]
+    calls: list[Passed]
     feature: Sequence[Tensor]
     position: int = 0
 
@@ -90,7 +90,7 @@ class Forecasts:
         """A module's forecast output."""
         return self.answer(self.next(module))
 
-    def next(self, module: nn.Module) -> _Passed:
+    def next(self, module: nn.Module) -> Passed:
         """The call that this one stands for.
 
         Raises:
@@ -101,7 +101,7 @@ class Forecasts:
         self.position += 1
         return self.calls[self.position - 1]
 
-    def answer(self, call: _Passed) -> Any:
+    def answer(self, call: Passed) -> Any:
         """What the call gives."""
         tensors = (self.feature[index] for index in range(call.first, call.first + call.count))
         return rebuild(call.template, tensors) if call.count else call.template
@@ -160,6 +160,12 @@ class ModuleSite:
         self._bypass.remove()
         self.taken = None
 
+    def _choose(self, found: Found, run: Any) -> Taken:
+        """The modules to take: features are those that the blocks themselves need."""
+        needed = judge(found, self._bypass, run)
+        features = {module: name for module, name in found.names.items() if module in needed}
+        return Taken(features, tuple(module for module in found.names if module not in needed))
+
     def _find(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             self._no_modules = self._prove(forward, args, kwargs)
@@ -181,14 +187,16 @@ class ModuleSite:
         if any(_is_compiled(block) for block in found.blocks):
             return f"the blocks of {kind} are compiled, so that nothing inside them can be bypassed"
         self._bypass.install(found.names)
-        taken = _judge(found, self._bypass, lambda: forward(*args, **kwargs))
         try:
+            taken = self._choose(found, lambda: forward(*args, **kwargs))
             with self._bypass.handled_by(ModuleCalls(taken)) as calls:
                 again = forward(*args, **kwargs)
             with self._bypass.handled_by(Forecasts(calls.calls, calls.feature)):
                 bypassed = forward(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
+        except NoFeatureError as error:
+            return f"{kind} has no such site: {error}"
         except WRONG_PLACE as error:
             return f"{kind} does not run with its attention and MLP modules bypassed ({error})"
         if not (same_bits(truth, flatten(again)) and same_bits(truth, flatten(bypassed))):
@@ -199,11 +207,11 @@ class ModuleSite:
         return None
 
 
-def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
-    """Tell the modules whose outputs their block's own depends on from those that only feed other modules.
+def judge(found: Found, bypass: Bypass, run: Any, running: Collection[nn.Module] = ()) -> set[nn.Module]:
+    """The modules whose outputs their block's own depends on; the others only feed them.
 
     Each block is run again with its modules bypassed by their own outputs, but for one, which gives no numbers. If
-    nothing changes, that one is idle while the others are bypassed.
+    nothing changes, that one is idle while the others are bypassed. Those in ``running`` are not bypassed.
     """
     needed = {block for block in found.blocks if block in found.names}
     hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -212,7 +220,7 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
     def forget(*_: Any) -> None:
         capture.calls.clear()
 
-    def judge(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def try_without(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         truth, calls = flatten(output), list(capture.calls)
         capture.calls.clear()
         for index, (module, given) in enumerate(calls):
@@ -220,7 +228,7 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
                 continue
             without = [*calls[:index], (module, _no_numbers(given)), *calls[index + 1 :]]
             try:
-                with bypass.handled_by(Replay(without)):
+                with bypass.handled_by(_Without(without, module, running)):
                     if not same_bits(truth, flatten(block.forward(*args, **kwargs))):
                         needed.add(module)
             except torch.OutOfMemoryError:
@@ -231,14 +239,27 @@ def _judge(found: Found, bypass: Bypass, run: Any) -> Taken:
     try:
         for block in set(found.blocks) - needed:
             hooks.append(block.register_forward_pre_hook(forget))
-            hooks.append(block.register_forward_hook(judge, with_kwargs=True))
+            hooks.append(block.register_forward_hook(try_without, with_kwargs=True))
         with bypass.handled_by(capture):
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    features = {module: name for module, name in found.names.items() if module in needed}
-    return Taken(features, tuple(module for module in found.names if module not in needed))
+    return needed
+
+
+class _Without(Replay):
+    """Gives outputs, but that some modules run: all of them but the one that gives no numbers."""
+
+    def __init__(self, calls: list[tuple[nn.Module, Any]], silent: nn.Module, running: Collection[nn.Module]) -> None:
+        super().__init__(calls)
+        self._silent = silent
+        self._running = running
+
+    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The unit's output."""
+        output = super().__call__(module, forward, args, kwargs)
+        return forward(*args, **kwargs) if module in self._running and module is not self._silent else output
 
 
 def _no_numbers(output: Any) -> Any:
@@ -247,9 +268,3 @@ def _no_numbers(output: Any) -> Any:
 
 def _is_compiled(block: nn.Module) -> bool:
     return getattr(block, "_compiled_call_impl", None) is not None
-
-
-def module_names(site: Any) -> Iterator[str]:
-    """The names of the modules whose outputs a site of this kind forecasts."""
-    taken = getattr(site, "taken", None)
-    yield from taken.features.values() if taken is not None else ()

@@ -17,11 +17,12 @@ from foreseer.attach.modules import ModuleSite
 from foreseer.attach.output_site import OutputSite
 from foreseer.attach.probe import PROBES, Probe
 from foreseer.attach.site import SiteHook
+from foreseer.attach.tokens import TokenSite
 from foreseer.errors import AttachError
 from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
-from foreseer.site import Change, LastBlock, Modules, Output, Site, read_site
+from foreseer.site import Change, LastBlock, Modules, Output, Site, Tokens, read_site
 
 # The names under which diffusers' pipelines hold what they call once or more at each step.
 DENOISER_NAMES = ("transformer", "transformer_2", "unet")
@@ -30,6 +31,7 @@ _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
     Output: lambda module, site: OutputSite(),
     LastBlock: lambda module, site: LastBlockSite(module),
     Modules: lambda module, site: ModuleSite(module),
+    Tokens: TokenSite,
     Change: lambda module, site: ChangeSite(module, site),
 }
 
