@@ -32,7 +32,7 @@ _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
     LastBlock: lambda module, site: LastBlockSite(module),
     Modules: lambda module, site: ModuleSite(module),
     Tokens: TokenSite,
-    Change: lambda module, site: ChangeSite(module, site),
+    Change: ChangeSite,
 }
 
 _NOT_INSIDE = (
