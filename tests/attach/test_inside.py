@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+from statistics import median
 from typing import Any
 
 import pytest
@@ -26,8 +29,6 @@ FIRST = {
 }
 SITES = ("output", "last_block", "change", "change(kept=1)")
 COEFFICIENTS = (-2.0, 0.5, 1.5, 0.01)
-TEACACHE = {"flux": 0.5, "sd3": 0.5, "dit": 0.4, "wan": 0.7, "hunyuan_video": 0.7}
-FIRST_BLOCK = {"flux": 0.8, "sd3": 0.4, "dit": 0.35, "wan": 0.7, "hunyuan_video": 0.8}
 CASES = [*(("flux", site) for site in SITES), *((name, site) for name in list(FIRST)[1:] for site in SITES[::3])]
 
 
@@ -70,6 +71,22 @@ def watched(name: str, policy: GatedPolicy, monkeypatch: pytest.MonkeyPatch) -> 
     return handle.record, modulated, changes
 
 
+@cache
+def usual_changes(name: str) -> tuple[float, float]:
+    """Median changes in a run that computes every step: rescaled of the modulated input, and of the first block."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("ignore", fs.ForeseerWarning)  # that nothing was saved
+        _, modulated, changes = watched(name, gated(FirstBlock(0.0)), patch)
+    count = len(tiny(name).branches)
+    pairs = range(count, len(changes))
+    rescaled = median(polynomial(distance(modulated[at], modulated[at - count])) for at in pairs)
+    return rescaled, median(distance(changes[at], changes[at - count]) for at in pairs)
+
+
+def polynomial(change: float) -> float:
+    return sum(c * change**power for power, c in enumerate(reversed(COEFFICIENTS)))
+
+
 def distance(now: Tensor, before: Tensor) -> float:
     return float((now - before).abs().sum().double() / before.abs().sum().double())
 
@@ -79,7 +96,7 @@ def teacache_by_hand(modulated: list[Tensor], threshold: float) -> list[int]:
     computed, total = [0], 0.0
     for step in range(1, len(modulated)):
         change = distance(modulated[step], modulated[step - 1])
-        total += sum(c * change**power for power, c in enumerate(reversed(COEFFICIENTS)))
+        total += polynomial(change)
         if total >= threshold or step == len(modulated) - 1:
             computed.append(step)
             total = 0.0
@@ -98,7 +115,7 @@ def first_block_by_hand(changes: list[Tensor], threshold: float) -> list[int]:
 def test_teacache_computes_the_steps_that_its_formula_says(
     name: str, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = TeaCache(TEACACHE[name], COEFFICIENTS)
+    gate = TeaCache(1.5 * usual_changes(name)[0], COEFFICIENTS)
     record, modulated, _ = watched(name, gated(gate, site), monkeypatch)
     branches = tiny(name).branches
     for index, branch in enumerate(branches):
@@ -112,7 +129,7 @@ def test_teacache_computes_the_steps_that_its_formula_says(
 def test_the_first_block_gate_computes_the_steps_that_its_formula_says(
     name: str, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = FirstBlock(FIRST_BLOCK[name])
+    gate = FirstBlock(1.1 * usual_changes(name)[1])
     record, _, changes = watched(name, gated(gate, site), monkeypatch)
     branches = tiny(name).branches
     for index, branch in enumerate(branches):
@@ -257,7 +274,7 @@ def test_what_cannot_be_told_is_computed_and_said(
             found = sample(model, scheduler)
     assert torch.equal(found.nan_to_num(), expected.nan_to_num())
     assert handle.record.nfe == STEPS
-    assert len(handle.record.failed_open) == STEPS - 1 or gradients
+    assert len(handle.record.failed_open) >= STEPS - 2  # the last step computes by TeaCache's rule
 
 
 def test_any_forecaster_stands_behind_a_gate() -> None:
