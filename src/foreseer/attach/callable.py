@@ -58,7 +58,8 @@ class WrappedModel:
         self._check_order(step, known)
         if known is None or not known.run.continues(step, inputs):
             try:
-                run = self._run.branch(branch, step, inputs)
+                spent = sum(one < step for one in self.record.computed_steps)
+                run = self._run.branch(branch, step, inputs, spent)
             except ForeseerError as error:
                 self._branches.pop(branch, None)
                 return self._against_the_plan(step, branch, str(error), self._model_fn(*args, **kwargs))

@@ -151,6 +151,11 @@ class StepClock:
         raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
 
 
+def takes_timestep(kind: type[nn.Module]) -> bool:
+    """Whether the ``forward`` of a module names a timestep among its arguments."""
+    return bool(_find_timestep(kind)[1])
+
+
 @lru_cache(maxsize=64)
 def _find_timestep(kind: type[nn.Module]) -> tuple[int, str]:
     """Position and name of the timestep among the arguments of a module's ``forward``."""

@@ -57,7 +57,11 @@ class DenoiserHook(Listener):
         tracker = getattr(self._threads, "tracker", None)
         if tracker is None:
             tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._scale)
+            tracker.spent = self._spent
         return tracker
+
+    def _spent(self, identity: Any, step: int) -> int:
+        return self.handle.spent(identity, step) if self.handle is not None else 0
 
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Called by diffusers after a pipeline's run: free what is left of it."""

@@ -77,6 +77,13 @@ class Handle:
         threads.denoisers.add(denoiser)
         return threads.record
 
+    def spent(self, identity: Any, step: int) -> int:
+        """Steps before ``step`` that were computed already in this thread's run that ``identity`` stands for."""
+        record = getattr(self._threads, "record", None)
+        if record is None or self._threads.identity is not identity:
+            return 0
+        return sum(one < step for one in record.computed_steps)
+
     def current_run(self) -> RunRecord:
         """The record of this thread's current run."""
         return self._threads.record

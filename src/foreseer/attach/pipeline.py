@@ -10,6 +10,7 @@ from torch import nn
 
 from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
+from foreseer.attach.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
 from foreseer.attach.handle import Handle
 from foreseer.attach.hooks import is_compiled, is_hooked
 from foreseer.attach.last_block import LastBlockSite
@@ -23,9 +24,6 @@ from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
 from foreseer.site import Change, LastBlock, Modules, Output, Site, Tokens, read_site
-
-# The names under which diffusers' pipelines hold what they call once or more at each step.
-DENOISER_NAMES = ("transformer", "transformer_2", "unet")
 
 _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
     Output: lambda module, site: OutputSite(),
@@ -55,7 +53,8 @@ def accelerate(
     manager that detaches on leaving. Nothing but this instance is touched.
 
     Args:
-        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or one such module.
+        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or with one module that
+            takes a timestep, whatever its name; or such a module itself.
         policy: what to attach; a plan stands for ``Policy.from_plan(plan)``.
         scheduler: for a bare module, the scheduler that its sampling loop uses; a pipeline brings its own.
         keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
@@ -119,16 +118,23 @@ def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module]
                 "fs.wrap for a loop of your own."
             )
         return {"": pipe_or_model}, lambda: scheduler
-    found = {name: getattr(pipe_or_model, name, None) for name in DENOISER_NAMES}
-    denoisers = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    denoisers = find_denoisers(pipe_or_model)
     if not denoisers or getattr(pipe_or_model, "scheduler", None) is None:
-        raise AttachError(
-            f"{type(pipe_or_model).__name__} has no denoiser and scheduler that Foreseer knows to look for "
-            f"({', '.join(DENOISER_NAMES)}; scheduler). Attach to its denoising module: "
-            "fs.accelerate(module, policy, scheduler=...)."
-        )
+        raise AttachError(_nothing_to_attach_to(pipe_or_model))
     pipe = weakref.ref(pipe_or_model)
     return denoisers, lambda: scheduler if scheduler is not None else getattr(pipe(), "scheduler", None)
+
+
+def _nothing_to_attach_to(pipe: Any) -> str:
+    remedy = "Attach to its denoising module: fs.accelerate(module, policy, scheduler=...)."
+    if getattr(pipe, "scheduler", None) is None:
+        return f"{type(pipe).__name__} has no scheduler, which tells the steps. {remedy}"
+    taking = ", ".join(timestep_takers(pipe))
+    which = f"several modules that take a timestep ({taking})" if taking else "no module that takes a timestep"
+    return (
+        f"{type(pipe).__name__} has no denoiser by the names that diffusers uses ({', '.join(DENOISER_NAMES)}), and "
+        f"{which}. {remedy}"
+    )
 
 
 def _check_free(name: str, module: nn.Module, site: Site) -> None:

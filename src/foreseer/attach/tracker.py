@@ -77,6 +77,7 @@ class Tracker:
     ) -> None:
         self._policy = policy
         self._keep: Keep = keep
+        self.spent: Callable[[Any, int], int] = lambda timesteps, step: 0  # of the run's budget, by any denoiser
         self.clock = StepClock(module, scale)
         self.grid: Grid | None = None
         self._first = 0
@@ -147,7 +148,7 @@ class Tracker:
                 if self._run is None:
                     self._run = PolicyRun(self._policy, self.grid, self._keep)
                 try:
-                    run = self._run.branch(name, step, signature)
+                    run = self._run.branch(name, step, signature, self.spent(self.clock.timesteps, step))
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from foreseer.attach.denoisers import find_denoisers
 from foreseer.attach.hooks import is_hooked
-from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.calibration.branches import BranchRecorder, NotMixedError, record_branches
 from foreseer.calibration.identity import identity_of
 from foreseer.calibration.inside import Inside, record_inside
@@ -121,8 +120,7 @@ def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
         raise CalibrationError("Calibration takes a list of prompts; a handful will do.")
     if getattr(pipe, "scheduler", None) is None:
         raise CalibrationError(f"{type(pipe).__name__} is no pipeline with a scheduler.")
-    modules = (getattr(pipe, name, None) for name in DENOISER_NAMES)
-    if any(isinstance(module, nn.Module) and is_hooked(module) for module in modules):
+    if any(is_hooked(module) for module in find_denoisers(pipe).values()):
         raise CalibrationError("A policy is attached: detach its handle first, calibration computes every step.")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from foreseer import __version__
-from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.attach.denoisers import find_denoisers
 
 
 def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
@@ -53,8 +53,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:
-    modules = (getattr(pipe, name, None) for name in DENOISER_NAMES)
-    return {next(module.parameters()).dtype for module in modules if isinstance(module, torch.nn.Module)}
+    return {next(module.parameters()).dtype for module in find_denoisers(pipe).values()}
 
 
 def _name_of(pipe: Any) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from foreseer.attach.denoisers import find_denoisers
 from foreseer.attach.hooks import Interception
-from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.evaluate.environment import runs_on_gpu
 from foreseer.evaluate.flops import FlopCount
 
@@ -57,8 +57,7 @@ def count_denoiser(pipe: Any) -> Iterator[DenoiserCost]:
 
 def denoisers(pipe: Any) -> list[nn.Module]:
     """The denoising modules of a pipeline, attached to or not."""
-    found = (getattr(pipe, name, None) for name in DENOISER_NAMES)
-    return [module for module in found if isinstance(module, nn.Module)]
+    return list(find_denoisers(pipe).values())
 
 
 def modules(pipe: Any) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.attach.denoisers import find_denoisers
 from foreseer.calibration.record import stepping
 
 
@@ -70,8 +70,7 @@ def watch_loop(pipe: Any, keep: Container[int] = ()) -> Iterator[Loop]:
             torch.cuda.synchronize()
         loop.began = loop.began or time.perf_counter()
 
-    modules = [getattr(pipe, name, None) for name in DENOISER_NAMES]
-    hooks = [module.register_forward_pre_hook(before) for module in modules if isinstance(module, nn.Module)]
+    hooks = [module.register_forward_pre_hook(before) for module in find_denoisers(pipe).values()]
     try:
         with stepping(scheduler, watched_step):
             yield loop

@@ -37,14 +37,14 @@ class PolicyRun:
         self._branches: WeakValueDictionary[str, BranchRun] = WeakValueDictionary()
         self._decisions = Decisions(policy) if isinstance(policy, GatedPolicy) else None
 
-    def branch(self, name: str, step: int, signature: object) -> BranchRun | GatedBranch:
-        """The branch ``name``, beginning at ``step``.
+    def branch(self, name: str, step: int, signature: object, spent: int = 0) -> BranchRun | GatedBranch:
+        """The branch ``name``, beginning at ``step`` of a run that has computed ``spent`` steps before.
 
         Raises:
             ForeseerError: the policy cannot serve the rest of the run.
         """
         if isinstance(self._policy, Policy):
-            plan = self._policy.compile(self._grid, step).of_branch(name)
+            plan = self._policy.compile(self._grid, step, spent).of_branch(name)
             run = self._branches[name] = BranchRun(plan, step, signature, self._keep, self._branches)
             return run
         assert self._decisions is not None

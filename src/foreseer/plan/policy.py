@@ -38,7 +38,7 @@ class Policy:
     site: str | Site = "output"
     plan: Plan | None = field(default=None, repr=False)
     otherwise: Policy | None = field(default=None, repr=False)
-    _plans: dict[tuple[bytes, int], Plan] = field(default_factory=dict, init=False, repr=False)
+    _plans: dict[tuple[bytes, int, int], Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", str(read_site(self.site)))
@@ -74,12 +74,13 @@ class Policy:
             raise PlanError(f"Expected a Plan, received {type(plan).__name__}; load a file with fs.Plan.load(path).")
         return cls(None, None, plan.site, plan, otherwise)
 
-    def compile(self, grid: Grid, first_step: int = 0) -> Plan:
+    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
         """The plan for the part of ``grid`` that begins at ``first_step``; the same object when asked again.
 
         Args:
             grid: the noise levels of the whole run.
             first_step: where the branch begins that is to follow the plan; the plan counts its steps from there.
+            spent: steps that the run has computed before; a schedule with a budget has so many less for the rest.
 
         Raises:
             ForeseerError: the schedule or the forecaster cannot serve this grid, or the policy's plan is for another.
@@ -87,7 +88,7 @@ class Policy:
         part = grid.tail(first_step)
         if self.plan is not None:
             if not self.plan.grid.matches(part) and self.otherwise is not None:
-                found = self.otherwise.compile(grid, first_step)
+                found = self.otherwise.compile(grid, first_step, spent)
                 words = f"stands in for a plan of another grid ({_words(self.plan.grid)})"
                 return replace(found, provenance={**found.provenance, "note": words})
             if not self.plan.grid.matches(part):
@@ -96,13 +97,13 @@ class Policy:
                     f"Sample as it was made for, or attach a policy that compiles to any grid."
                 )
             return self.plan
-        key = (grid.key, first_step)
+        key = (grid.key, first_step, spent)
         found = self._plans.get(key)
         if found is None:
             assert self.schedule is not None
             assert self.forecaster is not None
             provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster)}
-            computed = self.schedule.on(grid, first_step)
+            computed = self.schedule.on(grid, first_step, spent)
             apart = self.schedule.branch_steps(grid, first_step)
             found = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=apart)
             if len(self._plans) >= KEPT_PLANS:

@@ -24,10 +24,11 @@ class Schedule(ABC):
         check_count("steps", steps, ScheduleError, least=1)
         return check_computed_steps(self._computed_steps(steps), steps)
 
-    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
+    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """The computed steps of the part of a run on ``grid`` that begins at ``first_step``, counted from there.
 
-        A branch that begins late, and image to image, see such a part: by default the rule begins anew there.
+        A branch that begins late, and image to image, see such a part: by default the rule begins anew there. A run
+        that had computed ``spent`` steps before goes on in that part; a rule with a budget has so many less.
         """
         return self.computed_steps(len(grid) - first_step)
 

@@ -36,7 +36,7 @@ class Explicit(Schedule):
         object.__setattr__(self, "steps", check_computed_steps(steps, of if of is not None else sys.maxsize))
         object.__setattr__(self, "of", of)
 
-    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
+    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """The listed steps of the part that begins at ``first_step``, which computes; they count on the whole run."""
         self.computed_steps(len(grid))
         return (0, *(step - first_step for step in self.steps if step > first_step))

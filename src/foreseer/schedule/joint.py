@@ -48,7 +48,7 @@ class Joint(Schedule):
         if self.evaluations < len(branches.names):
             raise ScheduleError(f"{self.evaluations} evaluations do not suffice to call each of {branches.names} once.")
 
-    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
+    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """The steps at which any branch computes."""
         return tuple(step for step, _ in self._calls(grid.tail(first_step)))
 

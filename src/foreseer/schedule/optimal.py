@@ -48,7 +48,7 @@ class Optimal(Schedule):
     speedup: float | None = None
     max_error: float | None = None
     forecaster: Forecaster | None = None
-    _found: dict[bytes, tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
+    _found: dict[tuple[bytes, int], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         given = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
@@ -65,17 +65,27 @@ class Optimal(Schedule):
         if self.max_error is not None and not self.kernel.knows_final_error:
             raise ScheduleError("This kernel knows no final error (a stochastic scheduler): ask for nfe or speedup.")
 
-    def on(self, grid: Grid, first_step: int = 0) -> tuple[int, ...]:
-        """The best steps found for the part of a run on ``grid`` that begins at ``first_step``, counted from there."""
+    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
+        """The best steps found for the part of a run on ``grid`` that begins at ``first_step``, counted from there.
+
+        Of ``nfe`` evaluations a run has spent some before (a second transformer takes over): the part has the rest, at
+        least one, at most all its steps. Other targets hold for the part alone.
+        """
         grid = grid.tail(first_step)
-        found = self._found.get(grid.key)
+        spent = spent if self.nfe is not None else 0
+        key = grid.key, spent
+        found = self._found.get(key)
         if found is None:
             search = Search(self.kernel.on(grid), self.forecaster or KernelRows(self.kernel))
-            steps = self._least(search, len(grid)) if self.max_error is not None else search.best(self._budget(grid))
-            found = self._found[grid.key] = check_computed_steps(steps, len(grid))
+            steps = (
+                self._least(search, len(grid)) if self.max_error is not None else search.best(self._budget(grid, spent))
+            )
+            found = self._found[key] = check_computed_steps(steps, len(grid))
         return found
 
-    def _budget(self, grid: Grid) -> int:
+    def _budget(self, grid: Grid, spent: int) -> int:
+        if spent:
+            return min(max(1, (self.nfe or 1) - spent), len(grid))
         nfe = self.nfe if self.nfe is not None else max(1, round(len(grid) / (self.speedup or 1.0)))
         if nfe > len(grid):
             raise ScheduleError(f"{nfe} evaluations do not fit a run of {len(grid)} steps.")

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from foreseer.attach.denoisers import find_denoisers
 from foreseer.attach.hooks import is_hooked
-from foreseer.attach.pipeline import DENOISER_NAMES
 from foreseer.errors import ForeseerError
 
 # Peers never touch these; offloading replaces what is in them while a pipeline runs.
@@ -22,16 +22,15 @@ class PeerError(ForeseerError, RuntimeError):
     """A peer does not apply: unknown name, missing package, unsupported model, budget out of its reach."""
 
 
-def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
+def free_denoisers(pipe: Any) -> dict[str, nn.Module]:
     """The denoising modules of a pipeline by name.
 
     Raises:
         PeerError: it has none, or something is attached to one of them already.
     """
-    found = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
-    modules = {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+    modules = find_denoisers(pipe)
     if not modules:
-        raise PeerError(f"{type(pipe).__name__} has none of {', '.join(DENOISER_NAMES)}: peers have nothing to act on.")
+        raise PeerError(f"{type(pipe).__name__} has no denoiser that Foreseer finds: peers have nothing to act on.")
     for name, module in modules.items():
         if is_hooked(module):
             raise PeerError(f"Foreseer is attached to this {name}: detach it (handle.detach()) before a peer.")
@@ -47,7 +46,7 @@ def untouched(pipe: Any) -> Iterator[None]:
     Peers undo most of what they do themselves. What they forget (an empty hook registry, a replaced ``forward``, marks
     on the pipeline's class) or cannot undo after an exception is undone here. Parameters and buffers are left alone.
     """
-    modules = [part for module in find_denoisers(pipe).values() for part in module.modules()]
+    modules = [part for module in free_denoisers(pipe).values() for part in module.modules()]
     states = [(part, _state(part), dict(part._modules)) for part in modules]
     registries = [(hooks, _registry(hooks)) for part in modules if (hooks := vars(part).get("_diffusers_hook"))]
     kind = type(pipe)

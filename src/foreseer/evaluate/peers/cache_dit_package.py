@@ -11,7 +11,7 @@ from typing import Any
 
 from foreseer.attach.handle import Handle
 from foreseer.evaluate.contender import Contender
-from foreseer.evaluate.peers.base import PeerError, find_denoisers, untouched
+from foreseer.evaluate.peers.base import PeerError, free_denoisers, untouched
 from foreseer.evaluate.peers.probe import Probe, settle
 
 THRESHOLDS = (1e-4, 4.0)
@@ -32,7 +32,7 @@ class DBCache(Contender):
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
         """Enable the cache, disable it after."""
         package = load_package()
-        find_denoisers(pipe)
+        free_denoisers(pipe)
         config = package.DBCacheConfig(
             Fn_compute_blocks=1,
             Bn_compute_blocks=0,

@@ -14,7 +14,7 @@ from typing import Any
 from foreseer.attach.handle import Handle
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.cost import denoisers
-from foreseer.evaluate.peers.base import PeerError, find_denoisers, untouched
+from foreseer.evaluate.peers.base import PeerError, free_denoisers, untouched
 from foreseer.evaluate.peers.probe import Probe, settle
 
 # diffusers' defaults. (The TaylorSeer paper takes order 2 on FLUX.)
@@ -37,7 +37,7 @@ class DiffusersCache(Contender):
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
         """Enable the cache with a configuration made anew, since enabling writes into it; disable it after."""
         with untouched(pipe), _quiet():
-            modules: dict[str, Any] = {**find_denoisers(pipe)}
+            modules: dict[str, Any] = {**free_denoisers(pipe)}
             for name, module in modules.items():
                 if not hasattr(module, "enable_cache"):
                     raise PeerError(

@@ -16,7 +16,7 @@ from foreseer import zoo
 from foreseer.errors import in_one_line
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.cost import DenoiserCost, count_denoiser
-from foreseer.evaluate.peers.base import PeerError, find_denoisers
+from foreseer.evaluate.peers.base import PeerError, free_denoisers
 from foreseer.pipelines import call_arguments
 
 PROMPT = "a lighthouse at dusk"
@@ -66,7 +66,7 @@ class Probe:
     @cached_property
     def reference(self) -> DenoiserCost:
         """Of the run that computes every step."""
-        find_denoisers(self.pipe)
+        free_denoisers(self.pipe)
         cost = self.run()
         self.found["timesteps"] = [float(time) for time in self.pipe.scheduler.timesteps]
         return cost

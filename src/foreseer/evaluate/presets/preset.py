@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from foreseer.attach.pipeline import DENOISER_NAMES
+from foreseer.attach.denoisers import find_denoisers
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.forecast import L2P, Chebyshev, Forecaster, Reuse, TaylorSeer
@@ -206,8 +206,7 @@ class Preset:
         """Whether ``pipe`` is the paper's model, by its class and its denoiser's configuration."""
         if type(pipe).__name__ != self.pipeline:
             return False
-        modules = [getattr(pipe, name, None) for name in DENOISER_NAMES]
-        config = next((module.config for module in modules if module is not None), {})
+        config: Any = next((module.config for module in find_denoisers(pipe).values()), {})
         return all(config.get(name) == value for name, value in self.identity.items())
 
     def _by_column(self, values: tuple[float | str, ...], nfe: int | None) -> dict[str, float | str]:
