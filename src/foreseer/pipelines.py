@@ -101,12 +101,57 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
-    if "class_labels" in accepted and hasattr(pipe, "get_label_ids"):
+    if "class_labels" in accepted:
         try:
-            return {"class_labels": pipe.get_label_ids([prompt]), **arguments}
-        except (ValueError, KeyError) as error:
-            raise PipelineError(f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them.") from error
+            labels = [int(prompt)] if prompt.isdecimal() else pipe.get_label_ids([prompt])
+            return {"class_labels": labels, **arguments}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise PipelineError(
+                f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
+            ) from error
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+
+
+PICTURE_NAMES = ("image", "control_image")
+
+
+def picture_argument(pipe: Any, path: Path) -> dict[str, Any]:
+    """The picture in a file as the keyword argument under which ``pipe`` takes one.
+
+    Raises:
+        PipelineError: it takes none, or the file is no picture.
+    """
+    from PIL import Image
+
+    accepted = inspect.signature(pipe.__call__).parameters
+    name = next((name for name in PICTURE_NAMES if name in accepted), None)
+    if name is None:
+        raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
+    try:
+        with Image.open(path) as picture:
+            return {name: picture.convert("RGB")}
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"Cannot read the picture {path}: {in_one_line(error)}.") from error
+
+
+def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
+    """One call of ``pipe``.
+
+    Raises:
+        PipelineError: it failed, and takes a picture that was not given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    accepted = inspect.signature(pipe.__call__).parameters
+    pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
+    try:
+        return pipe(**arguments, generator=generator)
+    except (TypeError, ValueError, AttributeError) as error:
+        if not pictures:
+            raise
+        raise PipelineError(
+            f"{type(pipe).__name__} takes {' and '.join(pictures)}, none was given, and without it fails: "
+            f"{in_one_line(error)}."
+        ) from error
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -64,6 +64,7 @@ def generate(
     guidance: Guidance = None,
     true_cfg: TrueCfg = None,
     negative: Negative = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to begin from or refer to, where one is taken.")] = None,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
@@ -103,7 +104,7 @@ def generate(
 
     policy_for(steps or 50)  # bad usage is told before a model is loaded
     options = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
-    request = Request(model, prompt, steps, seed, out, options, dtype, device)
+    request = Request(model, prompt, steps, seed, out, options, dtype, device, image)
     for made in generate_all(request, policy_for, quiet=as_json):
         if as_json:
             typer.echo(json.dumps(made.to_dict()))

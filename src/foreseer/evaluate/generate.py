@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from foreseer import pipelines
 from foreseer.attach.pipeline import accelerate
 from foreseer.attach.record import RunRecord
 from foreseer.evaluate.loop import watch_loop
@@ -33,6 +32,7 @@ class Request:
         options: more keyword arguments for the pipeline; ``None`` values are left to the model's folder.
         dtype: of the weights.
         device: to run on.
+        image: a picture to begin from or to refer to, for pipelines that take one.
     """
 
     model: str
@@ -43,6 +43,7 @@ class Request:
     options: dict[str, Any]
     dtype: str | None = None
     device: str | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,14 @@ def generate_all(
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     given = {name: value for name, value in request.options.items() if value is not None}
     options = {**defaults, **given, "num_inference_steps": steps}
+    if request.image is not None:
+        options |= pipelines.picture_argument(pipe, request.image)
     with accelerate(pipe, policy) if policy is not None else nullcontext() as handle:
         for index, prompt in enumerate(request.prompts):
             arguments = call_arguments(pipe, prompt, options)
             seed = request.seed + index
             with watch_loop(pipe) as loop:
-                output = pipe(**arguments, generator=torch.Generator().manual_seed(seed))
+                output = pipelines.run(pipe, arguments, seed)
             path = request.out
             if len(request.prompts) > 1:
                 path = path.with_name(f"{path.stem}-{index}{path.suffix}")
@@ -117,6 +120,8 @@ def _write(output: Any, path: Path) -> None:
         if hasattr(output, "images"):
             output.images[0].save(path)
             return
+        if not hasattr(output, "frames"):
+            raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
         frames = [
             one if isinstance(one, Image.Image) else Image.fromarray(as_bytes(one)[0]) for one in output.frames[0]
         ]
