@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -81,32 +81,33 @@ class StepClock:
             raise UnknownStepError("the scheduler is past its last step; this call is not part of its run")
         return index
 
-    def confirm(self, step: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """Why a call cannot be the scheduler's ``step``, or ``None``: its timestep argument is another step's.
+    def confirm(self, calls: Sequence[tuple[int, Any]]) -> str | None:
+        """Why a branch's calls are not all the scheduler's, or ``None``: a timestep argument is another step's.
 
-        Reading the argument waits for a GPU, so this is for calls about to be forecast. Which scale it is on is settled
-        once a denoiser, for all threads; an argument on an unknown scale is not looked at.
+        Reading an argument waits for a GPU, so this is for branches about to be forecast. Which scale it is on is
+        settled once a denoiser, for all threads; an argument on an unknown scale is not looked at.
+
+        Args:
+            calls: the step that each was taken for, and its timestep argument.
         """
-        try:
-            value, precision = self._timestep(args, kwargs)
-        except UnknownStepError:
-            return None
+        for step, argument in calls:
+            if argument is not None:
+                value, precision = _value(argument)
+                fitting = [scale for scale in _SCALES if self._fits(scale, step, value, precision)]
+                if "scale" not in self._known:
+                    self._known.update([("scale", scale) for scale in fitting if len(fitting) == 1])
+                elif self._known["scale"] not in fitting:
+                    return (
+                        f"the timestep {value:g} is not of the scheduler's step {step}: a call belongs to another run"
+                    )
+        return None
+
+    def _fits(self, scale: Callable[[float], float], step: int, value: float, precision: float) -> bool:
         levels = self._all_levels()
         gaps = np.abs(np.diff(levels))
         slack = 0.25 * float(gaps[gaps > 0].min()) if np.any(gaps > 0) else 0.0
-
-        def fits(scale: Callable[[float], float]) -> bool:
-            rounding = abs(scale(value + precision * max(1.0, abs(value))) - scale(value))
-            return bool(abs(scale(value) - levels[step]) <= max(rounding, slack))
-
-        if "scale" not in self._known:
-            fitting = [scale for scale in _SCALES if fits(scale)]
-            if len(fitting) == 1:
-                self._known["scale"] = fitting[0]
-            return None
-        if fits(self._known["scale"]):
-            return None
-        return f"its timestep {value:g} is not that of the scheduler's step {step}: the call belongs to another run"
+        rounding = abs(scale(value + precision * max(1.0, abs(value))) - scale(value))
+        return bool(abs(scale(value) - levels[step]) <= max(rounding, slack))
 
     @property
     def settled(self) -> bool:
@@ -139,16 +140,27 @@ class StepClock:
         step, self._scale = min(fits, key=lambda fit: fit[0])
         return step
 
-    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, float]:
-        """The timestep argument, and the relative precision of its dtype."""
+    def argument(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The timestep argument, ``None`` where there is none."""
         position, name = self.timestep_position
         value = kwargs.get(name) if name in kwargs else args[position] if position < len(args) else None
-        if isinstance(value, Tensor) and value.numel():
-            rounding = torch.finfo(value.dtype).eps / 2 if value.is_floating_point() else 0.0
-            return float(value.detach().max()), max(rounding, _PRECISION)
-        if isinstance(value, int | float):
-            return float(value), _PRECISION
-        raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
+        given = value.numel() > 0 if isinstance(value, Tensor) else isinstance(value, int | float)
+        return value if given else None
+
+    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, float]:
+        """The timestep argument's value and precision."""
+        argument = self.argument(args, kwargs)
+        if argument is None:
+            raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
+        return _value(argument)
+
+
+def _value(argument: Tensor | int | float) -> tuple[float, float]:
+    """A timestep as a number (the largest of several), and the relative precision of its dtype."""
+    if not isinstance(argument, Tensor):
+        return float(argument), _PRECISION
+    rounding = torch.finfo(argument.dtype).eps / 2 if argument.is_floating_point() else 0.0
+    return float(argument.detach().max()), max(rounding, _PRECISION)
 
 
 def takes_timestep(kind: type[nn.Module]) -> bool:

@@ -93,11 +93,14 @@ class DenoiserHook(Listener):
         if call.late:
             record.begun_late.append((call.step, branch_name))
         if branch is not None and not tracker.clock.settled:
-            tracker.clock.confirm(call.step, args, kwargs)
+            tracker.clock.confirm(branch.unconfirmed)
         if branch is not None and self._forecasts(branch.run, call.step, forward, args, kwargs):
             began = time.perf_counter()
-            reason = self._why_not(branch.run, call.step) or tracker.clock.confirm(call.step, args, kwargs)
-            if reason is None:
+            reason = self._why_not(branch.run, call.step)
+            foreign = tracker.confirm(branch)
+            if foreign is not None:
+                reason, branch, call.branch = foreign, None, None
+            elif reason is None:
                 try:
                     output = self.site.forecast(forward, args, kwargs, branch, branch.run.forecast(call.step))
                 except SiteError as error:

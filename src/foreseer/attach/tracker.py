@@ -26,6 +26,7 @@ class TrackedBranch:
         run: the plan, or the gate, being applied.
         steps: how many the whole run has.
         conditioning: by what its calls are known.
+        unconfirmed: calls since the clock last confirmed them: their steps and timestep arguments.
         memory: the site's own (an output's container, the blocks' shapes).
     """
 
@@ -33,6 +34,7 @@ class TrackedBranch:
     run: BranchRun | GatedBranch
     steps: int
     conditioning: Conditioning
+    unconfirmed: list[tuple[int, Any]] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,7 +128,18 @@ class Tracker:
         conditioning = Conditioning(args, kwargs, self.clock.timestep_position)
         name = self._name(context, step, signature, conditioning)
         self._called.add(name)
-        return self._branch(name, step, signature, conditioning), fresh
+        call = self._branch(name, step, signature, conditioning)
+        if call.branch is not None:
+            call.branch.unconfirmed.append((step, self.clock.argument(args, kwargs)))
+        return call, fresh
+
+    def confirm(self, branch: TrackedBranch) -> str | None:
+        """Why the branch is another run's, or ``None``; such a branch is forgotten."""
+        reason = self.clock.confirm(branch.unconfirmed)
+        branch.unconfirmed.clear()
+        if reason is not None:
+            del self._branches[branch.name]
+        return reason
 
     def _name(self, context: str | None, step: int, signature: object, conditioning: Conditioning) -> str:
         """The branch that the call goes on with: the first that was not called at this step and that it fits."""
