@@ -109,7 +109,7 @@ def test_bfloat16_rounds_timesteps_but_loses_no_step(name: str, site: str) -> No
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", [site for site in SITES if site != "tokens"])  # Sana's MLPs mix tokens
 @pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
 def test_another_scheduler_between_runs(kind: str, site: str) -> None:
     pipe = tiny("sana").pipe
