@@ -10,6 +10,7 @@ from PIL import Image
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.references import REFERENCE_FILE
 from tests.calibration.conftest import STEPS, TRAINING
 from tests.loop_pipeline import SmoothDenoiser
 
@@ -70,6 +71,19 @@ def test_a_damaged_reference_is_named(loop, kernel, tmp_path):
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CalibrationError, match=file.name):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"names": '["a"]'}, {"names": "[1]"}, {"names": "{"}, {"mixing": np.ones(2)}, {"targets": np.zeros(())}]
+)
+def test_a_reference_that_contradicts_itself_is_named(loop, kernel, tmp_path, change):
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+    (file,) = tmp_path.iterdir()
+    arrays, metadata = REFERENCE_FILE.load(file)
+    arrays = {name: change.get(name, array).astype(array.dtype) for name, array in arrays.items()}
+    REFERENCE_FILE.save(file, arrays, {**metadata, "names": change.get("names", metadata["names"])})
     with pytest.raises(CalibrationError, match=file.name):
         fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
 

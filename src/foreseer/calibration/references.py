@@ -18,7 +18,7 @@ from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.moments import Student
 from foreseer.calibration.record import Trajectory, record_run
 from foreseer.calibration.sampler import sampler_matrix
-from foreseer.files import Artifact
+from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.kernel.interpolate import interpolation_weights
@@ -27,7 +27,7 @@ from foreseer.pipelines import call_arguments
 REFERENCE_FILE = Artifact(
     "reference",
     version=1,
-    arrays={"reference": (np.float32, None), "targets": (np.float32, None), "mixing": (np.float64, "B")},
+    arrays={"mixing": (np.float64, "B"), "reference": (np.float32, None), "targets": (np.float32, None)},
     optional=(),
     metadata=("identity", "names"),
     error=CalibrationError,
@@ -136,10 +136,23 @@ class References:
         arrays, metadata = REFERENCE_FILE.load(path)
         if metadata["identity"] != identity:
             return None
-        self._names, self._mixing = tuple(json.loads(metadata["names"])), arrays["mixing"]
+        names, steps = _names_of(metadata["names"], path), len(self._kernel.grid)
+        branches = max(1, len(names))
+        sizes = tuple(arrays[name].shape[:1] for name in ("reference", "targets", "mixing"))
+        of_kernel = self._kernel.branches.names if self._kernel.branches is not None else ()
+        if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*of_kernel}:
+            raise CalibrationError(f"{path} is no reference of {branches} branches and {steps} steps: remove it.")
+        self._names, self._mixing = names, arrays["mixing"]
         device = getattr(self._pipe, "device", "cpu")
         reference, targets = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("reference", "targets"))
         return Student(prompt, seed, list(reference), list(targets))
+
+
+def _names_of(words: str, path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(read_names(words))
+    except ValueError as error:
+        raise CalibrationError(f"{path} is damaged or no reference: {reason(error)}.") from error
 
 
 @contextmanager
