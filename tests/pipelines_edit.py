@@ -6,6 +6,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +26,20 @@ from tests.pipelines import (
     pair,
     picture,
     pooled,
+    randomise,
     square,
     tiny_vae,
 )
-from tests.pipelines_image import flow, flux_model, qwen_model, sd3_model, sdxl_model, sdxl_scheduler, z_image_model
+from tests.pipelines_image import (
+    HEADS,
+    flow,
+    flux_model,
+    qwen_model,
+    sd3_model,
+    sdxl_model,
+    sdxl_scheduler,
+    z_image_model,
+)
 from tests.pipelines_video import tiny_wan_vae, unipc, wan_model, wan_vace_model
 
 STRENGTH = 0.5
@@ -176,6 +187,28 @@ def wan_vace() -> TinyPipeline:
     return made
 
 
+def flux_controlnet() -> TinyPipeline:
+    """Flux with a ControlNet, which runs at every step beside the denoiser."""
+    control = diffusers.FluxControlNetModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+        **HEADS,
+    )
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        given = {"prompt_embeds": embeds(batch, TOKENS, WIDTH), "pooled_prompt_embeds": embeds(batch, WIDTH)}
+        return images(pipe(**given, control_image=picture(size), **square(size), **options))
+
+    components = {"vae": tiny_vae(), "controlnet": randomise(control, 4)}
+    scheduler = flow(use_dynamic_shifting=True)
+    kind = "FluxControlNetPipeline"
+    return make("flux_controlnet", kind, flux_model(), scheduler, call, UNNAMED, 16, **components)
+
+
 BUILDERS = {
     "flux_img2img": partial(_flux, "FluxImg2ImgPipeline", strength=STRENGTH),
     "flux_inpaint": partial(_flux, "FluxInpaintPipeline", mask=True, strength=STRENGTH),
@@ -192,4 +225,5 @@ BUILDERS = {
     "z_image_img2img": z_image_img2img,
     "wan_i2v": wan_i2v,
     "wan_vace": wan_vace,
+    "flux_controlnet": flux_controlnet,
 }

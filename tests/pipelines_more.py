@@ -21,13 +21,11 @@ from tests.pipelines import (
     make,
     masks,
     pair,
-    picture,
     pooled,
     randomise,
     square,
-    tiny_vae,
 )
-from tests.pipelines_image import HEADS, flow, flux_model
+from tests.pipelines_image import HEADS, flow
 
 
 def pixart_sigma() -> TinyPipeline:
@@ -287,42 +285,5 @@ def skyreels_v2() -> TinyPipeline:
     return make("skyreels_v2", "SkyReelsV2Pipeline", model, scheduler, call, TWO, 32)
 
 
-def flux_controlnet() -> TinyPipeline:
-    """Flux with a ControlNet, which runs at every step beside the denoiser."""
-    control = diffusers.FluxControlNetModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        axes_dims_rope=(4, 6, 6),
-        **HEADS,
-    )
-
-    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        given = {"prompt_embeds": embeds(batch, TOKENS, WIDTH), "pooled_prompt_embeds": embeds(batch, WIDTH)}
-        return images(pipe(**given, control_image=picture(size), **square(size), **options))
-
-    components = {"vae": tiny_vae(), "controlnet": randomise(control, 4)}
-    scheduler = flow(use_dynamic_shifting=True)
-    kind = "FluxControlNetPipeline"
-    return make("flux_controlnet", kind, flux_model(), scheduler, call, UNNAMED, 16, **components)
-
-
-BUILDERS = {
-    one.__name__: one
-    for one in (
-        pixart_sigma,
-        sana,
-        chroma,
-        lumina2,
-        cogview4,
-        aura_flow,
-        hidream,
-        hunyuan_image,
-        stable_diffusion,
-        stable_audio,
-        skyreels_v2,
-        flux_controlnet,
-    )
-}
+_IMAGES = (pixart_sigma, sana, chroma, lumina2, cogview4, aura_flow, hidream, hunyuan_image, stable_diffusion)
+BUILDERS = {one.__name__: one for one in (*_IMAGES, stable_audio, skyreels_v2)}
