@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import bundled, latents_of, write
 from benchmarks.learning import CALIBRATION_SEED, HELD_OUT_SEED, STEPS, Bench, captions
 from foreseer.evaluate.measures import psnr, relative_error
 
@@ -45,7 +45,7 @@ def run_gated(bench, policy):
     with fs.accelerate(bench.pipe, policy, strict=True) as handle:
         for index, prompt in enumerate(bench.prompts):
             generator = torch.Generator().manual_seed(HELD_OUT_SEED + index)
-            latent = bench.pipe(prompt, generator=generator, **arguments).images
+            latent = latents_of(bench.pipe(prompt, generator=generator, **arguments))
             made.append((latent[0].numpy(), bench.decode(latent)[0]))
             spent.append(handle.record.nfe)
     return made, np.array(spent)

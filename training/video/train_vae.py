@@ -2,6 +2,8 @@
 
 Writes ``vae.pt`` (a checkpoint to resume from) and, at the end, the folder ``vae``
 in diffusers' format, with the mean and the deviation of each latent channel.
+With ``--decoder-only`` it trains that folder's decoder further (checkpoint
+``decoder.pt``), its encoder and therefore all latents left as they are.
 """
 
 import argparse
@@ -85,17 +87,22 @@ def main():
     parser.add_argument("--pool", type=int, default=12000, help="number of videos rendered")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--threads-file", help="file holding torch's thread count")
     args = parser.parse_args()
-    args.decoder_only = False
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(POOL_SEED)
     pictures = load_things(args.source)[1]
     videos = render_pool(pictures, args.pool, POOL_SEED)[0]
-    vae = build_vae()
-    print(f"{sum(p.numel() for p in vae.parameters())} parameters", flush=True)
-    train(vae, videos, args, args.work / "vae.pt", FlatMuon)
-    set_latent_statistics(vae, videos[:STATISTICS_COUNT])
+    if args.decoder_only:
+        vae = AutoencoderKLWan.from_pretrained(args.work / "vae")
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        train(vae, videos, args, args.work / "decoder.pt", FlatMuon)
+    else:
+        vae = build_vae()
+        train(vae, videos, args, args.work / "vae.pt", FlatMuon)
+        set_latent_statistics(vae, videos[:STATISTICS_COUNT])
     report(vae, render_pool(pictures, HELD_OUT, HELD_OUT_SEED)[0], args.work)
     vae.save_pretrained(args.work / "vae")
 
