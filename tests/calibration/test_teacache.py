@@ -17,7 +17,7 @@ from foreseer.pipelines import load_pipeline
 from tests.loop_pipeline import LoopPipeline
 
 STEPS, PROMPTS = 16, ("a green pear", "a blue boat")
-LATENT = {"output_type": "latent"}
+SIZE = {"height": 64, "width": 64, "max_sequence_length": 16}
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,19 @@ def test_the_fit_is_that_of_changes_recorded_by_hand(pipe: Any) -> None:
     for index, prompt in enumerate(PROMPTS):
         for values in seen.values():
             values.clear()
-        pipe(prompt, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(3 + index), **LATENT)
+        pipe(
+            prompt,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(3 + index),
+            output_type="latent",
+            **SIZE,
+        )
         for step in range(1, STEPS):
             moved = [float((v[step] - v[step - 1]).abs().sum() / v[step - 1].abs().sum()) for v in seen.values()]
             pairs.append(moved)
     for hook in hooks:
         hook.remove()
-    fit = fit_teacache(pipe, PROMPTS, num_inference_steps=STEPS, seed=3)
+    fit = fit_teacache(pipe, PROMPTS, num_inference_steps=STEPS, seed=3, **SIZE)
     np.testing.assert_allclose(fit.changes, pairs, rtol=1e-4)
     powers = np.vander(np.asarray(pairs)[:, 0], 5)
     missed = powers @ np.asarray(fit.coefficients) - np.asarray(pairs)[:, 1]
@@ -59,7 +65,7 @@ def test_the_fit_is_that_of_changes_recorded_by_hand(pipe: Any) -> None:
 
 @pytest.mark.parametrize("gate", [TeaCache(), FirstBlock(), StepControl(order=1)], ids=["teacache", "first", "control"])
 def test_the_threshold_found_spends_the_budget_on_the_trials(pipe: Any, gate: Any) -> None:
-    trials = Trials(pipe, STEPS, prompts=PROMPTS)
+    trials = Trials(pipe, STEPS, SIZE, PROMPTS)
     settled = trials.settle(GatedPolicy(gate, fs.forecast.Reuse(), "output"), nfe=7)
     assert abs(settled.nfe - 7) < 1
     assert trials.evaluations(settled.policy) == settled.nfe
@@ -69,7 +75,7 @@ def test_the_threshold_found_spends_the_budget_on_the_trials(pipe: Any, gate: An
 
 def test_what_cannot_be_fitted_is_refused(pipe: Any) -> None:
     with pytest.raises(CalibrationError, match="4 pairs of changes do not tell a polynomial of degree 4"):
-        fit_teacache(pipe, PROMPTS[:1], num_inference_steps=5)
+        fit_teacache(pipe, PROMPTS[:1], num_inference_steps=5, **SIZE)
     with pytest.raises(CalibrationError, match="takes a list of prompts"):
         fit_teacache(pipe, "a pear")
     from tests.attach.common import flow_scheduler

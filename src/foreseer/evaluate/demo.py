@@ -48,7 +48,7 @@ class Demo:
         for method in METHODS.values():
             if method.reduces_steps:
                 found.append(Unaccelerated(method.name, method.title, self.nfe, self.nfe))
-            elif method.forecaster is not None:
+            elif method.forecaster is not None and method.gate is None:  # a gate's budget takes trial runs
                 policy = method.policy(self.steps, self.nfe, self.site)
                 found.append(Accelerated(method.name, method.title, self.steps, self.nfe, policy=policy))
         return found

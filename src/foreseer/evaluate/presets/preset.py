@@ -21,7 +21,7 @@ Kind = Literal["image", "video", "classes"]
 NOT_YET: Mapping[str, str] = {
     "ToCa": "ToCa recomputes a share of the tokens at skipped steps: not in Foreseer yet.",
     "DuCa": "DuCa alternates ToCa's steps with plain reuse: not in Foreseer yet.",
-    "TeaCache": "TeaCache decides while sampling which steps compute: not in Foreseer yet.",
+    "TeaCache": "TeaCache's thresholds are not in the text; the method teacache runs beside the preset, at a budget.",
     "modules": "This row caches every attention and MLP module; Foreseer's sites are the output and the last block.",
     "settings": "The settings of this row are not in the text that the preset was made from.",
 }
