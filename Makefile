@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench matrix test-matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/foreseer demo --out demo
@@ -20,6 +20,14 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
 
+# docs/hardening.md, from the tests that it lists.
+matrix: $(VENV)/installed
+	$(BIN)/python -m tests.hardening.page
+
+# The oldest and the newest diffusers that work, each in an environment of its own; slow tests too.
+test-matrix: $(VENV)/installed
+	$(BIN)/python -m tests.hardening.versions 0.37.0 0.42.1
+
 # torch comes first and alone: the pin selects a build that is to be had, and nothing later replaces it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +37,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix demo .pytest_cache .ruff_cache .hypothesis

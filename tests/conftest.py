@@ -1,5 +1,7 @@
 """Settings of every test: one thread, reproducible examples, warnings of Foreseer as errors."""
 
+import os
+
 import jaxtyping
 import pytest
 from hypothesis import settings
@@ -26,3 +28,10 @@ def pytest_configure(config):
 def as_users_call(monkeypatch):
     """Without the run-time annotation checks, which users do not have: wrong kinds must be refused by the code."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if not os.environ.get("FORESEER_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run by `make test-matrix` only"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
 from foreseer.attach.containers import flatten
+from foreseer.attach.hooks import Interception
 from foreseer.attach.seam import Seam, SeamFinder
 from foreseer.attach.site import Forward, NoFeatureError
 from foreseer.attach.tracker import TrackedBranch
@@ -55,7 +56,7 @@ class LastBlockSite:
         self._seam: Seam | None = None
         self._no_seam: str | None = None
         self._blocks = Bypass()
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks: list[Interception] = []
         self._lock = threading.Lock()
 
     def compute(
@@ -116,14 +117,14 @@ class LastBlockSite:
         self._seam = seam
         self._blocks.install(seam.blocks)
         for index, head in enumerate(seam.heads):
-            self._hooks.append(head.register_forward_pre_hook(self._head_hook(index)))
+            self._hooks.append(Interception(head, self._before_head(index)))
 
-    def _head_hook(self, index: int) -> Any:
-        def before_head(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _before_head(self, index: int) -> Any:
+        def before_head(forward: Forward, *args: Any, **kwargs: Any) -> Any:
             handler = self._blocks.handler
             if isinstance(handler, _Captured | _Skipped):
-                return (handler.at_head(index, args[0]), *args[1:])
-            return None
+                args = (handler.at_head(index, args[0]), *args[1:])
+            return forward(*args, **kwargs)
 
         return before_head
 

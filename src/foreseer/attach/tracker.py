@@ -142,15 +142,23 @@ class Tracker:
         return reason
 
     def _name(self, context: str | None, step: int, signature: object, conditioning: Conditioning) -> str:
-        """The branch that the call goes on with: the first that was not called at this step and that it fits."""
-        for count in itertools.count(1):
-            name = f"call {count}" if context is None else context if count == 1 else f"{context} {count}"
+        """The branch that the call goes on with: the first, not called at this step, that it fits; or a new name."""
+        names = (f"{context or 'call'} {count}" for count in itertools.count(1))
+        if context is not None:
+            names = itertools.chain([context], (f"{context} {count}" for count in itertools.count(2)))
+        free = None
+        for name in itertools.islice(names, len(self._branches) + len(self._called) + 1):
             known = self._branches.get(name)
-            if name not in self._called and (
-                known is None or (known.run.continues(step, signature) and known.conditioning.goes_on(conditioning))
+            if known is None:
+                free = free or (None if name in self._called else name)
+            elif (
+                name not in self._called
+                and known.run.continues(step, signature)
+                and known.conditioning.goes_on(conditioning)
             ):
                 return name
-        raise AssertionError
+        assert free is not None
+        return free
 
     def _branch(self, name: str, step: int, signature: object, conditioning: Conditioning) -> Call:
         branch = self._branches.get(name)

@@ -194,7 +194,7 @@ def worst_rounding(plan: Plan, dtype: str) -> tuple[int, float]:
     """The step whose forecast suffers most from the rounding of ``dtype`` features, and its expected relative error.
 
     >>> from foreseer import Grid, Policy, forecast, schedule
-    >>> steep = Policy(schedule.Uniform.for_nfe(7, 50), forecast.Newton(order=3)).compile(Grid.uniform(50))
+    >>> steep = Policy(schedule.Uniform.for_nfe(7, 50), forecast.Newton(order=5)).compile(Grid.uniform(50))
     >>> step, error = worst_rounding(steep, "bfloat16")
     >>> error > MUCH_ROUNDING > worst_rounding(steep, "float32")[1]
     True

@@ -1,0 +1,69 @@
+"""The cells of the hardening matrix: tests say in a mark of theirs which cell they close, and how it came out."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+OUTCOMES = ("works", "fails open", "refused")
+AREAS = ("runs", "hosts", "concurrency", "numerics", "visible")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One situation, what comes of it, and the test that shows it."""
+
+    area: str
+    what: str
+    outcome: str
+    test: str
+    slow: bool = False
+
+
+# Cells that tests of other rooms close: area, what, outcome, test.
+ELSEWHERE = (
+    ("runs", "the pipeline's own interrupt", "works", "attach/test_interrupted.py::test_the_pipelines_own_interruption"),
+    ("runs", "an exception before a call", "works", "attach/test_interrupted.py::test_an_exception_before_a_call"),
+    ("runs", "broken off, then another length", "works", "attach/test_interrupted.py::test_a_run_broken_off_and_another_length"),
+    ("runs", "another step count, batch or size", "works", "contract/test_unchanged.py::test_a_changed_setting_is_served_as_by_a_fresh_attachment"),
+    ("runs", "image to image", "works", "attach/test_runs.py::test_image_to_image_begins_where_it_begins"),
+    ("runs", "another scheduler between runs", "works", "attach/test_runs.py::test_another_scheduler_between_runs"),
+    ("runs", "text to image, inpainting, editing, ControlNet and video, each pipeline", "works", "contract/test_skipping.py::test_each_branch_computes_the_steps_of_its_plan"),
+    ("runs", "features freed after a run", "works", "contract/test_skipping.py::test_no_feature_outlives_the_run"),
+    ("hosts", "detached: no trace left", "works", "contract/test_unchanged.py::test_detaching_leaves_no_trace"),
+    ("hosts", "the model's own cache enabled before", "refused", "attach/test_refusals.py::test_the_models_own_cache_is_refused"),
+    ("hosts", "the model's own cache enabled after", "fails open", "attach/test_fail_open.py::test_the_models_own_cache_enabled_later_is_not_forecast_over"),
+    ("hosts", "attached twice", "refused", "attach/test_refusals.py::test_a_second_attachment_is_refused_and_the_first_lives_on"),
+    ("hosts", "inside sites on a model compiled as a whole", "refused", "attach/test_refusals.py::test_a_site_inside_of_a_model_compiled_as_a_whole_is_refused"),
+    ("concurrency", "threads that share a model", "works", "attach/test_runs.py::test_threads_on_one_model_do_not_mix"),
+    ("numerics", "NaN in a feature", "fails open", "attach/test_fail_open.py::test_a_feature_that_is_not_finite_is_not_used"),
+    ("numerics", "bfloat16 timesteps", "works", "attach/test_runs.py::test_bfloat16_rounds_timesteps_but_loses_no_step"),
+    ("numerics", "gradients enabled", "fails open", "attach/test_fail_open.py::test_with_gradients_every_step_is_computed"),
+    ("numerics", "an output changed in place", "fails open", "attach/test_fail_open.py::test_an_output_written_to_by_the_loop_is_not_used"),
+    ("visible", "said once a handle, with the reason", "works", "attach/test_fail_open.py::test_it_is_said_once_a_handle"),
+    ("visible", "strict", "refused", "attach/test_fail_open.py::test_strict_raises_and_the_handle_can_still_be_let_go"),
+)  # fmt: skip
+
+
+def all_cells() -> list[Cell]:
+    """Every cell, by area."""
+    found = [Cell(area, what, outcome, f"tests/{test}") for area, what, outcome, test in ELSEWHERE]
+    for path in sorted(HERE.glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                found += _marked(node, f"tests/hardening/{path.name}::{node.name}")
+    return sorted(found, key=lambda cell: (AREAS.index(cell.area), cell))
+
+
+def _marked(node: ast.FunctionDef, test: str) -> list[Cell]:
+    marks = [ast.unparse(one) for one in node.decorator_list]
+    slow = "pytest.mark.slow" in marks
+    cells = []
+    for one in node.decorator_list:
+        if isinstance(one, ast.Call) and ast.unparse(one.func) == "pytest.mark.cell":
+            area, what, outcome = (ast.literal_eval(value) for value in one.args)
+            cells.append(Cell(area, what, outcome, test, slow))
+    return cells

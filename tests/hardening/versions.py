@@ -1,0 +1,49 @@
+"""Runs the suites that meet diffusers under other versions of it: ``python -m tests.hardening.versions 0.37.0 0.42.1``.
+
+Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned; nothing is
+installed into the one that runs this.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from tests.hardening.cells import ROOT
+
+SUITES = ("tests/attach", "tests/contract", "tests/hardening")
+BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "cache-dit")
+
+
+def environment(version: str) -> Path:
+    """The interpreter of a virtual environment with that diffusers, made if it is not there."""
+    folder = ROOT / ".venv-matrix" / version
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True)
+        pins = (ROOT / "constraints.txt").read_text().splitlines()
+        loose = folder / "constraints.txt"
+        loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in BOUND_TO_DIFFUSERS))
+        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
+        subprocess.run([*pip, "torch"], check=True)
+        subprocess.run([*pip, f"diffusers=={version}", "--editable", ".[dev]", "peft"], check=True, cwd=ROOT)
+        (folder / "ready").touch()
+    return python
+
+
+def main(versions: list[str]) -> int:
+    """How many versions failed."""
+    failed = []
+    for version in versions:
+        command = [environment(version), "-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES]
+        if subprocess.run(command, cwd=ROOT, env={**os.environ, "FORESEER_SLOW": "1"}, check=False).returncode:
+            failed.append(version)
+        print(f"diffusers {version}: {'FAILED' if version in failed else 'passed'}", flush=True)
+    return len(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
