@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 
 from foreseer.evaluate.contender import Accelerated, Unaccelerated
 from foreseer.evaluate.presets import PRESETS, Absent, PresetError, default_prompts, load_preset
@@ -121,9 +122,10 @@ def test_options_hold_for_the_papers_model_only(name):
 
     kind = type(preset.pipeline, (), {"__call__": call})
     pipe = kind()
-    pipe.transformer = SimpleNamespace(config=dict(preset.identity))
+    pipe.transformer = nn.Module()
+    pipe.transformer.config = dict(preset.identity)
     assert preset.apply_to(pipe) == {key: value for key, value in preset.options.items() if key != "negative_prompt"}
-    pipe.transformer = SimpleNamespace(config=dict.fromkeys(preset.identity, 1))
+    pipe.transformer.config = dict.fromkeys(preset.identity, 1)
     assert preset.apply_to(pipe) == {}
     assert preset.apply_to(SimpleNamespace()) == {}
 
