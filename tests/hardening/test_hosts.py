@@ -59,9 +59,9 @@ def small() -> TinyDenoiser:
     return randomise(model, 5)
 
 
-def compiled(model: nn.Module, how: str) -> Any:
+def compiled(model: nn.Module, how: str, backend: str = "eager") -> Any:
     """``model`` compiled in one of the four forms, with no graph break allowed; what is to be called."""
-    options = {"backend": "eager", "fullgraph": True}
+    options = {"backend": backend, "fullgraph": True}
     if how == "blocks":
         for block in model.blocks:
             block.compile(**options)
@@ -112,6 +112,26 @@ def test_compiled_after(how: str) -> None:
     assert (model._compiled_call_impl is not None) == (how == "in place")
 
 
+@pytest.mark.slow
+@pytest.mark.cell("hosts", "torch.compile with inductor's kernels, before attaching and while attached", "works")
+@pytest.mark.parametrize("how", ["blocks", "in place"])
+def test_inductor(how: str) -> None:
+    for when in ("before", "after"):
+        torch._dynamo.reset()
+        model, scheduler = small(), flow_scheduler()
+        with torch.no_grad(), fs.accelerate(model, policy(), scheduler=scheduler) as handle:
+            expected = sample(model, scheduler)
+            if when == "after":
+                compiled(model, how, "inductor")
+            found = sample(model, scheduler)
+        if when == "before":
+            compiled(model, how, "inductor")
+            with torch.no_grad(), fs.accelerate(model, policy(), scheduler=scheduler) as handle:
+                found = sample(model, scheduler)
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert handle.record.nfe == 4
+
+
 @pytest.mark.cell("hosts", "torch.compile put around an attached model", "refused")
 def test_compiled_around_an_attached_model() -> None:
     torch._dynamo.reset()
@@ -137,6 +157,24 @@ def test_compiled_in_place_under_an_inside_site() -> None:
 def test_model_offload(when: str) -> None:
     tiny = build("flux")
     check_served(tiny, lambda: tiny.pipe.enable_model_cpu_offload(device="cpu"), when)
+
+
+@pytest.mark.cell(
+    "hosts", "sequential offload (accelerate's `cpu_offload`, which the pipelines' method calls)", "works"
+)
+@WHEN
+@SITES
+def test_sequential_offload(site: str, when: str) -> None:
+    accelerate, tiny = pytest.importorskip("accelerate"), build("flux")
+    model = tiny.pipe.transformer
+
+    def offload() -> None:
+        # As parameters: where the weights come from the device that computes, accelerate 1.15 fails on plain tensors.
+        kept = {name: nn.Parameter(one.clone(), requires_grad=False) for name, one in model.state_dict().items()}
+        accelerate.cpu_offload(model, torch.device("cpu"), state_dict=kept)
+
+    check_served(tiny, offload, when, site)
+    assert all(parameter.is_meta for parameter in model.parameters())
 
 
 @pytest.mark.cell("hosts", "group offload, by leaf and by block", "works")
@@ -240,7 +278,8 @@ def test_copies(how: str, site: str) -> None:
         for parameter in original.parameters():
             parameter.data.zero_()
         assert torch.equal(tiny.run(), plain)
-        assert handle.record is record
+        with pytest.warns(fs.ForeseerWarning, match="transformer was replaced after attaching"):
+            assert handle.record is record
         with fs.accelerate(tiny.pipe, policy(site)) as second:
             assert torch.equal(tiny.run(), expected)
         assert second.record.nfe == 4

@@ -11,7 +11,7 @@ import torch
 import foreseer as fs
 from foreseer.attach.hooks import Interception
 from tests.attach.common import STEPS, accelerated, policy, tiny
-from tests.pipelines import build, embeds
+from tests.pipelines import build, embeds, pair, pooled
 
 COMPUTED, FORECAST = [0, 2, 4, 6], [1, 3, 5, 7]
 
@@ -194,6 +194,32 @@ def test_refiner_hand_over(site: str) -> None:
         assert handle.record.forecast == {"call 1": visited[1::2]}
         assert torch.equal(base.run(), whole)
         assert torch.equal(base.run(denoising_end=0.5), found)
+
+
+@pytest.mark.cell(
+    "runs", "the refiner's own half: a run that begins at `denoising_start` from the base's latents", "works"
+)
+@pytest.mark.parametrize("site", ["output", "last_block"])
+def test_the_refiners_half(site: str) -> None:
+    refiner, latents = build("sdxl_img2img"), tiny("sdxl").run(denoising_end=0.5)
+    refiner.pipe.scheduler = type(refiner.pipe.scheduler).from_config(tiny("sdxl").pipe.scheduler.config)
+
+    def half() -> torch.Tensor:
+        given = {**pair(1), **pooled(1), "image": latents, "denoising_start": 0.5, "output_type": "latent"}
+        return refiner.pipe(**given, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(0)).images
+
+    plain = half()
+    with fs.accelerate(refiner.pipe, policy(site, fs.schedule.Uniform(1))) as handle:
+        assert torch.equal(half(), plain)
+        visited = handle.record.computed["call 1"]
+    with fs.accelerate(refiner.pipe, policy(site)) as handle:
+        found = half()
+        assert handle.record.computed == {"call 1": visited[::2]}
+        assert handle.record.forecast == {"call 1": visited[1::2]}
+        whole = refiner.run()
+        assert torch.equal(half(), found)
+        assert torch.equal(refiner.run(), whole)
+    assert not torch.equal(found, plain)
 
 
 @pytest.mark.cell("runs", "a call of the network that fails while it is forecast", "works")

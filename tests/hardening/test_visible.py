@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
+from foreseer.attach.hooks import is_hooked
 from tests.attach.common import TinyDenoiser, denoiser, flow_scheduler, policy, sample
-from tests.pipelines import randomise
+from tests.pipelines import build, randomise
 
 LONG_WARMUP = fs.schedule.Uniform(interval=4, warmup=20)
 
@@ -29,6 +31,35 @@ def test_a_policy_that_computes_every_step_says_so() -> None:
         with pytest.warns(fs.ForeseerWarning, match="saved nothing"):
             handle.detach()
     assert not handle.attached
+
+
+@pytest.mark.cell("visible", "a gate that lets no step be forecast", "works")
+@pytest.mark.parametrize("gate", [fs.gate.FirstBlock(threshold=1e-12), fs.gate.TeaCache(threshold=1e-12)], ids=str)
+def test_a_gate_that_saves_nothing_says_so(gate: fs.gate.Gate) -> None:
+    tiny = build("flux")
+    handle = fs.accelerate(tiny.pipe, fs.GatedPolicy(gate, fs.forecast.Newton(order=1)))
+    tiny.run()
+    assert handle.record.forecast == {}
+    with pytest.warns(fs.ForeseerWarning, match="saved nothing: the gate let none of 8 steps be forecast"):
+        handle.detach()
+
+
+@pytest.mark.cell(
+    "visible", "a denoiser replaced in the pipeline while attached: said when reading or detaching", "works"
+)
+@pytest.mark.parametrize("how", ["read", "detach"])
+def test_a_replaced_denoiser_is_said(how: str) -> None:
+    tiny = build("flux")
+    handle = fs.accelerate(tiny.pipe, policy())
+    tiny.run()
+    record, original = handle.record, tiny.pipe.transformer
+    tiny.pipe.transformer = copy.deepcopy(original)
+    plain = tiny.run()
+    with pytest.warns(fs.ForeseerWarning, match="transformer was replaced after attaching"):
+        assert how == "detach" or handle.record is record
+        handle.detach()
+    assert not is_hooked(original)
+    assert torch.equal(tiny.run(), plain)
 
 
 @pytest.mark.cell("visible", "branches that begin anew at every step", "works")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.hardening.cells import ROOT
 
 SUITES = ("tests/attach", "tests/contract", "tests/hardening")
-BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "cache-dit")
+BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 
 
 def environment(version: str) -> Path:
@@ -29,7 +29,7 @@ def environment(version: str) -> Path:
         loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in BOUND_TO_DIFFUSERS))
         pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
         subprocess.run([*pip, "torch"], check=True)
-        subprocess.run([*pip, f"diffusers=={version}", "--editable", ".[dev]", "peft"], check=True, cwd=ROOT)
+        subprocess.run([*pip, f"diffusers=={version}", "--editable", ".[dev]"], check=True, cwd=ROOT)
         (folder / "ready").touch()
     return python
 

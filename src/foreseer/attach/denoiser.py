@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ class DenoiserHook(Listener):
         self._keep: Keep = keep
         self._scale: dict[str, Callable[[float], float]] = {}
         self._threads = threading.local()
+        self._lock = threading.Lock()
+        self._parts = [weakref.ref(part) for part in module.modules()]
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
@@ -87,6 +90,8 @@ class DenoiserHook(Listener):
         tracker = self.tracker()
         inputs = signature(args, kwargs)
         call, fresh = tracker.enter(self._scheduler(), self.context.name, inputs, args, kwargs)
+        if fresh:
+            self._follow_changes()
         record = self.handle.begin_run(tracker.clock.timesteps, self._name) if fresh else self.handle.current_run()
         branch_name = f"{self._name}{call.name}"
         branch, reason = call.branch, call.reason
@@ -117,6 +122,17 @@ class DenoiserHook(Listener):
         if branch is not None:
             record.plans[branch_name] = branch.run.plan
         return output
+
+    def _follow_changes(self) -> None:
+        """Where modules inside came, went or were wrapped since the last run, have site and probe find theirs anew."""
+        parts = list(self._module.modules())
+        with self._lock:
+            if len(parts) == len(self._parts) and all(a is b() for a, b in zip(parts, self._parts, strict=True)):
+                return
+            self._parts = [weakref.ref(part) for part in parts]
+            self.site.detach()
+            if self.probe is not None:
+                self.probe.detach()
 
     def _forecasts(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foreseer.attach.record import FailOpen, RunRecord
 from foreseer.errors import FailedOpenError, ForeseerWarning
-from foreseer.gate import AnyPolicy
+from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
 from foreseer.schedule import Explicit, Uniform
@@ -28,15 +28,23 @@ class Handle:
         strict: whether a step that would fail open raises instead.
     """
 
-    def __init__(self, policy: AnyPolicy, detachers: list[Callable[[], None]], strict: bool = False) -> None:
+    def __init__(
+        self,
+        policy: AnyPolicy,
+        detachers: list[Callable[[], None]],
+        strict: bool = False,
+        replaced: Callable[[], list[str]] = list,
+    ) -> None:
         self.policy = policy
         self.strict = strict
         self._detachers = detachers
+        self._replaced = replaced
         self._threads = threading.local()
         self._last: RunRecord | None = None
         self._warned = False
         self._said_nothing_saved = False
         self._said_rounding = False
+        self._said_replaced = False
 
     @property
     def attached(self) -> bool:
@@ -46,6 +54,7 @@ class Handle:
     @property
     def record(self) -> RunRecord | None:
         """This thread's last run, or else the last run of any thread; ``None`` before the first."""
+        self._check_in_place()
         return getattr(self._threads, "record", None) or self._last
 
     def detach(self) -> None:
@@ -58,9 +67,25 @@ class Handle:
         while self._detachers:
             self._detachers.pop()()
 
+    def _check_in_place(self) -> None:
+        """Say once that the pipeline now runs another denoiser than the one attached to."""
+        names = self._replaced() if self._detachers and not self._said_replaced else []
+        if names:
+            self._said_replaced = True
+            warnings.warn(
+                f"The pipeline's {' and '.join(names)} was replaced after attaching: its runs since then were not "
+                "accelerated. Detach (handle.detach()) and attach again. Said once.",
+                ForeseerWarning,
+                stacklevel=3,
+            )
+
     def _check_saving(self, finished: RunRecord | None) -> None:
         """Say once that a run saved nothing where no step failed open, and why."""
-        reason = None if finished is None or asks_for_every_step(self.policy) else finished.why_nothing_saved()
+        reason = (
+            None
+            if finished is None or asks_for_every_step(self.policy)
+            else finished.why_nothing_saved(isinstance(self.policy, GatedPolicy))
+        )
         if reason is not None and not self._said_nothing_saved:
             self._said_nothing_saved = True
             warnings.warn(f"A run saved nothing: {reason}. Said once.", ForeseerWarning, stacklevel=3)

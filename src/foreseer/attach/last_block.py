@@ -93,7 +93,7 @@ class LastBlockSite:
         while self._hooks:
             self._hooks.pop().remove()
         self._blocks.remove()
-        self._seam = None
+        self._seam = self._no_seam = None
 
     def _find_seam(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         finder = SeamFinder(self._model)

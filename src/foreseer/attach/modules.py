@@ -158,7 +158,7 @@ class ModuleSite:
     def detach(self) -> None:
         """Stand before no module any more."""
         self._bypass.remove()
-        self.taken = None
+        self.taken = self._no_modules = None
 
     def _choose(self, found: Found, run: Any) -> Taken:
         """The modules to take: features are those that the blocks themselves need."""
@@ -168,13 +168,13 @@ class ModuleSite:
 
     def _find(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            self._no_modules = self._prove(forward, args, kwargs)
+            reason = self._prove(forward, args, kwargs)
         except BaseException:
             self.detach()  # unproven modules must not outlive an interrupted proof
             raise
-        if self._no_modules is not None:
+        if reason is not None:
             self.detach()
-            self._no_modules += "; use site='last_block' or site='output' for this model"
+            self._no_modules = f"{reason}; use site='last_block' or site='output' for this model"
 
     def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Find the modules, and why they cannot be bypassed, or ``None``."""

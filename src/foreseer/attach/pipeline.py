@@ -12,7 +12,7 @@ from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
 from foreseer.attach.handle import Handle
-from foreseer.attach.hooks import is_compiled, is_hooked
+from foreseer.attach.hooks import is_compiled, is_hooked, unwrapped
 from foreseer.attach.last_block import LastBlockSite
 from foreseer.attach.modules import ModuleSite
 from foreseer.attach.output_site import OutputSite
@@ -90,8 +90,9 @@ def attach(
     wanted = read_site(policy.site)
     for name, module in denoisers.items():
         _check_free(name or type(module).__name__, module, wanted)
+        _check_shared(name or type(module).__name__, module, policy, wanted)
     detachers: list[Callable[[], None]] = []
-    handle = Handle(policy, detachers, strict)
+    handle = Handle(policy, detachers, strict, _watch(pipe_or_model, denoisers))
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else make_hook(wanted, module)
         probe = _probe(policy, module)
@@ -125,6 +126,23 @@ def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module]
     return denoisers, lambda: scheduler if scheduler is not None else getattr(pipe(), "scheduler", None)
 
 
+def _watch(pipe_or_model: Any, denoisers: dict[str, nn.Module]) -> Callable[[], list[str]]:
+    """What names the denoisers in whose place the pipeline holds another module by now."""
+    if isinstance(pipe_or_model, nn.Module):
+        return list
+    pipe = weakref.ref(pipe_or_model)
+
+    def replaced() -> list[str]:
+        now = {name: getattr(pipe(), name, None) for name in denoisers}
+        return [
+            name
+            for name, module in now.items()
+            if isinstance(module, nn.Module) and unwrapped(module) is not unwrapped(denoisers[name])
+        ]
+
+    return replaced
+
+
 def _nothing_to_attach_to(pipe: Any) -> str:
     remedy = "Attach to its denoising module: fs.accelerate(module, policy, scheduler=...)."
     if getattr(pipe, "scheduler", None) is None:
@@ -144,6 +162,17 @@ def _check_free(name: str, module: nn.Module, site: Site) -> None:
         raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
     if not isinstance(site, Output) and is_compiled(module):
         raise AttachError(_NOT_INSIDE.format(name=name, site=site))
+
+
+def _check_shared(name: str, module: nn.Module, policy: AnyPolicy, site: Site) -> None:
+    """A gate that sees this process's tokens only may decide otherwise than the next one, which then waits forever."""
+    shared = getattr(getattr(unwrapped(module), "_parallel_config", None), "context_parallel_config", None)
+    sees_all = isinstance(site, Output) and isinstance(policy, GatedPolicy) and policy.gate.signal is None
+    if shared is not None and isinstance(policy, GatedPolicy) and not sees_all:
+        raise AttachError(
+            f"The {name} works on a part of the tokens in each process, and this gate looks inside it: the processes "
+            "could decide differently. Use a Policy (a fixed schedule), or a gate on outputs with site='output'."
+        )
 
 
 def _probe(policy: AnyPolicy, module: nn.Module) -> Probe | None:

@@ -126,7 +126,7 @@ class RunRecord:
         """The parts of the network whose outputs were forecast, in the order of their calls; empty at other sites."""
         return tuple(dict.fromkeys(part.name for parts in self.features.values() for part in parts if part.name))
 
-    def why_nothing_saved(self) -> str | None:
+    def why_nothing_saved(self, gated: bool = False) -> str | None:
         """Why a run to its end forecast nothing; ``None`` where it did, where it says so itself, or was broken off."""
         computed = {step for steps in self.computed.values() for step in steps}
         if self.forecast or self.failed_open or self.steps - 1 not in computed or len(computed) < 2:
@@ -138,6 +138,10 @@ class RunRecord:
             )
         if any(plan.forecast_steps for plan in self.plans.values()):
             return None
+        if gated:
+            return (
+                f"the gate let none of {len(computed)} steps be forecast; allow it a larger error or fewer evaluations"
+            )
         return f"the policy computes all {len(computed)} steps of this run; ask for fewer, or sample in more steps"
 
     def to_dict(self) -> dict[str, Any]:
