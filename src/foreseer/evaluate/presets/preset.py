@@ -19,10 +19,8 @@ from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
 Kind = Literal["image", "video", "classes"]
 NOT_YET: Mapping[str, str] = {
-    "ToCa": "ToCa recomputes a share of the tokens at skipped steps: not in Foreseer yet.",
-    "DuCa": "DuCa alternates ToCa's steps with plain reuse: not in Foreseer yet.",
-    "TeaCache": "TeaCache's thresholds are not in the text; the method teacache runs beside the preset, at a budget.",
-    "modules": "This row caches every attention and MLP module; Foreseer's sites are the output and the last block.",
+    "TeaCache": "TeaCache's rows need a threshold, which most texts leave out, and a polynomial of the model: the method "
+    "teacache runs beside the preset, at a budget (--methods teacache --nfe N).",
     "settings": "The settings of this row are not in the text that the preset was made from.",
 }
 MATRIX = "L2P needs a matrix trained on this model: give its weight file (--matrix FILE)."
