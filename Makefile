@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/foreseer demo --out demo
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
