@@ -95,8 +95,13 @@ class _HalfInputs:
         return self._pipe(**{name: value.bfloat16() if name in floats else value for name, value in given.items()})
 
 
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("name", ["flux", "sd3", "chroma", "lumina2", "qwen_image", "wan", "ltx", "cogvideox", "sdxl"])
+ROUNDED = ("flux", "sd3", "chroma", "lumina2", "qwen_image", "wan", "ltx", "cogvideox", "sdxl")
+
+
+# The blocks of a U-Net change the shape of what they take: they have no change to forecast.
+@pytest.mark.parametrize(
+    ("name", "site"), [(name, site) for name in ROUNDED for site in SITES if (name, site) != ("sdxl", "change")]
+)
 def test_bfloat16_rounds_timesteps_but_loses_no_step(name: str, site: str) -> None:
     run, steps = in_bfloat16(name), 20
     expected = run.run(steps)

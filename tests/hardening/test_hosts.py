@@ -77,6 +77,7 @@ def compiled(model: nn.Module, how: str, backend: str = "eager") -> Any:
 @pytest.mark.cell(
     "hosts", "torch.compile of blocks, forward, model in place and model, before attaching: no graph break", "works"
 )
+@pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations are no part of what users compile
 @pytest.mark.parametrize("how", ["blocks", "forward", "in place", "wrapped"])
 def test_compiled_before(how: str) -> None:
     torch._dynamo.reset()
