@@ -20,6 +20,7 @@ from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.plan import Plan, Policy
 
 SEED = 2026
+MOVABLE = ("output", "last_block")  # sites of methods that are rows alone, the same wherever a feature is taken
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Demo:
         prompts: how many of the bundled prompts to draw.
         steps: of the reference.
         nfe: evaluations of every method.
-        site: where features are taken.
+        site: where features are taken, but for methods that work at modules, tokens or ranges of blocks.
         dtype: of the weights; by default float32 on a CPU.
         threads: CPU threads. Two on one free core are many times slower than one, and the model is small.
     """
@@ -49,7 +50,9 @@ class Demo:
             if method.reduces_steps:
                 found.append(Unaccelerated(method.name, method.title, self.nfe, self.nfe))
             elif method.forecaster is not None and method.gate is None:  # a gate's budget takes trial runs
-                policy = method.policy(self.steps, self.nfe, self.site)
+                # What a method does inside the network it does there: at another site it would be plain reuse.
+                site = self.site if method.site in MOVABLE else method.site
+                policy = method.policy(self.steps, self.nfe, site)
                 found.append(Accelerated(method.name, method.title, self.steps, self.nfe, policy=policy))
         return found
 
