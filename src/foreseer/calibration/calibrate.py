@@ -83,11 +83,9 @@ def calibrate(
     arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
     for index in range(done, len(prompts)):
         show(index, total)
-        generator = torch.Generator().manual_seed(seed + index)
         with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
-            pipe(**call_arguments(pipe, prompts[index], arguments), generator=generator)
-        one = _kernel_of(trajectory, recorder, identity)
-        kernel = one if kernel is None else _joined(kernel, one)
+            pipe(**call_arguments(pipe, prompts[index], arguments), generator=torch.Generator().manual_seed(seed + index))
+        kernel = _joined(kernel, _kernel_of(trajectory, recorder, identity))
         if checkpoint is not None:
             kernel.save(checkpoint)
     assert kernel is not None
@@ -164,8 +162,10 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | Inside, identi
     return Kernel(grid, grams, matrix, squares, "output", provenance, branches=branches)
 
 
-def _joined(kernel: Kernel, one: Kernel) -> Kernel:
-    """``kernel`` with one prompt more, its identity unchanged."""
+def _joined(kernel: Kernel | None, one: Kernel) -> Kernel:
+    """``kernel`` with one prompt more, its identity unchanged; the first prompt's alone where there is none yet."""
+    if kernel is None:
+        return one
     merged = kernel.merge(one)
     words = {name: kernel.provenance[name] for name in ("prompts", "prompts_hash")}
     return replace(merged, provenance={**merged.provenance, **words})

@@ -72,21 +72,10 @@ def generate(
     """Draw pictures with any diffusers pipeline, accelerated by a method, a kernel or a plan."""
     from foreseer.evaluate.generate import Request, generate_all
 
-    chosen = [name for name, value in (("--method", method), ("--kernel", kernel), ("--plan", plan)) if value]
-    if len(chosen) > 1:
-        raise typer.BadParameter(f"give one of {', '.join(chosen)}.", param_hint=chosen[1])
+    _check_learned(kernel, plan, method, site)
+    _check_budget(kernel, method, nfe, speedup, max_error, gated=gated, max_nfe=max_nfe)
     if matrix is not None and method != "l2p":
         raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
-    if site is not None and (kernel or plan):
-        raise typer.BadParameter("a kernel or a plan has its site: leave --site out.", param_hint="--site")
-    if not kernel and (speedup is not None or max_error is not None):
-        raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
-    if nfe and not (method or kernel):
-        raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
-    if gated and (kernel is None or speedup is not None):
-        raise typer.BadParameter("it takes a --kernel, and --nfe or --max-error.", param_hint="--gated")
-    if max_nfe is not None and not gated:
-        raise typer.BadParameter("it belongs to --gated; without a gate, give --nfe.", param_hint="--max-nfe")
 
     @cache
     def policy_for(run_steps: int) -> tuple[AnyPolicy | None, int]:
@@ -110,6 +99,36 @@ def generate(
             typer.echo(json.dumps(made.to_dict()))
         else:
             console.print(made.words(), highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_learned(kernel: Path | None, plan: Path | None, method: str | None, site: str | None) -> None:
+    """One way to sample, and no site where the file has one."""
+    chosen = [name for name, value in (("--method", method), ("--kernel", kernel), ("--plan", plan)) if value]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"give one of {', '.join(chosen)}.", param_hint=chosen[1])
+    if site is not None and (kernel or plan):
+        raise typer.BadParameter("a kernel or a plan has its site: leave --site out.", param_hint="--site")
+
+
+def _check_budget(
+    kernel: Path | None,
+    method: str | None,
+    nfe: int | None,
+    speedup: float | None,
+    max_error: float | None,
+    *,
+    gated: bool,
+    max_nfe: int | None,
+) -> None:
+    """A budget belongs to what can keep it."""
+    if not kernel and (speedup is not None or max_error is not None):
+        raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
+    if nfe and not (method or kernel):
+        raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
+    if gated and (kernel is None or speedup is not None):
+        raise typer.BadParameter("it takes a --kernel, and --nfe or --max-error.", param_hint="--gated")
+    if max_nfe is not None and not gated:
+        raise typer.BadParameter("it belongs to --gated; without a gate, give --nfe.", param_hint="--max-nfe")
 
 
 def demo(
