@@ -76,15 +76,15 @@ def calibrate(
     recording = record_branches if isinstance(place, Output) else partial(record_inside, site=place)
     identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": str(place)}
     kernel = _resume(checkpoint, identity)
-    done = kernel.prompts if kernel is not None else 0
     show = progress or (lambda done, total: None)
     measured = prompts[:response_prompts]
     total = len(prompts) + len(measured)
     arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
-    for index in range(done, len(prompts)):
+    for index in range(0 if kernel is None else kernel.prompts, len(prompts)):
         show(index, total)
+        call = call_arguments(pipe, prompts[index], arguments)
         with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
-            pipe(**call_arguments(pipe, prompts[index], arguments), generator=torch.Generator().manual_seed(seed + index))
+            pipe(**call, generator=torch.Generator().manual_seed(seed + index))
         kernel = _joined(kernel, _kernel_of(trajectory, recorder, identity))
         if checkpoint is not None:
             kernel.save(checkpoint)
