@@ -69,7 +69,8 @@ def offload_one_by_one(model: nn.Module) -> None:
     """Accelerate's sequential offload."""
     import accelerate
 
-    kept: dict[str, Tensor] = {name: nn.Parameter(one.clone(), requires_grad=False) for name, one in model.state_dict().items()}
+    weights = model.state_dict()
+    kept: dict[str, Tensor] = {name: nn.Parameter(one.clone(), requires_grad=False) for name, one in weights.items()}
     accelerate.cpu_offload(model, CPU, state_dict=kept)
 
 
