@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from foreseer.errors import GridError
 from foreseer.grid import Grid
 
-# They need arguments, or torchsde.
-NOT_MADE = {
-    "AmusedScheduler",
-    "CosineDPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "RFD4ProteinaScheduler",
-    "VQDiffusionScheduler",
-}
+# They need arguments.
+NOT_MADE = {"AmusedScheduler", "RFD4ProteinaScheduler", "VQDiffusionScheduler"}
 
 try:
     import diffusers.schedulers
@@ -38,6 +32,7 @@ OPTIONS = {"HeliosScheduler": {"stage_index": 0}, "HeliosDMDScheduler": {"stage_
 REFUSED = {
     "DDIMInverseScheduler",
     "DPMSolverMultistepInverseScheduler",
+    "DPMSolverSDEScheduler",
     "DiscreteDDIMScheduler",
     "EntropyBoundScheduler",
     "FlowMatchHeunDiscreteScheduler",
@@ -46,6 +41,8 @@ REFUSED = {
     "PNDMScheduler",
     "RePaintScheduler",
 }
+# Their last timestep, 0, is where the run ends.
+ENDS_CLEAN = {"DDPMWuerstchenScheduler", "SCMScheduler"}
 # They have steps from the moment that they are made, or never say how many.
 STARTED = {
     "BlockRefinementScheduler",
@@ -85,7 +82,7 @@ def test_every_scheduler_gives_its_levels_or_a_refusal(name):
             Grid.from_scheduler(scheduler)
         return
     grid = Grid.from_scheduler(scheduler)
-    assert len(grid) == len(scheduler.timesteps)
+    assert len(grid) == len(scheduler.timesteps) - (name in ENDS_CLEAN)
     assert np.all(np.diff(grid.levels) < 0)
     assert grid.final_level <= grid.levels[-1]
 
@@ -98,6 +95,15 @@ def test_a_scheduler_without_steps_is_refused(name):
         Grid.from_scheduler(scheduler)
     start()
     assert scheduler.num_inference_steps >= 2  # else it belongs to STARTED
+
+
+@needs_diffusers
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DDIMScheduler"])
+def test_a_timestep_of_0_that_begins_a_step_is_a_step(name):
+    scheduler = getattr(diffusers.schedulers, name)(timestep_spacing="leading")
+    scheduler.set_timesteps(20)
+    assert scheduler.timesteps[-1] == 0
+    assert len(Grid.from_scheduler(scheduler)) == 20
 
 
 @needs_diffusers

@@ -71,13 +71,15 @@ class Grid:
         """
         if not has_steps(scheduler):
             raise GridError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n) first.")
-        timesteps = _to_array(scheduler.timesteps)
+        timesteps = _to_array(visited(scheduler))
         sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
         name = type(scheduler).__name__
         if sigmas.size == timesteps.size + 1:
             if sigmas.size > 2 and np.all(np.diff(sigmas[:-1]) > 0) and sigmas.min() >= 0 and sigmas.max() <= 1:
                 sigmas = 1.0 - sigmas
             return _named(name, sigmas[:-1], "sigma", float(min(sigmas[-1], sigmas[-2])))
+        if timesteps.size < len(scheduler.timesteps):
+            return _named(name, timesteps, "timestep", 0.0)
         # A timestep scheduler ends one spacing below its last timestep, where it takes the clean sample to be.
         spacing = timesteps[-2] - timesteps[-1] if timesteps.size > 1 else timesteps[-1] + 1.0
         return _named(name, timesteps, "timestep", float(timesteps[-1] - max(spacing, 0.0)))
@@ -128,6 +130,17 @@ def has_steps(scheduler: Any) -> bool:
     if hasattr(scheduler, "num_inference_steps"):
         return scheduler.num_inference_steps is not None
     return len(timesteps) != getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+
+
+def visited(scheduler: Any) -> Any:
+    """The timesteps of a scheduler at which the network is called.
+
+    Whole timesteps index training steps, of which 0 is one. Where a scheduler has no sigmas, others are its levels, and
+    a last one of 0 is where the run ends (SCM, DDPMWuerstchen): no step begins there.
+    """
+    timesteps = scheduler.timesteps
+    are_levels = getattr(scheduler, "sigmas", None) is None and "float" in str(getattr(timesteps, "dtype", ""))
+    return timesteps[:-1] if are_levels and len(timesteps) > 1 and float(timesteps[-1]) == 0.0 else timesteps
 
 
 def _as_levels(values: Any) -> np.ndarray:

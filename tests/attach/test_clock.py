@@ -179,3 +179,41 @@ def test_a_scheduler_that_visits_a_level_twice_has_no_grid(scheduler: Any) -> No
     clock = clock_on(scheduler)
     with pytest.raises(UnknownStepError, match="strictly decrease"):
         clock.grid(scheduler)
+
+
+class OfRatio(nn.Module):
+    def forward(self, sample: Any, timestep_ratio: Any) -> Any:
+        return sample
+
+
+@pytest.mark.skipif(not hasattr(d, "HeliosScheduler"), reason="a diffusers from before Helios")
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_timesteps_cut_off_to_whole_ones_are_told_apart(stage: int) -> None:
+    scheduler = d.HeliosScheduler()
+    scheduler.set_timesteps(20, stage)
+    clock = clock_on(scheduler, steps=0)
+    whole = scheduler.timesteps.to(torch.int64)
+    assert not torch.equal(whole.double(), scheduler.timesteps.double())
+    assert [clock.step(scheduler, (torch.ones(1), t[None]), {}) for t in whole] == list(range(20))
+    assert clock.confirm([(step, t) for step, t in enumerate(whole)]) is None
+    assert clock.confirm([(3, whole[5])]) is not None
+    with pytest.raises(UnknownStepError):
+        clock.step(scheduler, (torch.ones(1), whole[3] - 2), {})
+
+
+def test_a_ratio_is_a_timestep() -> None:
+    scheduler = d.DDPMWuerstchenScheduler()
+    clock = clock_on(scheduler, OfRatio())
+    found = [clock.step(scheduler, (), {"sample": None, "timestep_ratio": t[None]}) for t in scheduler.timesteps[:-1]]
+    assert found == list(range(10))
+
+
+def test_a_scale_met_by_chance_is_not_taken_for_the_networks_own() -> None:
+    scheduler = d.SCMScheduler()
+    scheduler.set_timesteps(8, intermediate_timesteps=None)
+    clock = clock_on(scheduler, steps=0)
+    angles = scheduler.timesteps[:-1]
+    given = torch.sin(angles) / (torch.cos(angles) + torch.sin(angles))
+    assert abs(given[-1] - angles[-1]) < 0.25 * (angles[0] - angles[1])
+    for _ in range(2):
+        assert [clock.confirm([call]) for call in enumerate(given)] == [None] * 8

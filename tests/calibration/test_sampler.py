@@ -86,6 +86,17 @@ def test_stochastic_schedulers_are_refused_with_the_way_out(scheduler):
         fs.sampler_matrix(scheduler, STEPS)
 
 
+def test_a_scheduler_whose_last_timestep_begins_no_step():
+    with pytest.raises(SamplerError, match=r"stochastic.*kernel"):
+        fs.sampler_matrix(diffusers.SCMScheduler(), 2)
+    scheduler = diffusers.SCMScheduler()
+    scheduler.set_timesteps(1, intermediate_timesteps=None)
+    angle = scheduler.timesteps[0].double().numpy()
+    assert fs.sampler_matrix(scheduler) == pytest.approx(
+        np.array([[1.0, 0.0], [np.cos(angle), -np.sin(angle)]]), abs=1e-6
+    )
+
+
 def test_a_clipping_scheduler_is_not_linear():
     with pytest.raises(SamplerError, match="not linear"):
         fs.sampler_matrix(diffusers.DDIMScheduler(clip_sample=True), STEPS)

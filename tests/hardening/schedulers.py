@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-_TWICE = "visits a noise level twice: every step computed"
-_RISING = "its noise levels rise: every step computed"
 _WORKS = (
-    *("CMStochasticIterative", "CogVideoXDDIM", "DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep"),
-    *("DPMSolverMultistep", "DPMSolverSinglestep", "EDMDPMSolverMultistep", "EDMEuler", "EulerAncestralDiscrete"),
-    *("EulerDiscrete", "FlowMapEulerDiscrete", "FlowMatchEulerDiscrete", "FlowMatchLCM", "IPNDM", "KDPM2Discrete"),
-    *("LCM", "LMSDiscrete", "LTXEulerAncestralRF", "MiniMaxH3", "SASolver", "TCD", "UnCLIP", "UniPCMultistep"),
+    *(
+        "CMStochasticIterative",
+        "CogVideoXDDIM",
+        "CogVideoXDPM",
+        "ConsistencyDecoder",
+        "CosineDPMSolverMultistep",
+        "DDIM",
+    ),
+    *(
+        "DDIMParallel",
+        "DDPM",
+        "DDPMParallel",
+        "DEISMultistep",
+        "DPMSolverMultistep",
+        "DPMSolverSinglestep",
+        "EDMDPMSolverMultistep",
+    ),
+    *("EDMEuler", "EulerAncestralDiscrete", "EulerDiscrete", "FlowMapEulerDiscrete", "FlowMatchEulerDiscrete"),
+    *("FlowMatchLCM", "IPNDM", "KDPM2Discrete", "LCM", "LMSDiscrete", "LTXEulerAncestralRF", "MiniMaxH3", "SASolver"),
+    *("TCD", "UnCLIP", "UniPCMultistep"),
 )
-_FAILS_OPEN = {
-    "DDIMInverse": _RISING,
-    "DPMSolverMultistepInverse": _RISING,
-    "FlowMatchHeunDiscrete": _TWICE,
-    "HeunDiscrete": _TWICE,
-    "KDPM2AncestralDiscrete": _TWICE,
-    "PNDM": _TWICE,
+_WORKS_TOO = {
+    "DDPMWuerstchen": "one noise level a step; its last timestep is where the run ends",
+    "Helios": "one noise level a step; each stage of the pyramid is a run of its own",
+    "HeliosDMD": "one noise level a step; each stage of the pyramid is a run of its own",
+    "Piflow": "one noise level a step; the forecast is of all the predictions that the network gives at once",
+    "SCM": "one noise level a step; its last timestep is where the run ends",
+    "VQDiffusion": "tokens, but one noise level a step: the forecast is of log probabilities",
 }
-# Another loop than (network, step) drives these.
-OTHER_LOOP = {
-    "Amused": "tokens that are unmasked",
-    "BlockRefinement": "tokens that are unmasked",
-    "CogVideoXDPM": "takes the last clean estimate too",
-    "CosineDPMSolverMultistep": "needs torchsde",
-    "DDPMWuerstchen": "timesteps as ratios, in batches",
-    "DPMSolverSDE": "needs torchsde",
-    "DiscreteDDIM": "tokens",
-    "EntropyBound": "tokens",
-    "Helios": "stages of a pyramid",
-    "HeliosDMD": "stages of a pyramid",
-    "KarrasVe": "two calls a step of its own",
-    "Piflow": "the network gives a policy, not a velocity",
-    "RFD4Proteina": "proteins",
-    "RePaint": "goes back in time by design",
-    "SCM": "two steps only",
-    "ScoreSdeVe": "predictor and corrector of its own",
-    "VQDiffusion": "tokens",
+_FAILS_OPEN = {
+    "Amused": "tokens: the network is told no timestep",
+    "BlockRefinement": "tokens: the network is told no timestep",
+    "DDIMInverse": "its noise levels rise",
+    "DPMSolverMultistepInverse": "its noise levels rise",
+    "DPMSolverSDE": "visits a noise level twice",
+    "DiscreteDDIM": "tokens: the network is told no timestep",
+    "EntropyBound": "tokens: the network is told no timestep",
+    "FlowMatchHeunDiscrete": "visits a noise level twice",
+    "HeunDiscrete": "visits a noise level twice",
+    "KDPM2AncestralDiscrete": "visits a noise level twice",
+    "KarrasVe": "the network is told a level other than the scheduler's: noise was added, or a step is corrected",
+    "PNDM": "visits a noise level twice",
+    "RFD4Proteina": "its noise levels rise",
+    "RePaint": "visits a noise level twice: it jumps back (without jumps it works)",
+    "ScoreSdeVe": "the network is told a noise scale that is not the scheduler's timestep, and called twice a level",
+    "ScoreSdeVp": "the network is told a timestep of its training that is not the scheduler's",
+}
+# What the handle says where it fails open, by the words that the reason above begins with.
+SAID = {
+    "its noise levels rise": "must strictly decrease",
+    "the network is told a": "is not one of the scheduler's",
+    "tokens: the network is told no timestep": "the denoiser was given no timestep",
+    "visits a noise level twice": "must strictly decrease",
 }
 OUTCOMES: dict[str, tuple[str, str]] = {
     **{f"{name}Scheduler": ("works", "one noise level a step") for name in _WORKS},
-    **{f"{name}Scheduler": ("fails open", why) for name, why in _FAILS_OPEN.items()},
-    **{f"{name}Scheduler": ("not tried", f"another loop: {why}") for name, why in OTHER_LOOP.items()},
+    **{f"{name}Scheduler": ("works", why) for name, why in _WORKS_TOO.items()},
+    **{f"{name}Scheduler": ("fails open", f"{why}; every step is computed") for name, why in _FAILS_OPEN.items()},
 }

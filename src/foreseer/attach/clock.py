@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from foreseer.grid import Grid
 # How a pipeline hands the scheduler's timestep t to its denoiser: t, t / 1000, or 1 - t / 1000.
 _SCALES: tuple[Callable[[float], float], ...] = (lambda t: t, lambda t: 1000.0 * t, lambda t: 1000.0 * (1.0 - t))
 _PRECISION = 1e-5  # relative: what a timestep may lose on its way to the denoiser in float32
-_TIMESTEP_NAMES = ("timestep", "timesteps", "t", "sigma")
+_TIMESTEP_NAMES = ("timestep", "timesteps", "t", "sigma", "timestep_ratio", "r")
 
 
 class UnknownStepError(ValueError):
@@ -40,6 +40,7 @@ class StepClock:
         self._count = 0
         self._levels = np.empty(0)
         self._scale: Callable[[float], float] | None = None
+        self._strange = False
 
     def new_run(self, scheduler: Any) -> bool:
         """Whether ``scheduler`` has other timesteps than at the last call; takes note of them."""
@@ -50,6 +51,7 @@ class StepClock:
         self._count = len(timesteps) if timesteps is not None else 0
         self._levels = np.empty(0)
         self._scale = None
+        self._strange = False
         return True
 
     def grid(self, scheduler: Any) -> Grid:
@@ -85,34 +87,35 @@ class StepClock:
         """Why a branch's calls are not all the scheduler's, or ``None``: a timestep argument is another step's.
 
         Reading an argument waits for a GPU, so this is for branches about to be forecast. Which scale it is on is
-        settled once a denoiser, for all threads; an argument on an unknown scale is not looked at.
+        settled once a denoiser, for all threads; an argument on an unknown scale is not looked at. A run in which one
+        was on none of them settles nothing: another function of the level may meet a scale by chance.
 
         Args:
             calls: the step that each was taken for, and its timestep argument.
         """
         for step, argument in calls:
             if argument is not None:
-                value, precision = _value(argument)
-                fitting = [scale for scale in _SCALES if self._fits(scale, step, value, precision)]
+                given = _read(argument)
+                fitting = [scale for scale in _SCALES if self._fits(scale, step, given)]
                 if "scale" not in self._known:
-                    self._known.update([("scale", scale) for scale in fitting if len(fitting) == 1])
+                    self._strange = self._strange or not fitting
+                    if len(fitting) == 1 and not self._strange:
+                        self._known["scale"] = fitting[0]
                 elif self._known["scale"] not in fitting:
-                    return (
-                        f"the timestep {value:g} is not of the scheduler's step {step}: a call belongs to another run"
-                    )
+                    value = f"{given.value:g}"
+                    return f"the timestep {value} is not of the scheduler's step {step}: a call belongs to another run"
         return None
 
-    def _fits(self, scale: Callable[[float], float], step: int, value: float, precision: float) -> bool:
+    def _fits(self, scale: Callable[[float], float], step: int, given: _Timestep) -> bool:
         levels = self._all_levels()
         gaps = np.abs(np.diff(levels))
         slack = 0.25 * float(gaps[gaps > 0].min()) if np.any(gaps > 0) else 0.0
-        rounding = abs(scale(value + precision * max(1.0, abs(value))) - scale(value))
-        return bool(abs(scale(value) - levels[step]) <= max(rounding, slack))
+        return bool(given.distances(scale, levels)[step] <= max(given.rounding(scale), slack))
 
     @property
     def settled(self) -> bool:
-        """Whether the scale of the timestep argument is known."""
-        return "scale" in self._known
+        """Whether the scale of the timestep argument is known, or not to be learned from this run."""
+        return "scale" in self._known or self._strange
 
     def _all_levels(self) -> np.ndarray:
         if not self._levels.size:
@@ -125,17 +128,15 @@ class StepClock:
         Which scale the argument is on is settled by the run's first call: the one that puts it earliest in the run.
         """
         self._all_levels()
-        value, precision = self._timestep(args, kwargs)
-        error = precision * max(1.0, abs(value))
+        given = self._timestep(args, kwargs)
         fits = []
         for scale in _SCALES if self._scale is None else (self._scale,):
-            tolerance = abs(scale(value + error) - scale(value))
-            steps = np.flatnonzero(np.abs(self._levels - scale(value)) <= tolerance)
+            steps = np.flatnonzero(given.distances(scale, self._levels) <= given.rounding(scale))
             if steps.size == 1 or (steps.size and counts_steps):
                 fits.append((int(steps[0]), scale))
         if not fits:
             raise UnknownStepError(
-                f"the timestep {value:g} is not one of the scheduler's {len(self._levels)}, or it may be several"
+                f"the timestep {given.value:g} is not one of the scheduler's {len(self._levels)}, or it may be several"
             )
         step, self._scale = min(fits, key=lambda fit: fit[0])
         return step
@@ -147,20 +148,40 @@ class StepClock:
         given = value.numel() > 0 if isinstance(value, Tensor) else isinstance(value, int | float)
         return value if given else None
 
-    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[float, float]:
-        """The timestep argument's value and precision."""
+    def _timestep(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Timestep:
         argument = self.argument(args, kwargs)
         if argument is None:
             raise UnknownStepError("the scheduler has no step_index and the denoiser was given no timestep")
-        return _value(argument)
+        return _read(argument)
 
 
-def _value(argument: Tensor | int | float) -> tuple[float, float]:
-    """A timestep as a number (the largest of several), and the relative precision of its dtype."""
+class _Timestep(NamedTuple):
+    """A timestep argument: its value (the largest of several), the relative precision of its dtype, and if it is whole.
+
+    A whole one may have been cut off (Helios gives its network 898 for 898.4).
+    """
+
+    value: float
+    precision: float
+    whole: bool
+
+    def rounding(self, scale: Callable[[float], float]) -> float:
+        """What it may have lost, on the scheduler's scale."""
+        error = self.precision * max(1.0, abs(self.value))
+        return abs(scale(self.value + error) - scale(self.value))
+
+    def distances(self, scale: Callable[[float], float], levels: np.ndarray) -> np.ndarray:
+        """How far it is from each of the scheduler's timesteps."""
+        off = np.abs(levels - scale(self.value))
+        return np.minimum(off, np.abs(np.floor(levels) - scale(self.value))) if self.whole else off
+
+
+def _read(argument: Tensor | int | float) -> _Timestep:
     if not isinstance(argument, Tensor):
-        return float(argument), _PRECISION
-    rounding = torch.finfo(argument.dtype).eps / 2 if argument.is_floating_point() else 0.0
-    return float(argument.detach().max()), max(rounding, _PRECISION)
+        return _Timestep(float(argument), _PRECISION, isinstance(argument, int))
+    whole = not argument.is_floating_point()
+    rounding = 0.0 if whole else torch.finfo(argument.dtype).eps / 2
+    return _Timestep(float(argument.detach().max()), max(rounding, _PRECISION), whole)
 
 
 def takes_timestep(kind: type[nn.Module]) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
-from foreseer.grid import has_steps
+from foreseer.grid import has_steps, visited
 
 LINEAR_TOLERANCE = 1e-3  # schedulers work in float32
 
@@ -45,7 +45,7 @@ def sampler_matrix(
     def run(start: torch.Tensor, outputs: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack(_run(_fresh(scheduler, num_inference_steps, first_step), start, outputs, first_step))
 
-    steps = len(_fresh(scheduler, num_inference_steps, first_step).timesteps) - first_step
+    steps = len(visited(_fresh(scheduler, num_inference_steps, first_step))) - first_step
     if steps < 1:
         raise SamplerError(f"The run has no step from {first_step} on.")
     units = torch.eye(steps + 1, dtype=torch.float64)
@@ -88,7 +88,7 @@ def _run(scheduler: Any, start: torch.Tensor, outputs: list[torch.Tensor], first
     sample = start[None, :, None, None].clone()
     samples = [sample]
     scale = getattr(scheduler, "scale_model_input", None)
-    for t, output in zip(scheduler.timesteps[first_step:], outputs, strict=True):
+    for t, output in zip(visited(scheduler)[first_step:], outputs, strict=True):
         if scale is not None:
             scale(sample, t)  # some schedulers want to see it called; what it returns is the network's business
         result = scheduler.step(output[None, :, None, None], t, sample, return_dict=False)
