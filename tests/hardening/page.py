@@ -43,8 +43,8 @@ def page() -> str:
         "## Schedulers",
         "",
         "Every scheduler that diffusers ships, each in the loop of the pipelines that it comes with",
-        "(`tests/hardening/loops.py`). Where it works, half of the steps were forecast; where it fails open, the run is",
-        "the unattached one's to the last bit, and the record says why. Both draw the same random numbers.",
+        "(`tests/hardening/loops.py`). Where it works, half of the steps were forecast; where it fails open, the run",
+        "is the unattached one's to the last bit, and the record says why. Both draw the same random numbers.",
     ]
     lines += ["", "| scheduler | outcome | why |", "|---|---|---|"]
     lines += [f"| {name} | {outcome} | {why} |" for name, (outcome, why) in sorted(OUTCOMES.items())]
