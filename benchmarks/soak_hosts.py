@@ -134,9 +134,12 @@ class Host:
                 self.pipe.fuse_lora(lora_scale=0.6)
 
     @property
-    def copies_well(self) -> bool:
-        """Whether the model can be copied and pickled as it stands: hooks of accelerate and of offloading cannot."""
-        return self._done in ("plain", "tiling", "adapter", "fused adapter", "gradient checkpointing")
+    def cannot(self) -> tuple[str, ...]:
+        """Disturbances that this host does not survive unattached either."""
+        if self._done == "int8":
+            return ("NaN", "deepcopy", "pickle")  # torch's int8 layers raise where they meet one
+        hooked = self._done not in ("plain", "tiling", "adapter", "fused adapter", "gradient checkpointing")
+        return ("deepcopy", "pickle") if hooked else ()
 
     def scale(self, factor: float) -> None:
         """The adapter's weight for the next picture, if there is one."""

@@ -124,7 +124,7 @@ class Studio:
             return digest(self._own_loop(asked))
         kind = asked["pipeline"] if asked["scheduler"] == "euler" else "text"
         pipe, options = self._options(kind, asked)
-        if asked["disturbance"] in ("deepcopy", "pickle") and not self.host.copies_well:
+        if asked["disturbance"] in self.host.cannot:
             asked = {**asked, "disturbance": "none"}
         return Disturbance(asked, pipe, options).run()
 
