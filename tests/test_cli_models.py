@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from foreseer.cli import app
 from foreseer.evaluate.generate import _write
-from foreseer.pipelines import PipelineError, call_arguments, picture_argument, run
+from foreseer.pipelines import PICTURE, PipelineError, call_arguments, run, with_pictures
 from tests.pipelines import build
 
 STEPS = "8"
@@ -70,17 +70,19 @@ class Redraws:
 def test_a_picture_is_taken_or_asked_for(tmp_path):
     path = tmp_path / "given.png"
     Image.new("RGB", (4, 4), "red").save(path)
-    given = picture_argument(Redraws(), path)
+    given = with_pictures(Redraws(), {PICTURE: path, "mask_image": path, "strength": 0.5})
+    assert given.pop("strength") == 0.5
+    assert given.pop("mask_image").size == (4, 4)
     drawn = run(Redraws(), {"prompt": "a word", **given}, seed=3)
     assert drawn.seed == 3
     assert drawn.images[0].getpixel((0, 0)) == (255, 0, 0)
     with pytest.raises(PipelineError, match="Redraws takes image and mask_image, none was given, and without it fails"):
         run(Redraws(), {"prompt": "a word"}, seed=3)
     with pytest.raises(PipelineError, match="takes no picture"):
-        picture_argument(build("dit").pipe, path)
+        with_pictures(build("dit").pipe, {PICTURE: path})
     path.write_text("no picture")
     with pytest.raises(PipelineError, match="Cannot read the picture"):
-        picture_argument(Redraws(), path)
+        with_pictures(Redraws(), {PICTURE: path})
 
 
 def test_what_is_neither_picture_nor_video_is_refused(tmp_path):

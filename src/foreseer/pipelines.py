@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,24 +113,38 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
 
 
+PICTURE = "picture"
 PICTURE_NAMES = ("image", "control_image")
 
 
-def picture_argument(pipe: Any, path: Path) -> dict[str, Any]:
-    """The picture in a file as the keyword argument under which ``pipe`` takes one.
+def with_pictures(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with pictures in place of their paths.
+
+    That called ``PICTURE`` gets the name under which ``pipe`` takes one.
 
     Raises:
-        PipelineError: it takes none, or the file is no picture.
+        PipelineError: ``pipe`` takes no picture, or a file is none.
     """
-    from PIL import Image
+    return {
+        _picture_name(pipe) if name == PICTURE else name: _picture(value) if isinstance(value, Path) else value
+        for name, value in options.items()
+    }
 
+
+def _picture_name(pipe: Any) -> str:
     accepted = inspect.signature(pipe.__call__).parameters
     name = next((name for name in PICTURE_NAMES if name in accepted), None)
     if name is None:
         raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
+    return name
+
+
+def _picture(path: Path) -> Any:
+    from PIL import Image
+
     try:
         with Image.open(path) as picture:
-            return {name: picture.convert("RGB")}
+            return picture.convert("RGB")
     except (OSError, ValueError) as error:
         raise PipelineError(f"Cannot read the picture {path}: {in_one_line(error)}.") from error
 

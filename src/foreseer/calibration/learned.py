@@ -62,8 +62,17 @@ def learned(
     return Policy(schedule, KernelRows(kernel, ridge=found.ridge), kernel.site)
 
 
+def joint_schedule(kernel: Kernel, evaluations: int) -> Joint:
+    """Each branch's steps for a budget in calls of the network, searched for rows that steer.
+
+    Raises:
+        ScheduleError: the kernel knows no branches, or there are fewer evaluations than branches.
+    """
+    return Joint(replace(kernel, response=STEERED * kernel.response), evaluations)
+
+
 def _joint(kernel: Kernel, evaluations: int, ridge: float | None) -> Policy:
-    schedule = Joint(replace(kernel, response=STEERED * kernel.response), evaluations)
+    schedule = joint_schedule(kernel, evaluations)
     if ridge is None:
         fits = evaluations <= len(kernel.grid)
         apart = {"branch_steps": schedule.branch_steps(kernel.grid), "steer": STEER} if fits else {}

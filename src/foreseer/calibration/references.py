@@ -93,7 +93,9 @@ class References:
         if self._names is None:
             self._names, self._mixing = _branches_of(recorder, trajectory)
         outputs = torch.stack(trajectory.outputs).float()
-        at, through = _at_levels(kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler))
+        at, through = _at_levels(
+            kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
+        )
         apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in self._names] or [outputs]
         reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
         targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs

@@ -107,10 +107,9 @@ def rollout(
     check_ready(pipe, prompts)
     rule = _rule(kernel, {"nfe": nfe, "evaluations": evaluations}, schedule)
     computed = rule.on(kernel.grid)
-    call = {**options, "num_inference_steps": len(kernel.grid), "output_type": "latent"}
-    finer = {**call, "num_inference_steps": teacher_steps or len(kernel.grid)}
+    call, matrix = _own_run(pipe, prompts[0], kernel, {**options, "output_type": "latent"})
+    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
     work = Work(progress, len(prompts) * (finer["num_inference_steps"] + len(computed)))
-    matrix = _own_matrix(pipe, prompts[0], call)
     references = References(pipe, kernel, matrix, finer, checkpoint)
     names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
@@ -188,11 +187,26 @@ class _Draft:
         return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
 
 
-def _own_matrix(pipe: Any, prompt: str, call: dict[str, Any]) -> np.ndarray:
-    """The sampler matrix of the plan's own grid, from a run that ends after one step."""
-    with record_run(pipe, stop_after=1) as trajectory:
-        pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(0))
-    return sampler_matrix(trajectory.scheduler)
+def _own_run(pipe: Any, prompt: str, kernel: Kernel, options: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Options of a call whose run has the kernel's grid, and its sampler matrix, from a run that ends after one step.
+
+    A run that begins from a picture takes a share of the steps that it is asked for; how many those were, the kernel
+    knows.
+    """
+    wanted = len(kernel.grid)
+    recorded = kernel.provenance.get("steps", "")
+    seen = []
+    for steps in dict.fromkeys((wanted, int(recorded) if recorded.isdecimal() else wanted)):
+        call = {**options, "num_inference_steps": steps}
+        with record_run(pipe, stop_after=1) as trajectory:
+            pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(0))
+        if len(trajectory.grid) == wanted:
+            return call, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
+        seen.append(f"{len(trajectory.grid)} of {steps}")
+    raise CalibrationError(
+        f"The kernel's grid has {wanted} steps, this pipeline's run {' or '.join(seen)}: give the options that the "
+        "kernel was recorded with (its provenance has them)."
+    )
 
 
 def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ from foreseer.cli.common import (
     Json,
     Matrix,
     Negative,
+    Others,
+    Picture,
     SiteOption,
     TrueCfg,
     Width,
@@ -82,6 +84,8 @@ def bench(
     guidance: Guidance = None,
     true_cfg: TrueCfg = None,
     negative: Negative = None,
+    image: Picture = None,
+    option: Others = None,
     dtype: Dtype = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -96,7 +100,7 @@ def bench(
         return
     request = Request(
         *(prompts, limit, steps, seed),
-        options=call_options(height, width, guidance, true_cfg=true_cfg, negative=negative),
+        options=call_options(height, width, guidance, true_cfg=true_cfg, negative=negative, image=image, others=option),
         measures=_names(measures),
         real=real,
         dtype=dtype,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,8 @@ errors = Console(stderr=True)
 
 # The method that is no formula: a kernel's own rows.
 KERNEL = "kernel"
+# Stands for the name under which a pipeline takes a picture.
+PICTURE = "picture"
 
 
 def _known_site(words: str | None) -> str | None:
@@ -47,6 +50,13 @@ Width = Annotated[int | None, typer.Option(min=8)]
 Guidance = Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")]
 TrueCfg = Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")]
 Negative = Annotated[str | None, typer.Option(help="Negative prompt.")]
+Picture = Annotated[
+    Path | None, typer.Option("--image", help="A picture to begin from or refer to, where one is taken.")
+]
+Others = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Of the pipeline's call: num_frames=49, mask_image=@FILE."),
+]
 Nfe = Annotated[int | None, typer.Option(min=1, help="Network evaluations of a run.")]
 Evaluations = Annotated[
     int | None, typer.Option(min=1, help="Calls of the network under guidance, each branch at steps of its own.")
@@ -55,18 +65,58 @@ Speedup = Annotated[float | None, typer.Option(min=1.0, help="T / NFE, instead o
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
 
 
+# Of a pipeline's call, what commands fill in, and how they are told.
+DECIDED = {
+    "prompt": "a prompt",
+    "class_labels": "a prompt",
+    "num_inference_steps": "--steps",
+    "generator": "--seed",
+    "output_type": "nothing: the command decides it",
+    "return_dict": "nothing: the command decides it",
+}
+
+
 def call_options(
-    height: int | None, width: int | None, guidance: float | None, *, true_cfg: float | None, negative: str | None
+    height: int | None,
+    width: int | None,
+    guidance: float | None,
+    *,
+    true_cfg: float | None,
+    negative: str | None,
+    image: Path | None,
+    others: list[str] | None,
 ) -> dict[str, Any]:
-    """The options that were given, by the names that pipelines' calls have for them."""
+    """The options that were given, by the names that pipelines' calls have for them; pictures as their paths."""
     named = {
         "height": height,
         "width": width,
         "guidance_scale": guidance,
         "true_cfg_scale": true_cfg,
         "negative_prompt": negative,
+        PICTURE: image,
     }
-    return {name: value for name, value in named.items() if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
+    for words in others or ():
+        name, value = _read_option(words)
+        if name in given:
+            raise typer.BadParameter(f"{name} is given twice.", param_hint="--option")
+        given[name] = value
+    return given
+
+
+def _read_option(words: str) -> tuple[str, Any]:
+    """A name and a value written as NAME=VALUE: JSON, else the words themselves; @FILE is a picture's path."""
+    name, sign, value = words.partition("=")
+    if not sign or not name.isidentifier():
+        raise typer.BadParameter(f"{words!r}: write it as NAME=VALUE.", param_hint="--option")
+    if name in DECIDED:
+        raise typer.BadParameter(f"instead of {name} give {DECIDED[name]}.", param_hint="--option")
+    if value.startswith("@"):
+        return name, Path(value[1:])
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> AnyPolicy:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from foreseer.cli.common import (
@@ -19,6 +20,8 @@ from foreseer.cli.common import (
     Json,
     Negative,
     Nfe,
+    Others,
+    Picture,
     SiteOption,
     TrueCfg,
     Width,
@@ -26,6 +29,9 @@ from foreseer.cli.common import (
     console,
     progress_bar,
 )
+
+if TYPE_CHECKING:
+    from foreseer.calibration.frontier import FrontierPoint
 
 
 def calibrate(
@@ -43,13 +49,15 @@ def calibrate(
     guidance: Guidance = None,
     true_cfg: TrueCfg = None,
     negative: Negative = None,
+    image: Picture = None,
+    option: Others = None,
     dtype: Dtype = None,
     device: Device = None,
 ) -> None:
     """Record second moments of a pipeline's outputs over a few prompts; interrupted, it goes on where it was."""
     from foreseer.calibration.calibrate import calibrate as run
 
-    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
+    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative, image=image, others=option)
     pipe, words, options = _open(model, prompts, given, dtype, device)
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
@@ -80,13 +88,13 @@ def _open(
     model: str, prompts: Path | None, given: dict[str, Any], dtype: str | None, device: str | None
 ) -> tuple[Any, list[str], dict[str, Any]]:
     """A pipeline, the prompts of a file or its examples, and the options of its call."""
-    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling
+    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling, with_pictures
 
     words = read_prompts(prompts) if prompts is not None else None
     pipe, sampling = load_pipeline(model, dtype, device)
     pipe.set_progress_bar_config(disable=True)
     examples, defaults = split_sampling(sampling)
-    return pipe, words or examples, {**defaults, **given}
+    return pipe, words or examples, {**defaults, **with_pictures(pipe, given)}
 
 
 def rollout(
@@ -104,6 +112,8 @@ def rollout(
     guidance: Guidance = None,
     true_cfg: TrueCfg = None,
     negative: Negative = None,
+    image: Picture = None,
+    option: Others = None,
     dtype: Dtype = None,
     device: Device = None,
 ) -> None:
@@ -116,7 +126,7 @@ def rollout(
         raise typer.BadParameter("give one of --nfe and --evaluations.", param_hint="--nfe")
     if nfe is not None and nfe > len(loaded.grid):
         raise typer.BadParameter(f"{nfe} evaluations do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
-    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
+    given = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative, image=image, others=option)
     pipe, words, options = _open(model, prompts, given, dtype, device)
     options.pop("num_inference_steps", None)
     partial = out.with_name(f".{out.name}.partial")
@@ -148,39 +158,49 @@ def rollout(
 def frontier(
     kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
     most: Annotated[int | None, typer.Option(min=2, help="Largest number of evaluations.")] = None,
+    evaluations: Annotated[
+        bool, typer.Option("--evaluations", help="Count calls of the network, each branch at steps of its own.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also draw the curve into this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Expected error of the final sample against network evaluations, with the knee marked."""
-    from foreseer.calibration.frontier import draw_frontier, trace_frontier
+    from foreseer.calibration.frontier import branches_of, draw_frontier, trace_frontier
     from foreseer.kernel import Kernel
 
     loaded = Kernel.load(kernel)
-    limit = min(most or 25, len(loaded.grid) - 1)
+    count = branches_of(loaded) if evaluations else 1
+    limit = min(most or 25 * count, count * len(loaded.grid) - 1)
     with progress_bar(as_json) as bar:
-        task = bar.add_task("Searching", total=limit - 1)
-        points = trace_frontier(loaded, limit, lambda: bar.update(task, advance=1))
+        task = bar.add_task("Searching", total=limit - max(2, count) + 1)
+        points = trace_frontier(loaded, limit, lambda: bar.update(task, advance=1), by_evaluations=evaluations)
     if out is not None:
         draw_frontier(points, out)
     if as_json:
         typer.echo(json.dumps([point.to_dict() for point in points], indent=1))
         return
+    console.print(_frontier_table(points, evaluations))
+    if out is not None:
+        console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("NFE", "speedup", "expected error", "of prompts, worst", "computed steps"):
+    budget = ("calls", "NFE") if evaluations else ("NFE",)
+    for column in (*budget, "speedup", "expected error", "of prompts, worst", "computed steps"):
         table.add_column(column, justify="left" if column == "computed steps" else "right", overflow="fold")
     for point in points:
-        steps = " ".join(map(str, point.computed_steps))
+        apart = [f"{name}: {' '.join(map(str, steps))}" for name, steps in point.branch_steps.items()]
         mark = " [bold](knee)[/]" if point.knee else ""
+        spent = (point.evaluations, point.nfe) if evaluations else (point.nfe,)
         table.add_row(
-            f"{point.nfe}",
+            *map(str, spent),
             f"{point.speedup:.2f}",
             f"{point.error:.4f} +- {point.spread:.4f}{mark}",
             f"{point.worst:.4f}",
-            steps,
+            escape("; ".join([" ".join(map(str, point.computed_steps)), *apart])),
         )
-    console.print(table)
-    if out is not None:
-        console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+    return table
 
 
 def portrait(

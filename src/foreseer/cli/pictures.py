@@ -13,6 +13,7 @@ from rich.table import Table
 from foreseer.cli.common import (
     Device,
     Dtype,
+    Evaluations,
     Guidance,
     Height,
     Json,
@@ -20,6 +21,8 @@ from foreseer.cli.common import (
     MaxError,
     Negative,
     Nfe,
+    Others,
+    Picture,
     SiteOption,
     Speedup,
     TrueCfg,
@@ -38,33 +41,37 @@ if TYPE_CHECKING:
     from foreseer.evaluate.compare import Comparison
     from foreseer.gate import AnyPolicy
 
+Gated = Annotated[
+    bool, typer.Option("--gated", help="With a kernel: spend on each image what it needs; --nfe is the mean.")
+]
+MaxNfe = Annotated[int | None, typer.Option(min=1, help="Evaluations that no gated run may exceed.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="PNG (GIF for video); numbered if several.")]
+
 
 def generate(
     model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; may be repeated.")],
     method: Annotated[str | None, typer.Option(help="A method's name; every step is computed if none.")] = None,
     nfe: Nfe = None,
+    evaluations: Evaluations = None,
     kernel: Annotated[Path | None, typer.Option(help="A kernel file: learned rows and steps.")] = None,
     speedup: Speedup = None,
     max_error: MaxError = None,
-    gated: Annotated[
-        bool, typer.Option("--gated", help="With a kernel: spend on each image what it needs; --nfe is the mean.")
-    ] = False,
-    max_nfe: Annotated[int | None, typer.Option(min=1, help="Evaluations that no gated run may exceed.")] = None,
+    gated: Gated = False,
+    max_nfe: MaxNfe = None,
     plan: Annotated[Path | None, typer.Option(help="A plan file.")] = None,
     matrix: Matrix = None,
     site: SiteOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first picture; the next has the next.")] = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG (GIF for video); numbered if several.")] = Path(
-        "out.png"
-    ),
+    out: Out = Path("out.png"),
     height: Height = None,
     width: Width = None,
     guidance: Guidance = None,
     true_cfg: TrueCfg = None,
     negative: Negative = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to begin from or refer to, where one is taken.")] = None,
+    image: Picture = None,
+    option: Others = None,
     dtype: Dtype = None,
     device: Device = None,
     as_json: Json = False,
@@ -73,7 +80,7 @@ def generate(
     from foreseer.evaluate.generate import Request, generate_all
 
     _check_learned(kernel, plan, method, site)
-    _check_budget(kernel, method, nfe, speedup, max_error, gated=gated, max_nfe=max_nfe)
+    _check_budget(kernel, method, nfe, (evaluations, speedup, max_error), gated=gated, max_nfe=max_nfe)
     if matrix is not None and method != "l2p":
         raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
 
@@ -84,7 +91,7 @@ def generate(
         if kernel is not None and gated:
             return gated_policy(kernel, nfe, max_error, max_nfe), run_steps
         if kernel is not None:
-            return kernel_policy(kernel, nfe, speedup, max_error), run_steps
+            return kernel_policy(kernel, nfe, speedup, max_error, evaluations=evaluations), run_steps
         if method is None:
             return None, run_steps
         if find(method).reduces_steps:
@@ -92,8 +99,8 @@ def generate(
         return method_policy(method, run_steps, nfe, site, matrix), run_steps
 
     policy_for(steps or 50)  # bad usage is told before a model is loaded
-    options = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative)
-    request = Request(model, prompt, steps, seed, out, options, dtype, device, image)
+    options = call_options(height, width, guidance, true_cfg=true_cfg, negative=negative, image=image, others=option)
+    request = Request(model, prompt, steps, seed, out, options, dtype, device)
     for made in generate_all(request, policy_for, quiet=as_json):
         if as_json:
             typer.echo(json.dumps(made.to_dict()))
@@ -114,18 +121,18 @@ def _check_budget(
     kernel: Path | None,
     method: str | None,
     nfe: int | None,
-    speedup: float | None,
-    max_error: float | None,
+    of_kernel: tuple[int | None, float | None, float | None],
     *,
     gated: bool,
     max_nfe: int | None,
 ) -> None:
     """A budget belongs to what can keep it."""
-    if not kernel and (speedup is not None or max_error is not None):
-        raise typer.BadParameter("--speedup and --max-error need --kernel.", param_hint="--kernel")
+    evaluations, speedup, _ = of_kernel
+    if not kernel and any(value is not None for value in of_kernel):
+        raise typer.BadParameter("--evaluations, --speedup and --max-error need --kernel.", param_hint="--kernel")
     if nfe and not (method or kernel):
         raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
-    if gated and (kernel is None or speedup is not None):
+    if gated and (kernel is None or speedup is not None or evaluations is not None):
         raise typer.BadParameter("it takes a --kernel, and --nfe or --max-error.", param_hint="--gated")
     if max_nfe is not None and not gated:
         raise typer.BadParameter("it belongs to --gated; without a gate, give --nfe.", param_hint="--max-nfe")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from foreseer.calibration.identity import fingerprint as fingerprint_of
 from foreseer.errors import ForeseerWarning
 from foreseer.evaluate.cells import BenchError, Cells
 from foreseer.evaluate.contender import Contender
@@ -88,7 +89,7 @@ class Bench:
             "weights": fingerprint(pipe),
             "steps": self.steps,
             "seed": self.seed,
-            "options": dict(self.options),
+            "options": {name: _plain(value) for name, value in self.options.items()},
             "decode": self.decode,
             "prompts": f"{len(self.prompts)}, {hashlib.sha256(words).hexdigest()[:12]}",
             "versions": {name: about.get(name) for name in ("foreseer", "torch", "diffusers")},
@@ -141,6 +142,14 @@ def fingerprint(pipe: Any) -> str:
                 few = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // 4)][:4]
                 digest.update(few.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """A value of the pipeline's call as JSON can hold it: a picture or a tensor as its fingerprint."""
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        return fingerprint_of(value)
 
 
 def _parameters(module: Any) -> Iterator[tuple[str, torch.Tensor]]:

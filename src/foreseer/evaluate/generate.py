@@ -29,10 +29,10 @@ class Request:
         steps: of the sampler; by default what the model's folder says, else 50.
         seed: of the first picture; the next has the next.
         out: file to write; numbered where there are several pictures.
-        options: more keyword arguments for the pipeline; ``None`` values are left to the model's folder.
+        options: more keyword arguments for the pipeline, pictures as their paths; ``None``
+            values are left to the model's folder.
         dtype: of the weights.
         device: to run on.
-        image: a picture to begin from or to refer to, for pipelines that take one.
     """
 
     model: str
@@ -43,7 +43,6 @@ class Request:
     options: dict[str, Any]
     dtype: str | None = None
     device: str | None = None
-    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ def generate_all(
     _, defaults = split_sampling(sampling)
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     given = {name: value for name, value in request.options.items() if value is not None}
-    options = {**defaults, **given, "num_inference_steps": steps}
-    if request.image is not None:
-        options |= pipelines.picture_argument(pipe, request.image)
+    options = {**defaults, **pipelines.with_pictures(pipe, given), "num_inference_steps": steps}
     with accelerate(pipe, policy) if policy is not None else nullcontext() as handle:
         for index, prompt in enumerate(request.prompts):
             arguments = call_arguments(pipe, prompt, options)

@@ -15,7 +15,15 @@ from foreseer.evaluate.contenders import Choice
 from foreseer.evaluate.presets import PRESETS, Preset, PresetError, default_prompts, load_preset
 from foreseer.evaluate.random_weights import RandomPipeline, Scale, meaningless_matrix, random_pipeline
 from foreseer.forecast import L2P
-from foreseer.pipelines import DTYPES, PipelineError, load_pipeline, quiet_libraries, read_prompts, split_sampling
+from foreseer.pipelines import (
+    DTYPES,
+    PipelineError,
+    load_pipeline,
+    quiet_libraries,
+    read_prompts,
+    split_sampling,
+    with_pictures,
+)
 
 STEPS = 50  # where neither the command nor the pipeline's folder says how many
 
@@ -29,7 +37,7 @@ class Request:
         limit: use the first so many prompts.
         steps: of the reference; by default the pipeline's or the preset's.
         seed: of the first prompt; the next has the next.
-        options: of the pipeline's call, as given.
+        options: of the pipeline's call, as given, pictures as paths.
         measures: names; by default all that apply.
         real: a folder of real pictures, for FID.
         dtype: a name in ``DTYPES``.
@@ -165,7 +173,7 @@ def compare_preset(request: Request, table: Table) -> Ready:
     else:
         model = table.model or preset.model
         pipe, examples, options = _load(request, model)
-    options = {**options, **preset.apply_to(pipe), **request.options}
+    options = {**options, **preset.apply_to(pipe), **with_pictures(pipe, request.options)}
     options.pop("num_inference_steps", None)
     prompts = words or examples or default_prompts(preset)
     notes = [*_notes(preset, pipe, paper=words is not None, random=random)]
@@ -188,7 +196,7 @@ def _load(request: Request, model: str) -> tuple[Any, list[str], dict[str, Any]]
     pipe, sampling = load_pipeline(model, request.dtype, request.device)
     pipe.set_progress_bar_config(disable=True)
     examples, defaults = split_sampling(sampling)
-    return pipe, examples, {**defaults, **request.options}
+    return pipe, examples, {**defaults, **with_pictures(pipe, request.options)}
 
 
 def _rows(preset: Preset, contenders: list[Contender], names: Sequence[str] | None) -> list[Contender]:

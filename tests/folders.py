@@ -1,0 +1,209 @@
+"""Tiny pipelines whole, text encoders, tokenizers and autoencoder among their parts, as folders in diffusers' format.
+
+The denoiser and the scheduler are those of ``tests.pipelines``; ``save(name, folder)`` writes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from torch import nn
+
+from tests import folders_text as text
+from tests.pipelines import WIDTH, assemble, build, randomise, tiny_vae
+from tests.pipelines_video import tiny_wan_vae
+
+Parts = dict[str, Any]
+
+STATISTICS: Parts = {"latents_mean": [0.1] * 4, "latents_std": [1.5] * 4}
+
+
+def one(pair: tuple[Any, nn.Module], suffix: str = "") -> Parts:
+    """A tokenizer and its encoder under the names that pipelines have for them."""
+    return {f"tokenizer{suffix}": pair[0], f"text_encoder{suffix}": pair[1]}
+
+
+def remade(name: str, **options: Any) -> nn.Module:
+    """A tiny pipeline's denoiser with some options changed."""
+    model: Any = build(name).modules[0]
+    return randomise(type(model).from_config({**model.config, **options}))
+
+
+def network(kind: str, **options: Any) -> nn.Module:
+    """One of diffusers' networks, with random weights."""
+    return randomise(getattr(diffusers, kind)(**options), 3)
+
+
+def flux() -> Parts:
+    """CLIP and T5."""
+    return {"vae": tiny_vae(), **one(text.clip()), **one(text.t5(), "_2")}
+
+
+def sd3() -> Parts:
+    """Two CLIPs, whose widths add up to T5's."""
+    clips = {**one(text.clip(16, projection=True)), **one(text.clip(16, projection=True), "_2")}
+    return {"vae": tiny_vae(), **clips, **one(text.t5(), "_3")}
+
+
+def sdxl() -> Parts:
+    """Two CLIPs side by side."""
+    second = one(text.clip(16, projection=True), "_2")
+    unet = remade("sdxl", projection_class_embeddings_input_dim=48 + 16)
+    return {"vae": tiny_vae(), "unet": unet, **one(text.clip(16)), **second}
+
+
+def qwen_image() -> Parts:
+    """Qwen 2.5 VL, and an autoencoder of pictures as single frames."""
+    vae = network("AutoencoderKLQwenImage", base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **STATISTICS)
+    return {"vae": vae, **one(text.qwen2_5_vl())}
+
+
+def pixart_sigma() -> Parts:
+    """T5."""
+    return {"vae": tiny_vae(), **one(text.t5())}
+
+
+def sana() -> Parts:
+    """Gemma 2, and an autoencoder of residual halvings."""
+    vae = network(
+        "AutoencoderDC",
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+    )
+    return {"vae": vae, **one(text.gemma2())}
+
+
+def lumina2() -> Parts:
+    """Gemma 2, and room for the letters of its prompt."""
+    transformer = remade("lumina2", axes_lens=(512, 32, 32))
+    return {"vae": tiny_vae(), "transformer": transformer, **one(text.gemma2())}
+
+
+def z_image() -> Parts:
+    """Qwen 3 with a chat template."""
+    return {"vae": tiny_vae(), **one(text.qwen3())}
+
+
+def flux2_vae() -> nn.Module:
+    """An autoencoder whose latents are normalised in patches."""
+    return network(
+        "AutoencoderKLFlux2",
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+
+
+def flux2_klein() -> Parts:
+    """Qwen 3, three of whose layers are stacked."""
+    transformer = remade("flux2_klein", joint_attention_dim=3 * WIDTH)
+    return {"vae": flux2_vae(), "transformer": transformer, **one(text.qwen3(28))}
+
+
+def hunyuan_video() -> Parts:
+    """Llama and CLIP."""
+    vae = network(
+        "AutoencoderKLHunyuanVideo",
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    return {"vae": vae, **one(text.llama()), **one(text.clip(), "_2")}
+
+
+def cogvideox() -> Parts:
+    """T5 with as many tokens as the pipeline asks for."""
+    vae = network(
+        "AutoencoderKLCogVideoX",
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_height=32,
+        sample_width=32,
+    )
+    transformer = remade("cogvideox", max_text_seq_length=226)
+    return {"vae": vae, "transformer": transformer, **one(text.t5())}
+
+
+def ltx() -> Parts:
+    """T5, and an autoencoder of 32 pixels to one."""
+    vae = network(
+        "AutoencoderKLLTXVideo",
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )
+    return {"vae": vae, **one(text.t5())}
+
+
+def mochi() -> Parts:
+    """T5 with as many tokens as the pipeline asks for, and as many latent channels."""
+    vae = network(
+        "AutoencoderKLMochi",
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+    )
+    transformer = remade("mochi", in_channels=12, max_sequence_length=256)
+    return {"vae": vae, "transformer": transformer, **one(text.t5())}
+
+
+def wan() -> Parts:
+    """UMT5."""
+    return {"vae": tiny_wan_vae(), **one(text.t5(multilingual=True))}
+
+
+PARTS: dict[str, Callable[[], Parts]] = {
+    "flux": flux,
+    "flux_img2img": flux,
+    "flux_fill": flux,
+    "flux_control": flux,
+    "flux_kontext": flux,
+    "sd3": sd3,
+    "sd3_5": sd3,
+    "sdxl": sdxl,
+    "qwen_image": qwen_image,
+    "pixart_sigma": pixart_sigma,
+    "chroma": pixart_sigma,
+    "sana": sana,
+    "lumina2": lumina2,
+    "z_image": z_image,
+    "flux2_klein": flux2_klein,
+    "hunyuan_video": hunyuan_video,
+    "cogvideox": cogvideox,
+    "ltx": ltx,
+    "mochi": mochi,
+    "wan": wan,
+    "wan_2_2": wan,
+}
+
+
+def whole(name: str) -> Any:
+    """The pipeline called ``name`` with all its parts."""
+    tiny = build(name).pipe
+    parts = {key: value for key, value in tiny.components.items() if value is not None}
+    others = {key: value for key, value in tiny.config.items() if key == "boundary_ratio"}
+    return assemble(type(tiny), **{**parts, **others, **PARTS[name]()})
+
+
+def save(name: str, folder: Path) -> None:
+    """Write the pipeline called ``name``."""
+    whole(name).save_pretrained(folder)
