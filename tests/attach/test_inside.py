@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import foreseer as fs
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.hooks import HOOK_NAME
-from foreseer.gate import FirstBlock, Gate, GatedPolicy, GateError, TeaCache
+from foreseer.gate import FirstBlock, Gate, GatedPolicy, TeaCache
 from tests.attach.common import STEPS, TinyDenoiser, flow_scheduler, reference, sample, tiny
 from tests.pipelines import randomise
 
@@ -285,19 +285,3 @@ def test_any_forecaster_stands_behind_a_gate() -> None:
     assert plan.computed_steps == tuple(handle.record.computed["cond"])
     with fs.accelerate(tiny("flux").pipe, plan):
         assert torch.equal(tiny("flux").run(), found)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (TeaCache, {"threshold": -1.0}),
-        (TeaCache, {"threshold": float("nan")}),
-        (TeaCache, {"coefficients": "unheard-of"}),
-        (TeaCache, {"coefficients": ()}),
-        (TeaCache, {"coefficients": (1.0, float("inf"))}),
-        (FirstBlock, {"threshold": "0.1"}),
-    ],
-)
-def test_options_of_gates_are_checked(kind: Any, options: dict[str, Any], as_users_call: None) -> None:
-    with pytest.raises(GateError, match=r"threshold|coefficient"):
-        kind(**options)

@@ -283,13 +283,10 @@ def test_damaged_files_give_a_valid_plan_or_a_plan_file_error_and_nothing_else(p
         place = int(generator.integers(header if trial % 2 else len(whole)))
         length = int(generator.integers(1, 9))
         junk = generator.integers(0, 256, size=length, dtype=np.uint8).tobytes()
-        match trial % 4:
-            case 0 | 1:
-                damaged[place] ^= 1 << int(generator.integers(8))
-            case 2:
-                damaged[place : place + length] = junk
-            case 3:
-                damaged[place : place + length] = junk if generator.random() < 0.5 else b""
+        if trial % 4 < 2:
+            damaged[place] ^= 1 << int(generator.integers(8))
+        else:
+            damaged[place : place + length] = junk if trial % 4 == 2 or generator.random() < 0.5 else b""
         path.write_bytes(bytes(damaged))
         try:
             plan = Plan.load(path)
