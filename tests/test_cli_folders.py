@@ -142,6 +142,22 @@ def test_an_option_that_cannot_be_given_is_refused(folder, words, why):
     assert why in f"{' '.join(result.output.split())} {result.exception}"
 
 
+def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
+    model, kernel, prompts = folder("wan_2_2"), tmp_path / "one.kernel.safetensors", tmp_path / "prompts.txt"
+    prompts.write_text("a red apple\n")
+    call = ("--height", SIZE, "--width", SIZE, "--option", "num_frames=5")
+    invoke("calibrate", model, "--prompts", prompts, "--steps", 8, "-o", kernel, *call)
+    words = ("generate", model, "-p", "a red apple", "--steps", 8, "-o", tmp_path / "drawn.gif", "--json", *call)
+    for how in (("--kernel", kernel), ("--method", "taylorseer"), ("--method", "spectrum")):
+        record = json.loads(invoke(*words, *how, "--nfe", 6))["record"]
+        assert record["nfe"] == 6
+        assert {name.split()[0] for name in record["computed"]} == {"transformer", "transformer_2"}
+        assert record["failed_open"] == []
+    rollout = ("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", tmp_path / "p", *call)
+    result = CliRunner().invoke(app, [*map(str, rollout)])
+    assert "follows one plan from beginning to end" in str(result.exception)
+
+
 @pytest.fixture(scope="module")
 def guided(folder, tmp_path_factory):
     """A kernel that knows two branches, and the words of its calls."""

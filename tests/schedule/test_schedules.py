@@ -1,5 +1,6 @@
 """Schedules name the published steps, hit a budget exactly, and never name a step that does not exist."""
 
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreseer.errors import ScheduleError
+from foreseer.grid import Grid
 from foreseer.schedule import Explicit, Growing, Optimal, Schedule, Uniform, check_computed_steps
 
 PUBLISHED_NFE = {  # of 50 steps; Spectrum's table 6
@@ -200,3 +202,15 @@ def test_a_rule_of_ones_own_is_checked_like_the_others():
     with pytest.raises(ScheduleError, match="ascend"):
         Backwards().computed_steps(4)
     assert Backwards().computed_steps(1) == (0,)
+
+
+@pytest.mark.parametrize("rule", [Uniform.for_nfe(10, 50, 3), Growing.for_nfe(10, 50)])
+def test_a_budget_of_which_some_is_spent_has_the_rest(rule):
+    grid = Grid.uniform(50)
+    assert rule.on(grid) == rule.computed_steps(50)
+    for begun in (1, 10, 45):
+        for spent in range(1, 12):
+            assert len(rule.on(grid, begun, spent)) == min(max(1, 10 - spent), 50 - begun)
+    anew = replace(rule, nfe=None)
+    assert anew == rule
+    assert anew.on(grid, 10, 3) == rule.computed_steps(40)

@@ -23,6 +23,7 @@ from foreseer.calibration.moments import Moments, Student
 from foreseer.calibration.record import record_run
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.errors import FailedOpenError
 from foreseer.forecast.joint import JointRows
 from foreseer.forecast.kernel import OWN, KernelRows
 from foreseer.kernel import Kernel
@@ -212,8 +213,14 @@ def _own_run(pipe: Any, prompt: str, kernel: Kernel, options: dict[str, Any]) ->
 def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> None:
     """Run to ``step`` under ``plan``: earlier evaluations are replayed, the one at ``step`` is new."""
     site = ReplaySite(student.seen)
-    with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
-        pipe(**call_arguments(pipe, student.prompt, call), generator=torch.Generator().manual_seed(student.seed))
+    try:
+        with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
+            pipe(**call_arguments(pipe, student.prompt, call), generator=torch.Generator().manual_seed(student.seed))
+    except FailedOpenError as error:
+        raise CalibrationError(
+            f"A rollout needs a run that follows one plan from beginning to end, and this one does not: {error} "
+            "Kernel rows (fs.learned) serve such runs, those that pass from one denoiser to another among them."
+        ) from error
     if names:
         outputs = (student.seen[name, step + trajectory.first_step] for name in names)
         student.features += [flatten(output)[0].reshape(-1) for output in outputs]

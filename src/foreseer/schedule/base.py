@@ -40,6 +40,11 @@ class Schedule(ABC):
     def _computed_steps(self, steps: int) -> Iterable[int]: ...
 
 
+def rest_of(nfe: int, spent: int, steps: int) -> int:
+    """What is left for ``steps`` steps of a budget of which some is spent: one evaluation at least, for the first."""
+    return min(max(1, nfe - spent), steps)
+
+
 def check_budget(nfe: int, steps: int) -> None:
     """Refuse a number of evaluations that no run of ``steps`` steps has."""
     check_count("steps", steps, ScheduleError, least=1)

@@ -15,7 +15,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.schedule.base import Schedule, check_computed_steps
+from foreseer.schedule.base import Schedule, check_computed_steps, rest_of
 
 EXHAUSTIVE = 3000  # try every set of steps where there are no more
 BEAM = 8  # beginnings that are kept of each length and last step
@@ -85,7 +85,7 @@ class Optimal(Schedule):
 
     def _budget(self, grid: Grid, spent: int) -> int:
         if spent:
-            return min(max(1, (self.nfe or 1) - spent), len(grid))
+            return rest_of(self.nfe or 1, spent, len(grid))
         nfe = self.nfe if self.nfe is not None else max(1, round(len(grid) / (self.speedup or 1.0)))
         if nfe > len(grid):
             raise ScheduleError(f"{nfe} evaluations do not fit a run of {len(grid)} steps.")

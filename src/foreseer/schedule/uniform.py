@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from foreseer.checks import check_count, check_number
 from foreseer.errors import ScheduleError
-from foreseer.schedule.base import Schedule, check_budget
+from foreseer.grid import Grid
+from foreseer.schedule.base import Schedule, check_budget, rest_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Uniform(Schedule):
         interval: steps from one computed step to the next, at least 1; a fraction spreads a budget evenly.
         warmup: how many first steps compute, at least 1.
         last: how many last steps compute as well.
+        nfe: the budget that the rule was made for: where a run has spent some of it before, the rest is spread.
 
     Raises:
         ScheduleError: an option is out of range.
@@ -32,11 +34,14 @@ class Uniform(Schedule):
     interval: float
     warmup: int = 1
     last: int = 0
+    nfe: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_number("interval", self.interval, ScheduleError, least=1)
         check_count("warmup", self.warmup, ScheduleError, least=1)
         check_count("last", self.last, ScheduleError)
+        if self.nfe is not None:
+            check_count("nfe", self.nfe, ScheduleError, least=1)
 
     @classmethod
     def for_nfe(cls, nfe: int, steps: int, warmup: int = 1) -> Uniform:
@@ -52,9 +57,16 @@ class Uniform(Schedule):
         check_count("warmup", warmup, ScheduleError, least=1)
         warmup = min(warmup, nfe)
         if nfe == warmup:
-            return cls(interval=float(steps), warmup=warmup)
+            return cls(interval=float(steps), warmup=warmup, nfe=nfe)
         # The narrowest interval whose (nfe - warmup + 1)-th step after the warm-up falls beyond the run.
-        return cls(interval=max(1.0, (steps - warmup + 1) / (nfe - warmup + 1)), warmup=warmup)
+        return cls(interval=max(1.0, (steps - warmup + 1) / (nfe - warmup + 1)), warmup=warmup, nfe=nfe)
+
+    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
+        """As any rule; one with a budget of which some is spent spreads the rest."""
+        steps = len(grid) - first_step
+        if self.nfe is None or not spent:
+            return self.computed_steps(steps)
+        return self.for_nfe(rest_of(self.nfe, spent, steps), steps, self.warmup).computed_steps(steps)
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
         computed = set(range(min(self.warmup, steps))) | set(range(max(0, steps - self.last), steps))
