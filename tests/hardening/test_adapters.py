@@ -1,9 +1,8 @@
-"""Weights that change under an attached policy: LoRA adapters and quantisation."""
+"""Weights that change under an attached policy: LoRA adapters."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from tests.pipelines import TinyPipeline, build
 
 pytest.importorskip("peft")
 
-WHEN = pytest.mark.parametrize("when", ["before", "after"])
 SITES = pytest.mark.parametrize("site", ["output", "last_block", "modules"])
 ADAPTED = ("attn.", "ff.", "proj_mlp", "proj_out")
 RANK = 4
@@ -110,43 +108,3 @@ def test_lora(site: str, tmp_path: Path) -> None:
     for before, after, change in zip(every, every[1:], LIFE, strict=False):  # each change is a change
         assert not torch.equal(before, after), change
     assert torch.allclose(every[-1], every[0], atol=1e-4)
-
-
-def quantised(model: nn.Module, how: str) -> None:
-    """Linear layers on int8 weights, in place."""
-    if how == "torchao":
-        torchao = pytest.importorskip("torchao.quantization")
-        torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
-
-
-@pytest.mark.cell(
-    "hosts", "weights quantised to int8 (torchao where it is installed, and torch's own dynamic layers)", "works"
-)
-@SITES
-@WHEN
-@pytest.mark.parametrize("how", ["torchao", "dynamic"])
-def test_quantised_weights(how: str, when: str, site: str) -> None:
-    torch.manual_seed(0)
-    tiny = build("flux")
-    plain = tiny.run()
-    expected_pipe = copy.deepcopy(tiny.pipe.transformer)
-    quantised(expected_pipe, how)
-    original, tiny.pipe.transformer = tiny.pipe.transformer, expected_pipe
-    assert not torch.equal(tiny.run(), plain)
-    with fs.accelerate(tiny.pipe, policy(site)):
-        expected = tiny.run()
-    tiny.pipe.transformer = original
-    if when == "before":
-        quantised(original, how)
-    with fs.accelerate(tiny.pipe, policy(site)) as handle:
-        if when == "after":
-            tiny.run()
-            quantised(original, how)
-        for _ in range(2):
-            assert torch.equal(tiny.run(), expected)
-            assert handle.record.forecast == {"cond": [1, 3, 5, 7]}
-            assert handle.record.failed_open == []

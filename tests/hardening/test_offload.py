@@ -79,7 +79,16 @@ def test_group_offload(kind: str, blocks: int | None, site: str, when: str) -> N
     tiny = build("flux")
     model = tiny.pipe.transformer
     options = {"onload_device": CPU, "offload_device": CPU, "offload_type": kind, "num_blocks_per_group": blocks}
-    check_served(tiny, lambda: model.enable_group_offload(**options), when, site)
+
+    def offload() -> None:
+        try:
+            model.enable_group_offload(**options)
+        except AttributeError as error:
+            if "has no attribute 'type'" not in str(error) or torch.accelerator.is_available():
+                raise
+            pytest.skip("group offload of this diffusers wants an accelerator")
+
+    check_served(tiny, offload, when, site)
     registries = [one._diffusers_hook for one in model.modules() if hasattr(one, "_diffusers_hook")]
     assert sum(one.get_hook("group_offloading") is not None for one in registries) >= 2
 

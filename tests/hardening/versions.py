@@ -1,7 +1,7 @@
 """Runs the suites that meet diffusers under other versions of it: ``python -m tests.hardening.versions 0.37.0 0.42.1``.
 
-Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned; nothing is
-installed into the one that runs this.
+Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned, and with the
+libraries that quantise weights; nothing is installed into the one that runs this.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from tests.hardening.cells import ROOT
 
 SUITES = ("tests/attach", "tests/contract", "tests/hardening")
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2")  # slow to import, and of one suite's use: not in `dev`
 
 
 def environment(version: str) -> Path:
     """The interpreter of a virtual environment with that diffusers, made if it is not there."""
     folder = ROOT / ".venv-matrix" / version
     python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
+    ready, wanted = folder / "ready", [f"diffusers=={version}", *QUANTISERS]
+    if not ready.exists() or ready.read_text().split() != wanted:
         venv.create(folder, with_pip=True)
         pins = (ROOT / "constraints.txt").read_text().splitlines()
         loose = folder / "constraints.txt"
         loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in BOUND_TO_DIFFUSERS))
         pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
         subprocess.run([*pip, "torch"], check=True)
-        subprocess.run([*pip, f"diffusers=={version}", "--editable", ".[dev]"], check=True, cwd=ROOT)
-        (folder / "ready").touch()
+        subprocess.run([*pip, *wanted, "--editable", ".[dev]"], check=True, cwd=ROOT)
+        ready.write_text("\n".join(wanted))
     return python
 
 
