@@ -1,6 +1,7 @@
 """Tiny pipelines whole, text encoders, tokenizers and autoencoder among their parts, as folders in diffusers' format.
 
-The denoiser and the scheduler are those of ``tests.pipelines``; ``save(name, folder)`` writes one.
+The denoiser and the scheduler are those of ``tests.pipelines``; ``save(name, folder)`` writes one. Pipelines whose
+processors need torchvision are left out: FLUX.2 (Mistral), Kandinsky 5, Qwen-Image's editing.
 """
 
 from __future__ import annotations
@@ -85,9 +86,19 @@ def sana() -> Parts:
 
 
 def lumina2() -> Parts:
-    """Gemma 2, and room for the letters of its prompt."""
+    """Gemma 2, room for the letters of its prompt, and the eight pixels to one that the pipeline takes for granted."""
+    vae = network(
+        "AutoencoderKL",
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        shift_factor=0.1,
+    )
     transformer = remade("lumina2", axes_lens=(512, 32, 32))
-    return {"vae": tiny_vae(), "transformer": transformer, **one(text.gemma2())}
+    return {"vae": vae, "transformer": transformer, **one(text.gemma2())}
 
 
 def z_image() -> Parts:
@@ -171,6 +182,17 @@ def wan() -> Parts:
     return {"vae": tiny_wan_vae(), **one(text.t5(multilingual=True))}
 
 
+def hunyuan_video_1_5() -> Parts:
+    """Qwen 2.5 VL's words, and T5's for glyphs."""
+    vae = network(
+        "AutoencoderKLHunyuanVideo15",
+        latent_channels=4,
+        block_out_channels=(16, 16, 16, 16, 16),
+        layers_per_block=1,
+    )
+    return {"vae": vae, **one(text.qwen2_5_words()), **one(text.byt5(), "_2")}
+
+
 PARTS: dict[str, Callable[[], Parts]] = {
     "flux": flux,
     "flux_img2img": flux,
@@ -181,6 +203,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "sd3_5": sd3,
     "sdxl": sdxl,
     "qwen_image": qwen_image,
+    "qwen_image_lightning": qwen_image,
     "pixart_sigma": pixart_sigma,
     "chroma": pixart_sigma,
     "sana": sana,
@@ -188,6 +211,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "z_image": z_image,
     "flux2_klein": flux2_klein,
     "hunyuan_video": hunyuan_video,
+    "hunyuan_video_1_5": hunyuan_video_1_5,
     "cogvideox": cogvideox,
     "ltx": ltx,
     "mochi": mochi,
@@ -200,6 +224,7 @@ def whole(name: str) -> Any:
     """The pipeline called ``name`` with all its parts."""
     tiny = build(name).pipe
     parts = {key: value for key, value in tiny.components.items() if value is not None}
+    parts |= {"guider": tiny.guider} if hasattr(tiny, "guider") else {}
     others = {key: value for key, value in tiny.config.items() if key == "boundary_ratio"}
     return assemble(type(tiny), **{**parts, **others, **PARTS[name]()})
 

@@ -64,11 +64,13 @@ def causal(layers: int, words: int, **options: Any) -> dict[str, Any]:
     return {"max_position_embeddings": 1024, "head_dim": 16, **HEADS, **sizes, **options}
 
 
-def qwen2_5_vl() -> tuple[Any, nn.Module]:
+def qwen2_5_vl(layers: int = 1) -> tuple[Any, nn.Module]:
     """Qwen 2.5 VL."""
     tokenizer = qwen_tokenizer()
     config = transformers.Qwen2_5_VLConfig(
-        text_config=causal(1, len(tokenizer), rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}),
+        text_config=causal(
+            layers, len(tokenizer), rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}
+        ),
         vision_config={
             "depth": 1,
             "hidden_size": 16,
@@ -78,6 +80,21 @@ def qwen2_5_vl() -> tuple[Any, nn.Module]:
         },
     )
     return tokenizer, randomise(transformers.Qwen2_5_VLForConditionalGeneration(config), 22)
+
+
+def qwen2_5_words() -> tuple[Any, nn.Module]:
+    """What of Qwen 2.5 VL reads words."""
+    tokenizer, whole = qwen2_5_vl(3)
+    return tokenizer, whole.model.language_model
+
+
+def byt5() -> tuple[Any, nn.Module]:
+    """T5 on bytes."""
+    tokenizer = transformers.ByT5Tokenizer()
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=16, d_ff=32, num_layers=1, num_heads=2
+    )
+    return tokenizer, randomise(transformers.T5EncoderModel(config), 26)
 
 
 def qwen3(layers: int = 2) -> tuple[Any, nn.Module]:

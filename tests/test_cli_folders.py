@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import foreseer as fs
 from foreseer.cli import app
-from tests.folders import save
+from tests.folders import PARTS, save
 
 STEPS, NFE, SIZE = 6, 4, 32
 # By folder: options of every command, branches of guidance that are called apart, frames of a video.
@@ -19,6 +19,12 @@ FAMILIES = {
     "qwen_image": (["--true-cfg", "3", "--negative", "a blur"], 2, None),
     "wan": (["--option", "num_frames=5"], 2, 5),
 }
+# Of the others, what a call needs at this size.
+UNBINNED = ["--option", "use_resolution_binning=false"]
+OPTIONS = {"pixart_sigma": UNBINNED, "sana": UNBINNED}
+VIDEOS = {"hunyuan_video": 9, "hunyuan_video_1_5": 5, "cogvideox": 9, "ltx": 9, "mochi": 7}
+PICTURED = ("flux_img2img", "flux_fill", "flux_control", "flux_kontext")
+OTHERS = sorted({*PARTS} - {*FAMILIES, *PICTURED, "wan_2_2"})
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,19 @@ def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
         assert row["flops_speedup"] > 1
     assert rows["Reuse"]["flops_speedup"] == pytest.approx(STEPS / NFE, rel=1e-3)  # its site is the output
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_folder_is_drawn_from_at_a_budget(folder, tmp_path, name):
+    drawn, frames = tmp_path / "drawn.gif", VIDEOS.get(name, 1)
+    words = ["generate", folder(name), "-p", "a red apple", "--method", "taylorseer", "--nfe", 3, "--steps", NFE]
+    options = [*OPTIONS.get(name, []), *(["--option", f"num_frames={frames}"] if frames > 1 else [])]
+    made = json.loads(invoke(*words, "--height", SIZE, "--width", SIZE, *options, "-o", drawn, "--json"))
+    assert made["record"]["nfe"] == 3
+    assert made["record"]["failed_open"] == []
+    with Image.open(drawn) as picture:
+        assert picture.size == (SIZE, SIZE)
+        assert 1 <= getattr(picture, "n_frames", 1) <= frames  # equal frames of a GIF are one
 
 
 def test_a_run_that_begins_from_a_picture_is_calibrated_rolled_out_drawn_and_compared(folder, tmp_path):
