@@ -84,8 +84,8 @@ def qwen2_5_vl(layers: int = 1) -> tuple[Any, nn.Module]:
 
 def qwen2_5_words() -> tuple[Any, nn.Module]:
     """What of Qwen 2.5 VL reads words."""
-    tokenizer, whole = qwen2_5_vl(3)
-    return tokenizer, whole.model.language_model
+    tokenizer, both = qwen2_5_vl(3)
+    return tokenizer, both.get_submodule("model.language_model")
 
 
 def byt5() -> tuple[Any, nn.Module]:

@@ -145,6 +145,22 @@ def test_a_mask_is_given_as_an_option(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [("flux_control", []), ("flux_kontext", ["--option", "_auto_resize=false", "--option", f"max_area={SIZE**2}"])],
+)
+def test_a_picture_is_given_under_the_name_that_the_pipeline_has(folder, tmp_path, name, options):
+    given, drawn = tmp_path / "given.png", tmp_path / "drawn.png"
+    Image.new("RGB", (SIZE, SIZE), "red").save(given)
+    words = ("generate", folder(name), "-p", "a red apple", "--method", "reuse", "--nfe", 3, "--steps", NFE)
+    made = json.loads(
+        invoke(*words, "--height", SIZE, "--width", SIZE, "--image", given, *options, "-o", drawn, "--json")
+    )
+    assert made["record"]["nfe"] == 3
+    with Image.open(drawn) as picture:
+        assert picture.size == (SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
     ("words", "why"),
     [
         ("strength", "write it as NAME=VALUE"),
