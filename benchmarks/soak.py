@@ -59,7 +59,7 @@ def soak(generations: int, seed: int) -> dict[str, Any]:
     dice, studio = random.Random(seed), Studio()
     handles: list[weakref.ref[fs.Handle]] = []
     memory: list[tuple[int, int]] = []
-    seen: Counter[str] = Counter()
+    seen: Counter[str] = Counter({"errors": 0})
     settings: Counter[str] = Counter()
     attached = draw_handle(dice)
     descriptors = open_descriptors()
@@ -71,7 +71,12 @@ def soak(generations: int, seed: int) -> dict[str, Any]:
             handles += [weakref.ref(handle)] if handle is not None else []
             del handle
         asked = draw_run(dice, studio.prompts, broken=count % EVERY != 0)
-        found = studio.run(asked)
+        try:
+            found = studio.run(asked)
+        except Exception as error:
+            print(f"{count} ERROR: {error!r} with {attached} {asked}", flush=True)
+            seen["errors"] += 1
+            found = None
         seen["broken off"] += found is None
         record = studio.handle.record if studio.handle is not None else None
         seen["forecasts"] += bool(record and any(record.forecast.values()))

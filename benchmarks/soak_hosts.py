@@ -138,8 +138,9 @@ class Host:
         """Disturbances that this host does not survive unattached either."""
         if self._done == "int8":
             return ("NaN", "deepcopy", "pickle")  # torch's int8 layers raise where they meet one
-        hooked = self._done not in ("plain", "tiling", "adapter", "fused adapter", "gradient checkpointing")
-        return ("deepcopy", "pickle") if hooked else ()
+        if self._done == "gradient checkpointing":
+            return ("pickle",)  # diffusers keeps a local function on the model
+        return () if self._done in ("plain", "tiling", "adapter", "fused adapter") else ("deepcopy", "pickle")
 
     def scale(self, factor: float) -> None:
         """The adapter's weight for the next picture, if there is one."""
