@@ -73,7 +73,7 @@ def soak(generations: int, seed: int) -> dict[str, Any]:
         asked = draw_run(dice, studio.prompts, broken=count % EVERY != 0)
         try:
             found = studio.run(asked)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - said and counted, whatever it is
             print(f"{count} ERROR: {error!r} with {attached} {asked}", flush=True)
             seen["errors"] += 1
             found = None
