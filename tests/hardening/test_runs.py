@@ -1,77 +1,20 @@
-"""Runs that are broken off, changed, guided or rewritten: nothing of one is left in the next."""
+"""Runs that are changed, guided or rewritten: nothing of one is left in the next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.hooks import Interception
 from tests.attach.common import STEPS, accelerated, policy, tiny
 from tests.pipelines import build, embeds, pair, pooled
 
 COMPUTED, FORECAST = [0, 2, 4, 6], [1, 3, 5, 7]
 
 
-class StoppedError(Exception):
-    """Raised inside of a run."""
-
-
-def at(step: int, error: type[BaseException]) -> Callable[..., dict[str, Any]]:
-    """A callback that raises ``error`` after ``step``."""
-
-    def callback(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
-        if index == step:
-            raise error
-        return {}
-
-    return callback
-
-
-@pytest.mark.cell("runs", "an exception, or Ctrl-C, in the callback after every step", "works")
-@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
-def test_broken_off_in_the_callback(error: type[BaseException]) -> None:
-    expected = accelerated("flux")
-    with fs.accelerate(tiny("flux").pipe, policy()) as handle:
-        for step in range(STEPS):
-            with pytest.raises(error):
-                tiny("flux").run(seed=99, callback_on_step_end=at(step, error))
-            assert torch.equal(tiny("flux").run(), expected), step
-            assert handle.record.forecast == {"cond": FORECAST}
-
-
-@pytest.mark.cell("runs", "an exception, or Ctrl-C, in the network at every computed step", "works")
-@pytest.mark.parametrize("site", ["output", "last_block"])
-@pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
-def test_broken_off_in_the_network(error: type[BaseException], site: str) -> None:
-    expected = accelerated("flux", site=site)
-    tiny_flux = tiny("flux")
-    block = tiny_flux.pipe.transformer.transformer_blocks[0].attn
-    calls, last = 0, STEPS
-
-    def count(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > last:
-            raise error
-
-    with fs.accelerate(tiny_flux.pipe, policy(site)):
-        tiny_flux.run()
-        hook = block.register_forward_pre_hook(count)
-        for done in range(len(COMPUTED)):
-            calls, last = 0, done
-            with pytest.raises(error):
-                tiny_flux.run(seed=99)
-            last = STEPS
-            calls = 0
-            assert torch.equal(tiny_flux.run(), expected), done
-        hook.remove()
-
-
-@pytest.mark.cell("runs", "several images a prompt, lists of prompts, latents given", "works")
+@pytest.mark.cell("runs", "several images a prompt, batches of embeddings, latents given", "works")
 @pytest.mark.parametrize(
     "options",
     [
@@ -220,24 +163,3 @@ def test_the_refiners_half(site: str) -> None:
         assert torch.equal(half(), found)
         assert torch.equal(refiner.run(), whole)
     assert not torch.equal(found, plain)
-
-
-@pytest.mark.cell("runs", "a call of the network that fails while it is forecast", "works")
-def test_a_failing_forecast_leaves_nothing() -> None:
-    expected = accelerated("flux")
-    with fs.accelerate(tiny("flux").pipe, policy()):
-        calls = 0
-
-        def stop(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            result = forward(*args, **kwargs)
-            if calls == 4:  # step 3 was forecast, and its result is lost
-                raise StoppedError
-            return result
-
-        interception = Interception(tiny("flux").pipe.transformer, stop)
-        with pytest.raises(StoppedError):
-            tiny("flux").run(seed=99)
-        interception.remove()
-        assert torch.equal(tiny("flux").run(), expected)
