@@ -137,8 +137,8 @@ def _sd3(kind: str, *, mask: bool) -> TinyPipeline:
     return made
 
 
-def _sdxl(kind: str, *, mask: bool) -> TinyPipeline:
-    """SDXL begun from a picture; inpainting with mask and masked picture as channels of their own."""
+def _sdxl(kind: str, *, mask: bool, channels: int = 4) -> TinyPipeline:
+    """SDXL begun from a picture; inpainting with mask and masked picture as 5 channels more, or by blending latents."""
 
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         given = {**pair(batch), **pooled(batch), "image": picture(size), "strength": STRENGTH, "output_type": "latent"}
@@ -147,7 +147,7 @@ def _sdxl(kind: str, *, mask: bool) -> TinyPipeline:
 
     name = "sdxl_inpaint" if mask else "sdxl_img2img"
     components = {"vae": tiny_vae(), "requires_aesthetics_score": False}
-    made = make(name, kind, sdxl_model(9 if mask else 4), sdxl_scheduler(), call, UNNAMED, 16, **components)
+    made = make(name, kind, sdxl_model(channels), sdxl_scheduler(), call, UNNAMED, 16, **components)
     made.strength = STRENGTH
     return made
 
@@ -209,6 +209,33 @@ def flux_controlnet() -> TinyPipeline:
     return make("flux_controlnet", kind, flux_model(), scheduler, call, UNNAMED, 16, **components)
 
 
+def sdxl_controlnet() -> TinyPipeline:
+    """SDXL with a ControlNet: what it gives is added to the U-Net's skip connections."""
+    control = diffusers.ControlNetModel.from_unet(sdxl_model(), conditioning_embedding_out_channels=(16, 32))
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        return images(pipe(**pair(batch), **pooled(batch), image=picture(size), **square(size), **options))
+
+    components = {"vae": tiny_vae(), "controlnet": randomise(control, 4)}
+    kind = "StableDiffusionXLControlNetPipeline"
+    return make("sdxl_controlnet", kind, sdxl_model(), sdxl_scheduler(), call, UNNAMED, 16, **components)
+
+
+def sd3_controlnet() -> TinyPipeline:
+    """Stable Diffusion 3 with a ControlNet: what it gives is added between the blocks."""
+    control = diffusers.SD3ControlNetModel.from_transformer(
+        sd3_model(16), num_layers=2, num_extra_conditioning_channels=0, load_weights_from_transformer=False
+    )
+
+    def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        torch.manual_seed(0)  # the picture's latents are drawn without the generator
+        return images(pipe(**pair(batch), **pooled(batch), control_image=picture(size), **square(size), **options))
+
+    components = {"vae": tiny_vae(16), "controlnet": randomise(control, 4)}
+    kind = "StableDiffusion3ControlNetPipeline"
+    return make("sd3_controlnet", kind, sd3_model(16), flow(), call, UNNAMED, 16, **components)
+
+
 BUILDERS = {
     "flux_img2img": partial(_flux, "FluxImg2ImgPipeline", strength=STRENGTH),
     "flux_inpaint": partial(_flux, "FluxInpaintPipeline", mask=True, strength=STRENGTH),
@@ -221,9 +248,12 @@ BUILDERS = {
     "sd3_img2img": partial(_sd3, "StableDiffusion3Img2ImgPipeline", mask=False),
     "sd3_inpaint": partial(_sd3, "StableDiffusion3InpaintPipeline", mask=True),
     "sdxl_img2img": partial(_sdxl, "StableDiffusionXLImg2ImgPipeline", mask=False),
-    "sdxl_inpaint": partial(_sdxl, "StableDiffusionXLInpaintPipeline", mask=True),
+    "sdxl_inpaint": partial(_sdxl, "StableDiffusionXLInpaintPipeline", mask=True, channels=9),
+    "sdxl_inpaint_blended": partial(_sdxl, "StableDiffusionXLInpaintPipeline", mask=True),
     "z_image_img2img": z_image_img2img,
     "wan_i2v": wan_i2v,
     "wan_vace": wan_vace,
     "flux_controlnet": flux_controlnet,
+    "sdxl_controlnet": sdxl_controlnet,
+    "sd3_controlnet": sd3_controlnet,
 }
