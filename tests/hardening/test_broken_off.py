@@ -258,9 +258,9 @@ def test_interrupted_at_any_line(site: str) -> None:
         assert handle.record.failed_open == [], at_line.where
         handle.detach()
         assert torch.equal(tiny("flux").run(seed=5), plain), at_line.where
-        line += 1 + line // 15
+        line += 1 + line // 5
     handle.detach()
-    assert len(kept) > 50
+    assert len(kept) > 20
 
 
 def digest(site: str, broken: bool = False) -> str:
