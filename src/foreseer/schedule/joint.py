@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.schedule.base import Schedule
-from foreseer.schedule.optimal import root_of
+from foreseer.schedule.optimal import root_of, stride, thinned
 
 # A set of calls: ascending steps, each with the branches that compute there as bits (branch b: 2**b).
 Calls = tuple[tuple[int, int], ...]
@@ -152,6 +153,11 @@ class JointSearch:
         """The calls of least cost that were found: all branches together, improved by exchange of single calls."""
         if evaluations >= self._count * self._total:
             return tuple((step, self.everyone) for step in range(self._total))
+        every = stride(self._total, evaluations // self._count)
+        if every > 1:
+            thinner = JointSearch(self._kernel.on(thinned(self._kernel.grid, every)))
+            found = tuple((every * step, who) for step, who in thinner.best(evaluations))
+            return self._improved(found, partial(self._step_moves, within=every))
         wanted = (evaluations - self._count) // self._count
         places = [max(n, round(self._total * (n / (wanted + 1)) ** SPREAD)) for n in range(1, wanted + 1)]
         together = self._improved(tuple((step, self.everyone) for step in (0, *sorted({*places}))), self._step_moves)
@@ -190,10 +196,10 @@ class JointSearch:
             yield from self._one_more(dict(fewer))
         yield from self._step_moves(calls)
 
-    def _step_moves(self, calls: Calls) -> Iterator[Calls]:
-        taken = dict(calls)
+    def _step_moves(self, calls: Calls, within: int | None = None) -> Iterator[Calls]:
+        taken, within = dict(calls), within or self._total
         for step, who in calls[1:]:
             left = {one: branches for one, branches in taken.items() if one != step}
-            for place in range(1, self._total):
+            for place in range(max(1, step - within), min(self._total, step + within + 1)):
                 if place not in taken:
                     yield tuple(sorted({**left, place: who}.items()))

@@ -21,6 +21,7 @@ EXHAUSTIVE = 3000  # try every set of steps where there are no more
 BEAM = 8  # beginnings that are kept of each length and last step
 FINALISTS = 4  # whole sets that are improved step by step
 LONGEST_GAP = 4  # between two computed steps, in mean gaps
+FINE = 64  # more steps than these are searched on every n-th first
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Optimal(Schedule):
     """The steps that minimise the expected error of the final sample, :func:`foreseer.kernel.expected.final_errors`.
 
     All sets are tried where they are few; else the best beginnings are grown step by step (a beam search), and the best
-    sets improved one step at a time until no move helps.
+    sets improved one step at a time until no move helps. A run of many steps is searched on every n-th of them first.
 
     Args:
         kernel: second moments from calibration.
@@ -184,6 +185,10 @@ class Search:
             every = ((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1))
             return min(every, key=self.cost)
         self._ahead = LONGEST_GAP * math.ceil(total / nfe)
+        every = stride(total, nfe)
+        if every > 1:
+            thinner = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
+            return self._slide(tuple(every * step for step in thinner.best(nfe)), within=every)
         return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
 
     def _grown(self, nfe: int) -> list[tuple[int, ...]]:
@@ -196,7 +201,12 @@ class Search:
                 for step in range(last + 1, min(total - nfe + count, last + self._ahead) + 1):
                     longer.setdefault(step, []).extend((self._so_far(steps, step), (*steps, step)) for steps in kept)
             beginnings = {step: [steps for _, steps in sorted(found)[:BEAM]] for step, found in longer.items()}
+            self._forget(count)
         return sorted(itertools.chain(*beginnings.values()), key=self.cost)[:FINALISTS]
+
+    def _forget(self, count: int) -> None:
+        """Let go of what was found of beginnings of ``count`` steps: they are not grown again."""
+        self._sums = {before: found for before, found in self._sums.items() if len(before) != count}
 
     def _so_far(self, before: tuple[int, ...], end: int) -> float:
         error, answered = self._reach(before, end)
@@ -217,19 +227,37 @@ class Search:
             for place in free:
                 yield tuple(sorted([*left, place]))
 
-    def _slide(self, steps: tuple[int, ...], fixed: int = 1) -> tuple[int, ...]:
-        """Move each step after the ``fixed`` first between its neighbours to the best place until none moves."""
+    def _slide(self, steps: tuple[int, ...], fixed: int = 1, within: int | None = None) -> tuple[int, ...]:
+        """Move each step after the ``fixed`` first between its neighbours to the best place until none moves.
+
+        Args:
+            steps: a set of computed steps.
+            fixed: how many stay.
+            within: how far a step moves at most at a time; by default to any place.
+        """
+        within = within or len(self._grid)
         while True:
             before = steps
             for index in range(len(steps) - 1, fixed - 1, -1):
                 end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
-                places = range(steps[index - 1] + 1, end)
+                places = range(max(steps[index - 1] + 1, steps[index] - within), min(end, steps[index] + within + 1))
                 steps = min(((*steps[:index], place, *steps[index + 1 :]) for place in places), key=self.cost)
             if self.cost(steps) >= self.cost(before):
                 return before
 
 
 def root_of(pooled: np.ndarray) -> np.ndarray:
-    """Vectors, a row a feature, whose inner products are ``pooled``."""
+    """Vectors, a row a feature, whose inner products are ``pooled`` to rounding; of as few dimensions as they span."""
     values, vectors = np.linalg.eigh(pooled)
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    kept = values > len(values) * np.finfo(values.dtype).eps * values[-1]
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def stride(total: int, nfe: int) -> int:
+    """Every how many steps a run of ``total`` is searched for ``nfe`` first; 1 is all."""
+    return max(1, min(math.ceil(total / FINE), total // (2 * nfe)))
+
+
+def thinned(grid: Grid, every: int) -> Grid:
+    """The grid of every n-th step, from the first on."""
+    return Grid(grid.levels[::every], grid.unit, grid.final_level)
