@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 OUTCOMES = ("works", "fails open", "refused")
-AREAS = ("runs", "hosts", "concurrency", "numerics", "visible")
+AREAS = ("runs", "hosts", "concurrency", "numerics", "visible", "files", "serving")
 
 
 @dataclass(frozen=True, order=True)
@@ -44,6 +44,21 @@ ELSEWHERE = (
     ("numerics", "gradients enabled", "fails open", "attach/test_fail_open.py::test_with_gradients_every_step_is_computed"),
     ("numerics", "an output changed in place", "fails open", "attach/test_fail_open.py::test_an_output_written_to_by_the_loop_is_not_used"),
     ("visible", "said once a handle, with the reason", "works", "attach/test_fail_open.py::test_it_is_said_once_a_handle"),
+    ("files", "plans, kernels, weights, prompts and settings truncated, with bits flipped, of 0 bytes, foreign, from the future, with huge or negative shapes", "refused", "fuzz/test_fuzz.py::test_fuzzed_files_give_their_kinds_error_or_what_is_valid"),
+    ("files", "a pipe or a device in a file's place, when reading", "refused", "files/test_reading.py::test_no_pipe_is_waited_for_and_no_device_read"),
+    ("files", "a pipe or a device in a file's place, when writing", "refused", "files/test_writing.py::test_no_pipe_or_device_is_replaced"),
+    ("files", "a symbolic link, when reading", "works", "files/test_reading.py::test_a_link_to_a_plan_is_read"),
+    ("files", "a symbolic link, when writing: the link is replaced, not its target", "works", "files/test_writing.py::test_a_link_is_replaced_and_its_target_left_alone"),
+    ("files", "a file larger than its kind's limit", "refused", "files/test_reading.py::test_a_file_is_read_up_to_its_limit"),
+    ("files", "no more memory than twice the file's size", "works", "files/test_reading.py::test_a_plan_takes_no_more_memory_than_twice_its_file"),
+    ("files", "shapes that contradict each other", "refused", "files/test_reading.py::test_shapes_that_contradict_each_other_are_refused"),
+    ("files", "a writer that was killed: the old file is whole, its remains go with the next", "works", "files/test_writing.py::test_what_a_killed_writer_left_is_taken_away_by_the_next"),
+    ("files", "many writers of one file", "works", "files/test_writing.py::test_many_writers_of_one_file_leave_one_whole_file"),
+    ("serving", "requests of many clients, malformed and oversized ones among them: none lost, wrong or mixed up", "works", "examples/test_serve.py::test_under_load_no_request_is_lost_wrong_or_mixed_up"),
+    ("serving", "a picture that was interrupted, then the next", "works", "examples/test_serve.py::test_after_an_interrupted_picture_the_next_is_the_same"),
+    ("serving", "a full queue", "refused", "examples/test_serve.py::test_the_queue_is_bounded_and_says_when_to_come_again"),
+    ("serving", "a client that hangs up: the worker and the queue are freed", "works", "examples/test_serve.py::test_who_leaves_frees_the_worker_and_the_queue"),
+    ("serving", "sizes, steps and prompts out of the limits", "refused", "examples/test_serve.py::test_what_is_out_of_the_limits_is_refused_without_being_drawn"),
     ("visible", "strict", "refused", "attach/test_fail_open.py::test_strict_raises_and_the_handle_can_still_be_let_go"),
 )  # fmt: skip
 

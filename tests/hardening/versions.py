@@ -1,5 +1,7 @@
 """Runs the suites that meet diffusers under other versions of it: ``python -m tests.hardening.versions 0.37.0 0.42.1``.
 
+With ``--page`` it has the last of the versions write ``docs/hardening.md`` instead (`tests.hardening.page`).
+
 Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned, and with the
 libraries that quantise weights; nothing is installed into the one that runs this.
 """
@@ -36,15 +38,23 @@ def environment(version: str) -> Path:
     return python
 
 
-def main(versions: list[str]) -> int:
+def run(version: str, *words: str) -> bool:
+    """Whether ``python -m words`` succeeds there, slow tests with it."""
+    command = [environment(version), "-m", *words]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "FORESEER_SLOW": "1"}, check=False).returncode == 0
+
+
+def main(arguments: list[str]) -> int:
     """How many versions failed."""
-    failed = []
+    versions = [word for word in arguments if not word.startswith("--")]
+    if "--page" in arguments:
+        return int(not run(versions[-1], "tests.hardening.page"))
+    failed = 0
     for version in versions:
-        command = [environment(version), "-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES]
-        if subprocess.run(command, cwd=ROOT, env={**os.environ, "FORESEER_SLOW": "1"}, check=False).returncode:
-            failed.append(version)
-        print(f"diffusers {version}: {'FAILED' if version in failed else 'passed'}", flush=True)
-    return len(failed)
+        passed = run(version, "pytest", "-q", "-p", "no:cacheprovider", "-n", "logical", "--dist", "loadfile", *SUITES)
+        failed += not passed
+        print(f"diffusers {version}: {'passed' if passed else 'FAILED'}", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
