@@ -9,6 +9,7 @@ that of a process which did nothing else. Memory must stay flat, and every handl
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -42,9 +43,23 @@ def fresh(attached: dict[str, Any], asked: dict[str, Any]) -> str:
 
 
 def resident_kib() -> int:
-    """Resident memory of this process."""
+    """Resident memory of this process, after the allocator gave back what is free."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     words = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
     return int(words[0])
+
+
+def tensor_kib() -> int:
+    """What all living tensors hold, each storage once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # looking at every object wakes deprecated ones
+        storages = {
+            one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
+            for one in gc.get_objects()
+            if type(one) in (torch.Tensor, torch.nn.Parameter) and one.device.type == "cpu"
+        }
+    return sum(storages.values()) // 1024
 
 
 def slope(points: list[tuple[int, int]]) -> float:
@@ -54,18 +69,20 @@ def slope(points: list[tuple[int, int]]) -> float:
     return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
 
 
-def soak(generations: int, seed: int) -> dict[str, Any]:
-    """Run them all; what was seen."""
+def soak(generations: int, seed: int, unattached: bool = False) -> dict[str, Any]:
+    """Run them all; what was seen. With ``unattached`` nothing is attached: what is left then is not ours."""
     dice, studio = random.Random(seed), Studio()
     handles: list[weakref.ref[fs.Handle]] = []
     memory: list[tuple[int, int]] = []
+    tensors: list[tuple[int, int]] = []
     seen: Counter[str] = Counter({"errors": 0})
     settings: Counter[str] = Counter()
-    attached = draw_handle(dice)
+    attached = draw_handle(dice, unattached)
     descriptors = open_descriptors()
     for count in range(1, generations + 1):
-        if count == 1 or dice.random() < 0.3:
-            attached = draw_handle(dice)
+        handle_is_new = count == 1 or dice.random() < 0.3
+        if handle_is_new:
+            attached = draw_handle(dice, unattached)
             handle = studio.attach(attached)
             settings.update([attached["host"], attached["dtype"]])
             handles += [weakref.ref(handle)] if handle is not None else []
@@ -87,8 +104,9 @@ def soak(generations: int, seed: int) -> dict[str, Any]:
             seen["other than in a fresh process"] += not same
             print(count, "same" if same else f"DIFFERENT: {attached} {asked}", flush=True)
         if count % 20 == 0:
-            gc.collect()
             memory.append((count, resident_kib()))
+        if handle_is_new and attached["host"] == "plain":
+            tensors.append((count, tensor_kib()))
     studio.let_go()
     gc.collect()
     copies = [one for host in studio.hosts.values() for one in host.copies]
@@ -106,6 +124,9 @@ def soak(generations: int, seed: int) -> dict[str, Any]:
         "memory at the first quarter, MiB": memory[len(memory) // 4][1] / 1024,
         "memory at the end, MiB": memory[-1][1] / 1024,
         "slope, KiB a generation": slope(memory),
+        "tensors at the first quarter, MiB": tensors[len(tensors) // 4][1] / 1024,
+        "tensors at the end, MiB": tensors[-1][1] / 1024,
+        "slope of tensors, KiB a generation": slope(tensors),
         "settings": dict(settings),
     }
 
@@ -119,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unattached", action="store_true", help="attach nothing, for comparison")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -130,8 +152,12 @@ def main() -> None:
         studio.attach(attached)
         print(studio.run(asked))
         return
-    found = soak(given.generations, given.seed)
-    write("soak", f"python -m benchmarks.soak --generations {given.generations} --seed {given.seed}", [found])
+    found = soak(given.generations, given.seed, given.unattached)
+    command = f"python -m benchmarks.soak --generations {given.generations} --seed {given.seed}"
+    if given.unattached:
+        write("soak_unattached", f"{command} --unattached", [found])
+    else:
+        write("soak", command, [found])
 
 
 if __name__ == "__main__":

@@ -32,16 +32,17 @@ class BrokenOffError(Exception):
     """What a disturbed run is broken off with."""
 
 
-def draw_handle(dice: random.Random) -> dict[str, Any]:
+def draw_handle(dice: random.Random, unattached: bool = False) -> dict[str, Any]:
     """A host setting, and a method at a random budget or no attachment at all."""
     names = [name for name, method in fs.methods.METHODS.items() if name != "l2p" and not method.reduces_steps]
     host = dice.choice([*["plain"] * 5, *HOSTS])
+    none, name = dice.random() < 0.1, dice.choice(names)
     dtype = dice.choice(["float32", "float32", "float32", "bfloat16", "float16"])
     return {
         "dtype": "float32" if host == "int8" else dtype,  # torch's int8 layers take no other
         "host": host,
         "changed": dice.choice(["before attaching", "after attaching"]),
-        "method": None if dice.random() < 0.1 else dice.choice(names),
+        "method": None if none or unattached else name,
         "nfe": dice.choice(BUDGETS),
         "keep": dice.choice(["device", "device", "host"]),
         "steps": dice.choice([8, 12, 16]),
