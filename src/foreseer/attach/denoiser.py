@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from foreseer.attach.containers import signature
-from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, listen, unlisten
+from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, is_compiled_in_place, listen, unlisten
 from foreseer.attach.probe import Probe
 from foreseer.attach.record import parts_of
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
@@ -54,6 +54,7 @@ class DenoiserHook(Listener):
         self._threads = threading.local()
         self._lock = threading.Lock()
         self._parts = [weakref.ref(part) for part in module.modules()]
+        self._compiled = [is_compiled_in_place(part) for part in list(module.modules())[1:]]
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
@@ -124,12 +125,14 @@ class DenoiserHook(Listener):
         return output
 
     def _follow_changes(self) -> None:
-        """Where modules inside came, went or were wrapped since the last run, have site and probe find theirs anew."""
+        """Where modules inside came, went, were wrapped or compiled since the last run, have them found anew."""
         parts = list(self._module.modules())
+        compiled = [is_compiled_in_place(part) for part in parts[1:]]
         with self._lock:
-            if len(parts) == len(self._parts) and all(a is b() for a, b in zip(parts, self._parts, strict=True)):
+            known = len(parts) == len(self._parts) and all(a is b() for a, b in zip(parts, self._parts, strict=True))
+            if known and compiled == self._compiled:
                 return
-            self._parts = [weakref.ref(part) for part in parts]
+            self._parts, self._compiled = [weakref.ref(part) for part in parts], compiled
             self.site.detach()
             if self.probe is not None:
                 self.probe.detach()

@@ -73,6 +73,7 @@ class Interception:
         self._before = vars(module).get(_CALL)
         self._own: Forward = self._before or module._call_impl
         self._no_compile = no_compile
+        self._below = vars(module).get("compile")
 
         def outermost(*args: Any, **kwargs: Any) -> Any:
             if _is_compiled_from_outside():
@@ -97,9 +98,11 @@ class Interception:
             del members[_CALL]
         else:
             members[_CALL] = self._before
-        below = members.get("compile")
-        if isinstance(below, _Compile) and below.interception is self:
+        stand_in = members.get("compile")
+        if isinstance(stand_in, _Compile) and stand_in.interception is self:
             del members["compile"]
+            if self._below is not None:
+                members["compile"] = self._below
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``, below this interception, where it stays.
@@ -109,6 +112,9 @@ class Interception:
         """
         if self._no_compile is not None:
             raise AttachError(self._no_compile)
+        if isinstance(self._below, _Compile):
+            self._below(*args, **kwargs)
+            return
         self._before = self._own = torch.compile(self._module._call_impl, *args, **kwargs)
 
 
@@ -121,6 +127,12 @@ class _Compile:
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.interception.compile(*args, **kwargs)
+
+    @property
+    def innermost(self) -> Forward | None:
+        """What stood at the module's calls before the first interception; ``None`` for nothing."""
+        below = self.interception._below
+        return below.innermost if isinstance(below, _Compile) else self.interception._before
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._module, "compile")  # in a copy of the module: the copy's own method
@@ -136,10 +148,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return getattr(module, "_orig_mod", module)
 
 
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called, whatever stands before its calls."""
+    stand_in = vars(module).get("compile")
+    call = stand_in.innermost if isinstance(stand_in, _Compile) else vars(module).get(_CALL)
+    return call is not None and not getattr(call, "_torchdynamo_disable", False)
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether ``module`` was compiled as a whole: wrapped, in place, or its ``forward``."""
     forward = vars(unwrapped(module)).get("forward")
-    compiled = unwrapped(module) is not module or vars(module).get(_CALL) is not None
+    compiled = unwrapped(module) is not module or is_compiled_in_place(module)
     return compiled or hasattr(forward, "_torchdynamo_orig_callable")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass
+from foreseer.attach.bypass import WRONG_PLACE
 from foreseer.attach.chain import given_tensors
 from foreseer.attach.containers import flatten, signature
 from foreseer.attach.hooks import Forward
@@ -100,7 +100,6 @@ class ModulatedInput(InsideProbe):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._matrix = Bypass()
         self._matrices: dict[nn.Module, nn.Module] = {}
 
     def look(
@@ -108,22 +107,29 @@ class ModulatedInput(InsideProbe):
     ) -> tuple[Tensor, Any]:
         """Run the block up to the matrix."""
         block = first.link.module
+        plain = block._call_impl  # not what was compiled: it would not stop
         if block not in self._matrices:
             stream = given_tensors(block, args, kwargs)[first.stream]
             with self._lock:
-                self._matrices[block] = _first_matrix(block, forward, args, kwargs, stream)
-                self._matrix.install(self._matrices.values())
+                self._matrices[block] = _first_matrix(block, plain, args, kwargs, stream)
+        thread = threading.get_ident()
+
+        def stop_there(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if threading.get_ident() == thread:
+                raise _ReachedError(_first_tensor(given, named))
+
+        hook = self._matrices[block].register_forward_pre_hook(stop_there, with_kwargs=True)
         try:
-            with self._matrix.handled_by(_stop_there):
-                forward(*args, **kwargs)
+            plain(*args, **kwargs)
         except _ReachedError as reached:
             return reached.value, None
+        finally:
+            hook.remove()
         raise SignalError(f"a {type(block).__name__} does not call the same layer each time")
 
     def detach(self) -> None:
         """Remove everything that was put on the model."""
         super().detach()
-        self._matrix.remove()
         self._matrices = {}
 
 
@@ -145,10 +151,6 @@ class _ReachedError(Exception):
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.value = value
-
-
-def _stop_there(module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    raise _ReachedError(_first_tensor(args, kwargs))
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
 from foreseer.attach.containers import flatten, rebuild, strip
-from foreseer.attach.hooks import Forward
+from foreseer.attach.hooks import Forward, is_compiled
 from foreseer.attach.module_finder import Found, ModuleFinder
 from foreseer.attach.site import NoFeatureError, SiteError
 from foreseer.attach.tracker import TrackedBranch
@@ -126,18 +126,26 @@ class ModuleSite:
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
     ) -> tuple[Any, list[Tensor]]:
         """Run the network; the feature is what its modules gave."""
-        with self._lock:
-            if self.taken is None and self._no_modules is None:
-                self._find(forward, args, kwargs)
-        if self.taken is None:
-            assert self._no_modules is not None
-            raise NoFeatureError(self._no_modules, forward(*args, **kwargs))
+        self.find(forward, args, kwargs)
+        assert self.taken is not None
         with self._bypass.handled_by(ModuleCalls(self.taken)) as found:
             output = forward(*args, **kwargs)
         if branch.memory.setdefault("names", found.names) != found.names:
             raise NoFeatureError("the network called other modules than at the step computed before", output)
         branch.memory["calls"] = found.calls
         return output, found.feature
+
+    def find(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the modules, if that was not tried yet.
+
+        Raises:
+            NoFeatureError: there are none that can be bypassed; the network has run.
+        """
+        with self._lock:
+            if self.taken is None and self._no_modules is None:
+                self._find(forward, args, kwargs)
+        if self._no_modules is not None:
+            raise NoFeatureError(self._no_modules, forward(*args, **kwargs))
 
     def forecast(
         self,
@@ -179,13 +187,13 @@ class ModuleSite:
     def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Find the modules, and why they cannot be bypassed, or ``None``."""
         kind = type(self._model).__name__
+        if any(is_compiled(part) for part in list(self._model.modules())[1:]):
+            return f"blocks of {kind} are compiled, so that nothing inside them can be bypassed"
         with ModuleFinder(self._model) as finder:
             truth = flatten(forward(*args, **kwargs))
         found = finder.found()
         if not found.names:
             return f"{kind} has no blocks of attention and MLP modules on tokens"
-        if any(_is_compiled(block) for block in found.blocks):
-            return f"the blocks of {kind} are compiled, so that nothing inside them can be bypassed"
         self._bypass.install(found.names)
         try:
             taken = self._choose(found, lambda: forward(*args, **kwargs))
@@ -264,7 +272,3 @@ class _Without(Replay):
 
 def _no_numbers(output: Any) -> Any:
     return rebuild(output, (tensor.new_full((), torch.nan).expand(tensor.shape) for tensor in flatten(output)))
-
-
-def _is_compiled(block: nn.Module) -> bool:
-    return getattr(block, "_compiled_call_impl", None) is not None

@@ -39,6 +39,7 @@ class TokenSite(ModuleSite):
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
     ) -> tuple[Any, list[Tensor]]:
         """Run the network; the feature is what its modules gave."""
+        self.find(forward, args, kwargs)
         with Influence() as influence:
             output, feature = super().compute(forward, args, kwargs, branch)
         calls: list[Passed] = branch.memory["calls"]

@@ -1,0 +1,74 @@
+"""`torch.compile` of blocks, and sites and gates that stand between the blocks or inside of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import foreseer as fs
+from foreseer.attach.hooks import is_hooked
+from foreseer.forecast import Reuse
+from foreseer.gate import AnyPolicy, FirstBlock, GatedPolicy, TeaCache
+from tests.attach.common import policy
+from tests.hardening.served import WHEN
+from tests.pipelines import TinyPipeline, build
+
+BETWEEN = {
+    "change": policy("change"),
+    "TeaCache": GatedPolicy(TeaCache(0.3), Reuse(), site="change", deciding="each"),
+    "first block": GatedPolicy(FirstBlock(0.8), Reuse(), site="change(kept=1)", deciding="each"),
+}
+
+
+def compile_blocks(tiny: TinyPipeline) -> None:
+    torch._dynamo.reset()
+    tiny.pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
+
+
+@pytest.mark.cell(
+    "hosts", "torch.compile of blocks, and sites or gates between them (change, TeaCache, first block)", "works"
+)
+@pytest.mark.usefixtures("as_users_call")
+@WHEN
+@pytest.mark.parametrize("chosen", BETWEEN.values(), ids=BETWEEN)
+def test_between_compiled_blocks(chosen: AnyPolicy, when: str) -> None:
+    tiny = build("flux")
+    with fs.accelerate(tiny.pipe, chosen) as handle:
+        expected = {batch: tiny.run(batch=batch) for batch in (2, 1)}
+        computed = handle.record.computed
+    assert len(computed["cond"]) < 8
+    if when == "before":
+        compile_blocks(tiny)
+    with fs.accelerate(tiny.pipe, chosen) as handle:
+        if when == "after":
+            tiny.run()
+            compile_blocks(tiny)
+        for batch in (1, 2, 1):
+            assert torch.allclose(tiny.run(batch=batch), expected[batch], atol=1e-4)
+            assert handle.record.failed_open == []
+        assert handle.record.computed == computed
+    modules = list(tiny.pipe.transformer.modules())
+    assert not any(is_hooked(module) or "compile" in vars(module) for module in modules)
+    compiled = [module for module in modules if module._compiled_call_impl is not None]
+    assert len(compiled) == 3  # as after compiling: detaching leaves them so
+
+
+@pytest.mark.cell("hosts", "torch.compile of blocks, and sites inside of them (modules, tokens)", "fails open")
+@pytest.mark.usefixtures("as_users_call")
+@WHEN
+@pytest.mark.parametrize("site", ["modules", "tokens"])
+def test_inside_of_compiled_blocks(site: str, when: str) -> None:
+    tiny = build("flux")
+    reference = tiny.run()
+    if when == "before":
+        compile_blocks(tiny)
+    with fs.accelerate(tiny.pipe, policy(site)) as handle:
+        if when == "after":
+            assert not torch.equal(tiny.run(), reference)
+            assert handle.record.failed_open == []
+            compile_blocks(tiny)
+        with pytest.warns(fs.ForeseerWarning, match="blocks of FluxTransformer2DModel are compiled"):
+            found = tiny.run()
+        assert torch.allclose(found, reference, atol=1e-5)
+        assert handle.record.forecast == {}
+        assert len(handle.record.failed_open) == 8
