@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
@@ -177,6 +178,9 @@ def ltx2() -> TinyPipeline:
         audio_connector_num_layers=1,
         audio_connector_num_learnable_registers=None,
         rope_double_precision=False,
+        connector_rope_base_seq_len=4096,  # has no default in diffusers 0.37
+        rope_theta=10000.0,
+        causal_temporal_positioning=False,
     )
     means = {"latents_mean": torch.zeros(8), "latents_std": torch.ones(8)}
     components = {
@@ -190,12 +194,16 @@ def ltx2() -> TinyPipeline:
         ),
     }
 
+    more_guidance = {"stg_scale": 1.0, "modality_scale": 3.0, "spatio_temporal_guidance_blocks": [1]}
+    if "stg_scale" not in inspect.signature(diffusers.LTX2Pipeline.__call__).parameters:  # diffusers 0.37
+        more_guidance = {}
+
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        given = {**pair(batch), **masks(batch), "num_frames": 9, "stg_scale": 1.0, "modality_scale": 3.0}
-        output = pipe(**given, spatio_temporal_guidance_blocks=[1], **square(size), **options)
+        given = {**pair(batch), **masks(batch), "num_frames": 9, **more_guidance}
+        output = pipe(**given, **square(size), **options)
         return torch.cat([output.frames.reshape(batch, -1), output.audio.reshape(batch, -1)], dim=1)
 
-    branches = (*JOINT, "uncond_stg", "uncond_modality")
+    branches = (*JOINT, "uncond_stg", "uncond_modality") if more_guidance else JOINT
     made = make("ltx2", "LTX2Pipeline", model, flow(use_dynamic_shifting=True), call, branches, 64, **components)
     made.heads = 2
     return made

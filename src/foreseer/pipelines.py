@@ -93,10 +93,13 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
     """The keyword arguments for one picture of ``prompt``, ``None`` values left out.
 
     Raises:
-        PipelineError: the pipeline takes no such option, and none for words.
+        PipelineError: the pipeline takes no such option, and none for words; or an option is what is drawn itself.
     """
     accepted = inspect.signature(pipe.__call__).parameters
     arguments = {name: value for name, value in given.items() if value is not None}
+    decided = [name for name in ("prompt", "class_labels", "generator") if name in arguments]
+    if decided:
+        raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")

@@ -12,6 +12,7 @@ import torch
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
 from foreseer.attach.record import FailOpen, RunRecord, parts_of
+from foreseer.checks import check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.gate import AnyPolicy, GatedBranch, GatedPolicy, PolicyRun
 from foreseer.grid import Grid
@@ -53,9 +54,9 @@ class WrappedModel:
         Raises:
             AttachError: the step is not on the grid, or not after the branch's last one.
         """
-        inputs = signature(args, kwargs)
         known = self._branches.get(branch)
         self._check_order(step, known)
+        inputs = signature(args, kwargs)
         if known is None or not known.run.continues(step, inputs):
             try:
                 spent = sum(one < step for one in self.record.computed_steps)
@@ -101,6 +102,8 @@ class WrappedModel:
         self.record.failed_open.append(FailOpen(step, branch, reason))
 
     def _check_order(self, step: int, known: _Branch | None) -> None:
+        if not hasattr(step, "__index__"):
+            raise AttachError(f"step is {step!r}; expected a whole number, the index on the grid.")
         last = known.run.last_step if known is not None else -1
         if not last < step < len(self._grid):
             raise AttachError(
@@ -139,6 +142,7 @@ def wrap(model_fn: Callable[..., Any], policy: AnyPolicy | Plan, grid: Grid, *, 
     >>> [float(denoise(i, torch.ones(1), t)) for i, t in enumerate(grid)]
     [1.0, 1.0, 0.5, 0.5]
     """
+    check_kind("grid", grid, Grid, AttachError)
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
     if not isinstance(policy, AnyPolicy) or keep not in KEEPS:

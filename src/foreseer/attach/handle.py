@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from foreseer.attach.record import FailOpen, RunRecord
-from foreseer.errors import FailedOpenError, ForeseerWarning
+from foreseer.errors import AttachError, FailedOpenError, ForeseerWarning
 from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
@@ -145,6 +145,8 @@ class Handle:
             )
 
     def __enter__(self) -> Handle:
+        if not self._detachers:
+            raise AttachError("This handle was detached, and accelerates nothing any more: attach again.")
         return self
 
     def __exit__(

@@ -196,6 +196,11 @@ def _own_run(pipe: Any, prompt: str, kernel: Kernel, options: dict[str, Any]) ->
     """
     wanted = len(kernel.grid)
     recorded = kernel.provenance.get("steps", "")
+    if str(options.get("num_inference_steps", wanted)) not in (str(wanted), recorded):
+        raise CalibrationError(
+            f"A rollout is for the {wanted} steps of its kernel, not for {options['num_inference_steps']}: leave "
+            "num_inference_steps out, or calibrate with as many."
+        )
     seen = []
     for steps in dict.fromkeys((wanted, int(recorded) if recorded.isdecimal() else wanted)):
         call = {**options, "num_inference_steps": steps}

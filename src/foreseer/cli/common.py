@@ -71,6 +71,7 @@ DECIDED = {
     "class_labels": "a prompt",
     "num_inference_steps": "--steps",
     "generator": "--seed",
+    "num_images_per_prompt": "a prompt for each picture",
     "output_type": "nothing: the command decides it",
     "return_dict": "nothing: the command decides it",
 }

@@ -20,7 +20,7 @@ from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 Kind = Literal["image", "video", "classes"]
 NOT_YET: Mapping[str, str] = {
     "TeaCache": "TeaCache's rows need a threshold, which most texts leave out, and a polynomial of the model: the "
-    "method teacache runs beside the preset, at a budget (--methods teacache --nfe N).",
+    "method teacache is measured in a run of its own (foreseer bench MODEL --methods teacache --nfe N).",
     "settings": "The settings of this row are not in the text that the preset was made from.",
 }
 MATRIX = "L2P needs a matrix trained on this model: give its weight file (--matrix FILE)."
