@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import pytest
@@ -68,13 +70,19 @@ def key(cell: Cell) -> str:
     return f"| {cell.what} | `{cell.test.removeprefix('tests/')}`{slow} |"
 
 
-def page(results: Results) -> str:
-    """The page."""
+def lines_of(text: str) -> dict[str, str]:
+    """The lines of cells in a page, by how they begin."""
+    keys = [key(cell) for cell in all_cells()]
+    return {one: line for line in text.splitlines() for one in keys if line.startswith(one)}
+
+
+def page(results: Results, known: Mapping[str, str]) -> str:
+    """The page; cells in ``known`` keep the line that they have there."""
     versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
     lines = [HEAD, f"Last written {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
     for area in AREAS:
         lines += [f"## {TITLES[area]}", "", "| situation | test | outcome | ran |", "|---|---|---|---|"]
-        lines += [results.row(cell) for cell in all_cells() if cell.area == area]
+        lines += [known.get(key(cell)) or results.row(cell) for cell in all_cells() if cell.area == area]
         lines.append("")
     lines += [
         "## Schedulers",
@@ -90,16 +98,17 @@ def page(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    """Run the tests, slow ones too, and write the page; the exit status."""
+def main(arguments: list[str]) -> int:
+    """Run the tests, slow ones too, and write the page; the exit status. With ``--new`` those that it lacks."""
+    known = lines_of(PAGE.read_text()) if "--new" in arguments else {}
     os.environ["FORESEER_SLOW"] = "1"  # read by every worker
     results = Results()
-    tests = sorted({cell.test for cell in all_cells()})
+    tests = sorted({cell.test for cell in all_cells() if key(cell) not in known})
     failed = pytest.main(["-q", "-n", "logical", "--dist", "loadfile", *tests], plugins=[results])
     if not failed:
-        PAGE.write_text(page(results))
+        PAGE.write_text(page(results, known))
     return int(failed)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
