@@ -115,7 +115,9 @@ def test_a_run_that_begins_from_a_picture_is_calibrated_rolled_out_drawn_and_com
     assert len(fs.Kernel.load(kernel).grid) == 6  # of the 8 steps, those from the picture on
     invoke("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", plan, *call)
     words = ("generate", model, "-p", "a red apple", "--steps", 8, "--plan", plan, "-o", drawn, "--json")
-    record = json.loads(invoke(*words, *call))["record"]
+    made = json.loads(invoke(*words, *call))
+    record = made["record"]
+    assert made["steps"] == 6
     computed = [2 + step for step in fs.Plan.load(plan).computed_steps]
     assert record["computed"] == {"call 1": computed}
     assert record["failed_open"] == []

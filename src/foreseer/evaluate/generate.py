@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Made:
-    """A picture that was written."""
+    """A picture that was written; ``steps`` are those that its run took: image to image begins later."""
 
     path: Path
     prompt: str
@@ -106,7 +106,9 @@ def generate_all(
             if len(request.prompts) > 1:
                 path = path.with_name(f"{path.stem}-{index}{path.suffix}")
             _write(output, path)
-            yield Made(path, prompt, seed, steps, loop.seconds, handle.record if handle is not None else None)
+            yield Made(
+                path, prompt, seed, loop.steps or steps, loop.seconds, handle.record if handle is not None else None
+            )
 
 
 def _write(output: Any, path: Path) -> None:
