@@ -165,6 +165,38 @@ def ltx() -> Parts:
     return {"vae": vae, **one(text.t5())}
 
 
+def ltx2() -> Parts:
+    """Gemma 3, all of whose layers the connectors read; pictures 32 to one, and sound by way of its spectrogram."""
+    vae = network(
+        "AutoencoderKLLTX2Video",
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        decoder_spatial_padding_mode="zeros",  # a latent one wide has nothing to reflect
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )
+    audio_vae = network(
+        "AutoencoderKLLTX2Audio", base_channels=8, latent_channels=2, num_res_blocks=1, resolution=16, mel_bins=16
+    )
+    vocoder = diffusers.pipelines.ltx2.LTX2Vocoder(
+        in_channels=2 * 16,
+        hidden_channels=32,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3]],
+    )
+    layers = 2
+    registers = {f"{stream}_connector_num_learnable_registers": 8 for stream in ("video", "audio")}
+    tiny = build("ltx2").pipe.connectors
+    connectors = type(tiny).from_config({**tiny.config, **registers, "text_proj_in_factor": layers + 1})
+    sound = {"audio_vae": audio_vae, "vocoder": randomise(vocoder, 4)}
+    return {"vae": vae, **sound, "connectors": randomise(connectors, 2), **one(text.gemma3(layers))}
+
+
 def mochi() -> Parts:
     """T5 with as many tokens as the pipeline asks for, and as many latent channels."""
     vae = network(
@@ -214,6 +246,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "hunyuan_video_1_5": hunyuan_video_1_5,
     "cogvideox": cogvideox,
     "ltx": ltx,
+    "ltx2": ltx2,
     "mochi": mochi,
     "wan": wan,
     "wan_2_2": wan,

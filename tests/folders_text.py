@@ -112,9 +112,24 @@ def llama() -> tuple[Any, nn.Module]:
     return tokenizer, randomise(transformers.LlamaModel(transformers.LlamaConfig(**causal(4, len(tokenizer)))), 24)
 
 
+def gemma_tokenizer() -> Any:
+    """Gemma's tokenizer."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.printable]
+    return transformers.GemmaTokenizer(vocab=numbered(pieces), merges=[])
+
+
 def gemma2() -> tuple[Any, nn.Module]:
     """Gemma 2."""
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.printable]
-    tokenizer = transformers.GemmaTokenizer(vocab=numbered(pieces), merges=[])
-    config = transformers.Gemma2Config(**causal(2, len(pieces)))
+    tokenizer = gemma_tokenizer()
+    config = transformers.Gemma2Config(**causal(2, len(tokenizer)))
     return tokenizer, randomise(transformers.Gemma2Model(config), 25)
+
+
+def gemma3(layers: int) -> tuple[Any, nn.Module]:
+    """Gemma 3, its eyes included."""
+    tokenizer = gemma_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=causal(layers, len(tokenizer)), vision_config={"image_size": 28, "patch_size": 14, **sizes}
+    )
+    return tokenizer, randomise(transformers.Gemma3ForConditionalGeneration(config), 27)

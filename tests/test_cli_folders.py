@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -12,12 +13,27 @@ from foreseer.cli import app
 from tests.folders import PARTS, save
 
 STEPS, NFE, SIZE = 6, 4, 32
-# By folder: options of every command, branches of guidance that are called apart, frames of a video.
+TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
+
+
+class Family(NamedTuple):
+    """Options of every command, branches of guidance that are called apart, frames of a video; what is compared."""
+
+    options: list[str]
+    branches: int = 1
+    frames: int | None = None
+    steps: int = STEPS
+    nfe: int = NFE
+    methods: tuple[str, ...] = ("reuse", "taylorseer")
+
+
+LTX2 = ["num_frames=9", "max_sequence_length=16", "spatio_temporal_guidance_blocks=[1]"]
 FAMILIES = {
-    "sd3": ([], 1, None),
-    "sdxl": ([], 1, None),
-    "qwen_image": (["--true-cfg", "3", "--negative", "a blur"], 2, None),
-    "wan": (["--option", "num_frames=5"], 2, 5),
+    "sd3": Family([]),
+    "sdxl": Family([]),
+    "qwen_image": Family(["--true-cfg", "3", "--negative", "a blur"], 2),
+    "wan": Family(["--option", "num_frames=5"], 2, 5),
+    "ltx2": Family([word for given in LTX2 for word in ("--option", given)], 3, 9, 4, 3, ("reuse",)),
 }
 # Of the others, what a call needs at this size.
 UNBINNED = ["--option", "use_resolution_binning=false"]
@@ -50,40 +66,40 @@ def invoke(*words):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
-    options, branches, frames = FAMILIES[name]
-    common = ("--steps", STEPS, "--height", SIZE, "--width", SIZE, *options)
+    options, branches, frames, steps, nfe, methods = FAMILIES[name]
+    common = ("--steps", steps, "--height", SIZE, "--width", SIZE, *options)
     prompts, kernel = tmp_path / "prompts.txt", tmp_path / "one.kernel.safetensors"
     prompts.write_text("a red apple\na blue boat\n")
     invoke("calibrate", folder(name), "--prompts", prompts, "-o", kernel, *common)
     known = fs.Kernel.load(kernel)
-    assert (known.prompts, len(known.grid)) == (2, STEPS)
+    assert (known.prompts, len(known.grid)) == (2, steps)
 
     drawn = tmp_path / ("drawn.gif" if frames else "drawn.png")
     for how in (("--kernel", kernel), ("--method", "taylorseer")):
-        words = ("generate", folder(name), "-p", "a red apple", *how, "--nfe", NFE, "-o", drawn, "--json")
+        words = ("generate", folder(name), "-p", "a red apple", *how, "--nfe", nfe, "-o", drawn, "--json")
         made = json.loads(invoke(*words, *common))
-        assert made["record"]["nfe"] == NFE
-        assert made["record"]["evaluations"] == NFE * branches
+        assert made["record"]["nfe"] == nfe
+        assert made["record"]["evaluations"] == nfe * branches
         assert made["record"]["failed_open"] == []
         with Image.open(drawn) as picture:
             assert picture.size == (SIZE, SIZE)
             assert getattr(picture, "n_frames", 1) == (frames or 1)
 
-    words = ("bench", folder(name), "--prompts", prompts, "--limit", 1, "--nfe", NFE, "--methods", "reuse,taylorseer")
+    words = ("bench", folder(name), "--prompts", prompts, "--limit", 1, "--nfe", nfe, "--methods", ",".join(methods))
     report = json.loads(
         invoke(*words, "--kernel", kernel, "--measures", "psnr,ssim", "-o", tmp_path / "report", "--json", *common)
     )
     rows = {row["title"]: row for row in report["rows"]}
     reference = rows.pop("Every step")
-    assert reference["nfe"] == STEPS
-    assert set(rows) == {"Kernel rows, searched steps", "Reuse", "TaylorSeer"}
+    assert reference["nfe"] == steps
+    assert set(rows) == {"Kernel rows, searched steps", *map(TITLES.get, methods)}
     for row in rows.values():
         assert row["error"] is None
-        assert row["nfe"] == NFE
+        assert row["nfe"] == nfe
         assert math.isfinite(row["measures"]["psnr"])
         assert 0 < row["measures"]["ssim"] < 1
         assert row["flops_speedup"] > 1
-    assert rows["Reuse"]["flops_speedup"] == pytest.approx(STEPS / NFE, rel=1e-3)  # its site is the output
+    assert rows["Reuse"]["flops_speedup"] == pytest.approx(steps / nfe, rel=1e-3)  # its site is the output
     assert (tmp_path / "report" / "report.html").is_file()
 
 
