@@ -168,7 +168,7 @@ def demo(
 
 def _comparison_table(comparison: Comparison) -> Table:
     title = f"{len(comparison.prompts)} prompts; the reference computes {comparison.steps} steps"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)  # fits 80 columns
     for column in ("method", "NFE", "seconds", "speedup", "of T/NFE", "PSNR, dB", "SSIM"):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for row in comparison.rows():
