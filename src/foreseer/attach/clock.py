@@ -39,6 +39,7 @@ class StepClock:
         self.timesteps: Any = None
         self._count = 0
         self._levels = np.empty(0)
+        self._slack = 0.0  # a quarter of the least distance of two levels
         self._scale: Callable[[float], float] | None = None
         self._strange = False
 
@@ -94,23 +95,22 @@ class StepClock:
             calls: the step that each was taken for, and its timestep argument.
         """
         for step, argument in calls:
-            if argument is not None:
-                given = _read(argument)
-                fitting = [scale for scale in _SCALES if self._fits(scale, step, given)]
-                if "scale" not in self._known:
-                    self._strange = self._strange or not fitting
-                    if len(fitting) == 1 and not self._strange:
-                        self._known["scale"] = fitting[0]
-                elif self._known["scale"] not in fitting:
-                    value = f"{given.value:g}"
-                    return f"the timestep {value} is not of the scheduler's step {step}: a call belongs to another run"
+            if argument is None:
+                continue
+            given, scale = _read(argument), self._known.get("scale")
+            if scale is None:
+                fitting = [one for one in _SCALES if self._fits(one, step, given)]
+                self._strange = self._strange or not fitting
+                if len(fitting) == 1 and not self._strange:
+                    self._known["scale"] = fitting[0]
+            elif not self._fits(scale, step, given):
+                value = f"{given.value:g}"
+                return f"the timestep {value} is not of the scheduler's step {step}: a call belongs to another run"
         return None
 
     def _fits(self, scale: Callable[[float], float], step: int, given: _Timestep) -> bool:
-        levels = self._all_levels()
-        gaps = np.abs(np.diff(levels))
-        slack = 0.25 * float(gaps[gaps > 0].min()) if np.any(gaps > 0) else 0.0
-        return bool(given.distances(scale, levels)[step] <= max(given.rounding(scale), slack))
+        level = self._all_levels()[step : step + 1]
+        return bool(given.distances(scale, level)[0] <= max(given.rounding(scale), self._slack))
 
     @property
     def settled(self) -> bool:
@@ -120,6 +120,8 @@ class StepClock:
     def _all_levels(self) -> np.ndarray:
         if not self._levels.size:
             self._levels = np.asarray([float(t) for t in self.timesteps], dtype=np.float64)
+            gaps = np.abs(np.diff(self._levels))
+            self._slack = 0.25 * float(gaps[gaps > 0].min()) if np.any(gaps > 0) else 0.0
         return self._levels
 
     def _match(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], counts_steps: bool) -> int:
