@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import foreseer as fs
 from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
 from tests.attach.common import TinyDenoiser, denoiser, flow_scheduler, policy, sample
 from tests.hardening.cells import ROOT
-from tests.pipelines import randomise
+from tests.pipelines import build, randomise
 
 STEEP = fs.Policy(fs.schedule.Uniform.for_nfe(7, 50), fs.forecast.Newton(order=5))
 
@@ -116,3 +117,24 @@ def test_another_process_gives_the_same_bits() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest()
+
+
+@pytest.mark.cell("numerics", "NaN in the first run of a handle: the next one is served", "works")
+@pytest.mark.parametrize("site", ["last_block", "modules", "change", "tokens"])
+def test_a_spoiled_first_run_condemns_no_site(site: str) -> None:
+    flux = build("flux")
+    with fs.accelerate(flux.pipe, policy(site)):
+        expected = flux.run()
+
+    def spoil(module: nn.Module, given: Any, output: Any) -> Any:
+        return tuple(torch.full_like(one, torch.nan) for one in output)
+
+    hook = flux.pipe.transformer.transformer_blocks[0].register_forward_hook(spoil)
+    with fs.accelerate(flux.pipe, policy(site)) as handle:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fs.ForeseerWarning)
+            flux.run(seed=99)
+        assert handle.record.failed_open
+        hook.remove()
+        assert torch.equal(flux.run(), expected)
+        assert handle.record.failed_open == []

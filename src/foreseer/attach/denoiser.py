@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from foreseer.attach.containers import signature
+from foreseer.attach.containers import UnknownContainerError, flatten, signature
 from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, is_compiled_in_place, listen, unlisten
 from foreseer.attach.probe import Probe
 from foreseer.attach.record import parts_of
@@ -166,6 +166,8 @@ class DenoiserHook(Listener):
         try:
             output, feature = self.site.compute(forward, args, kwargs, call.branch)
         except NoFeatureError as error:
+            if not _is_finite(error.output):
+                self.site.detach()  # a proof that failed on such numbers proves nothing: the next run tries again
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
         names = call.branch.memory.get("names", ())
@@ -177,3 +179,10 @@ class DenoiserHook(Listener):
             self.handle.check_rounding(call.branch.run.plan, feature)
         call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature], names)
         return output
+
+
+def _is_finite(output: Any) -> bool:
+    try:
+        return all(bool(torch.isfinite(tensor).all()) for tensor in flatten(output))
+    except UnknownContainerError:
+        return True
