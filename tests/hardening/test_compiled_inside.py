@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -20,9 +22,14 @@ BETWEEN = {
 }
 
 
-def compile_blocks(tiny: TinyPipeline) -> None:
+def compile_blocks(tiny: TinyPipeline, how: str = "in place") -> None:
     torch._dynamo.reset()
-    tiny.pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
+    model, options = tiny.pipe.transformer, {"backend": "eager", "fullgraph": True}
+    if how == "in place":
+        model.compile_repeated_blocks(**options)
+        return
+    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+        block.forward = torch.compile(block.forward, **options)
 
 
 @pytest.mark.cell(
@@ -56,19 +63,47 @@ def test_between_compiled_blocks(chosen: AnyPolicy, when: str) -> None:
 @pytest.mark.cell("hosts", "torch.compile of blocks, and sites inside of them (modules, tokens)", "fails open")
 @pytest.mark.usefixtures("as_users_call")
 @WHEN
+@pytest.mark.parametrize("how", ["in place", "forward"])
 @pytest.mark.parametrize("site", ["modules", "tokens"])
-def test_inside_of_compiled_blocks(site: str, when: str) -> None:
+def test_inside_of_compiled_blocks(site: str, how: str, when: str) -> None:
     tiny = build("flux")
     reference = tiny.run()
     if when == "before":
-        compile_blocks(tiny)
+        compile_blocks(tiny, how)
     with fs.accelerate(tiny.pipe, policy(site)) as handle:
         if when == "after":
             assert not torch.equal(tiny.run(), reference)
             assert handle.record.failed_open == []
-            compile_blocks(tiny)
+            compile_blocks(tiny, how)
         with pytest.warns(fs.ForeseerWarning, match="blocks of FluxTransformer2DModel are compiled"):
             found = tiny.run()
         assert torch.allclose(found, reference, atol=1e-5)
         assert handle.record.forecast == {}
         assert len(handle.record.failed_open) == 8
+
+
+@pytest.mark.cell(
+    "hosts", "blocks replaced or compiled in the middle of a run: the forecast is not believed", "fails open"
+)
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("site", ["modules", "tokens", "change", "last_block"])
+def test_interceptions_lost_in_mid_run(site: str) -> None:
+    tiny = build("flux")
+    model, reference = tiny.pipe.transformer, tiny.run()
+    blocks = list(model.single_transformer_blocks)
+
+    def lose(pipe: object, index: int, t: object, given: dict[str, object]) -> dict[str, object]:
+        if index == 0:  # as one who puts copies of the blocks in their place
+            model.single_transformer_blocks = torch.nn.ModuleList(copy.deepcopy(block) for block in blocks)
+        return {}
+
+    with fs.accelerate(tiny.pipe, policy(site)) as handle:
+        with pytest.warns(fs.ForeseerWarning, match="left out what it called|not called as when|another order"):
+            found = tiny.run(callback_on_step_end=lose)
+        assert handle.record.failed_open[0].step == 1
+        assert torch.isfinite(found).all()
+        model.single_transformer_blocks = torch.nn.ModuleList(blocks)
+        again = tiny.run()
+        assert handle.record.failed_open == []
+        assert torch.equal(tiny.run(), again)
+    assert torch.equal(tiny.run(), reference)

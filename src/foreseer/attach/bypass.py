@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
 from foreseer.attach.hooks import Forward, Interception
-from foreseer.attach.site import SiteError
+from foreseer.attach.site import NoFeatureError, SiteError
 
 # What a network may raise when it goes on from the wrong place.
+LEFT_OUT = "the network left out what it called when it was last computed (compiled since then, or replaced)"
 WRONG_PLACE = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
 
 Handler = Callable[[nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -104,6 +105,29 @@ class Replay:
             raise SiteError("the network called its blocks in another order than when it was last computed")
         self.position += 1
         return self.calls[self.position - 1][1]
+
+    def finish(self) -> None:
+        """See that all were called.
+
+        Raises:
+            SiteError: some were not: something else runs in their place, or the network left them out.
+        """
+        if self.position < len(self.calls):
+            raise SiteError(LEFT_OUT)
+
+
+def check_provable(output: Any) -> None:
+    """Refuse to prove anything on an output that is not finite: what fails there may hold in the next run.
+
+    Raises:
+        NoFeatureError: it is not.
+    """
+    try:
+        tensors = flatten(output)
+    except UnknownContainerError:
+        return
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise NoFeatureError("the network's output is not finite, and nothing can be proved on it", output)
 
 
 def stand_in(output: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass, same_bits
+from foreseer.attach.bypass import WRONG_PLACE, Bypass, check_provable, same_bits
 from foreseer.attach.chain import ChainWatch, NoChainError, Segment
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Forward
@@ -76,7 +76,9 @@ class ChangeSite:
         changes = layout.changes(feature, segments)
         skipped = Skipped(layout.chain, segments, branch.memory["stand_ins"], changes)
         with self._blocks.handled_by(skipped):
-            return forward(*args, **kwargs)
+            output = forward(*args, **kwargs)
+        skipped.finish()
+        return output
 
     def detach(self) -> None:
         """Leave the blocks as they were found."""
@@ -116,6 +118,7 @@ class ChangeSite:
                 self._installed = True
             with self._blocks.handled_by(ChainWatch()) as watch:
                 expected = forward(*args, **kwargs)
+            check_provable(expected)
             chain = watch.chain()
             reason = "bypassing them does not reproduce its output"
             found: Layout | str | None = None

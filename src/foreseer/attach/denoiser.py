@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from foreseer.attach.containers import UnknownContainerError, flatten, signature
-from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, is_compiled_in_place, listen, unlisten
+from foreseer.attach.containers import signature
+from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, is_compiled, listen, unlisten
 from foreseer.attach.probe import Probe
 from foreseer.attach.record import parts_of
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
@@ -53,8 +53,7 @@ class DenoiserHook(Listener):
         self._scale: dict[str, Callable[[float], float]] = {}
         self._threads = threading.local()
         self._lock = threading.Lock()
-        self._parts = [weakref.ref(part) for part in module.modules()]
-        self._compiled = [is_compiled_in_place(part) for part in list(module.modules())[1:]]
+        self._inside = _inside(module)
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
@@ -126,13 +125,11 @@ class DenoiserHook(Listener):
 
     def _follow_changes(self) -> None:
         """Where modules inside came, went, were wrapped or compiled since the last run, have them found anew."""
-        parts = list(self._module.modules())
-        compiled = [is_compiled_in_place(part) for part in parts[1:]]
+        inside = _inside(self._module)
         with self._lock:
-            known = len(parts) == len(self._parts) and all(a is b() for a, b in zip(parts, self._parts, strict=True))
-            if known and compiled == self._compiled:
+            if inside == self._inside:
                 return
-            self._parts, self._compiled = [weakref.ref(part) for part in parts], compiled
+            self._inside = inside
             self.site.detach()
             if self.probe is not None:
                 self.probe.detach()
@@ -166,8 +163,6 @@ class DenoiserHook(Listener):
         try:
             output, feature = self.site.compute(forward, args, kwargs, call.branch)
         except NoFeatureError as error:
-            if not _is_finite(error.output):
-                self.site.detach()  # a proof that failed on such numbers proves nothing: the next run tries again
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
         names = call.branch.memory.get("names", ())
@@ -181,8 +176,6 @@ class DenoiserHook(Listener):
         return output
 
 
-def _is_finite(output: Any) -> bool:
-    try:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in flatten(output))
-    except UnknownContainerError:
-        return True
+def _inside(model: nn.Module) -> list[tuple[weakref.ref[nn.Module], bool]]:
+    """The modules inside of ``model``, and whether each was compiled."""
+    return [(weakref.ref(part), is_compiled(part)) for part in model.modules() if part is not model]

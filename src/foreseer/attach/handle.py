@@ -145,7 +145,7 @@ class Handle:
             )
 
     def __enter__(self) -> Handle:
-        if not self._detachers:
+        if not self.attached:
             raise AttachError("This handle was detached, and accelerates nothing any more: attach again.")
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
+from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, check_provable, same_bits, stand_in
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Interception
 from foreseer.attach.seam import Seam, SeamFinder
@@ -85,8 +85,10 @@ class LastBlockSite:
         feature: Sequence[Tensor],
     ) -> Any:
         """Run embedders and head around the skipped blocks."""
-        with self._blocks.handled_by(_Skipped(branch.memory["stand_ins"], feature)):
-            return forward(*args, **kwargs)
+        with self._blocks.handled_by(_Skipped(branch.memory["stand_ins"], feature)) as skipped:
+            output = forward(*args, **kwargs)
+        skipped.finish()
+        return output
 
     def detach(self) -> None:
         """Take the hooks off blocks and heads."""
@@ -99,6 +101,7 @@ class LastBlockSite:
         finder = SeamFinder(self._model)
         with finder:
             expected = forward(*args, **kwargs)
+        check_provable(expected)
         try:
             for seam in finder.candidates():
                 if self._proves_exact(seam, forward, args, kwargs, expected):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, same_bits, stand_in
+from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, Capture, Replay, check_provable, same_bits, stand_in
 from foreseer.attach.containers import flatten, rebuild, strip
 from foreseer.attach.hooks import Forward, is_compiled
 from foreseer.attach.module_finder import Found, ModuleFinder
@@ -101,6 +101,15 @@ class Forecasts:
         self.position += 1
         return self.calls[self.position - 1]
 
+    def finish(self) -> None:
+        """See that all were called.
+
+        Raises:
+            SiteError: some were not.
+        """
+        if self.position < len(self.calls):
+            raise SiteError(LEFT_OUT)
+
     def answer(self, call: Passed) -> Any:
         """What the call gives."""
         tensors = (self.feature[index] for index in range(call.first, call.first + call.count))
@@ -130,6 +139,8 @@ class ModuleSite:
         assert self.taken is not None
         with self._bypass.handled_by(ModuleCalls(self.taken)) as found:
             output = forward(*args, **kwargs)
+        if not found.calls:
+            raise NoFeatureError(LEFT_OUT, output)
         if branch.memory.setdefault("names", found.names) != found.names:
             raise NoFeatureError("the network called other modules than at the step computed before", output)
         branch.memory["calls"] = found.calls
@@ -156,8 +167,10 @@ class ModuleSite:
         feature: Sequence[Tensor],
     ) -> Any:
         """Run the network around the skipped modules."""
-        with self._bypass.handled_by(self.answers(branch, feature)):
-            return forward(*args, **kwargs)
+        with self._bypass.handled_by(self.answers(branch, feature)) as answers:
+            output = forward(*args, **kwargs)
+        answers.finish()
+        return output
 
     def answers(self, branch: TrackedBranch, feature: Sequence[Tensor]) -> Forecasts:
         """What stands for the modules at a forecast step."""
@@ -190,8 +203,9 @@ class ModuleSite:
         if any(is_compiled(part) for part in list(self._model.modules())[1:]):
             return f"blocks of {kind} are compiled, so that nothing inside them can be bypassed"
         with ModuleFinder(self._model) as finder:
-            truth = flatten(forward(*args, **kwargs))
-        found = finder.found()
+            output = forward(*args, **kwargs)
+        check_provable(output)
+        truth, found = flatten(output), finder.found()
         if not found.names:
             return f"{kind} has no blocks of attention and MLP modules on tokens"
         self._bypass.install(found.names)

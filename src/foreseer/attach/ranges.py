@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import stand_in
+from foreseer.attach.bypass import LEFT_OUT, stand_in
 from foreseer.attach.chain import Chain, NoChainError, Segment, given_tensors
 from foreseer.attach.containers import flatten, rebuild
 from foreseer.attach.hooks import Forward
@@ -185,6 +185,15 @@ class Skipped:
             return self._stand_ins[index]
         entered, self._entered = self._entered, []
         return rebuild(self._stand_ins[index], iter(self.outputs(segment, entered)))
+
+    def finish(self) -> None:
+        """See that all blocks were called.
+
+        Raises:
+            SiteError: some were not.
+        """
+        if self._position < len(self._chain.links):
+            raise SiteError(LEFT_OUT)
 
     def outputs(self, segment: Segment, entered: list[Tensor]) -> list[Tensor]:
         """What a segment gives."""
