@@ -93,13 +93,20 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
     """The keyword arguments for one picture of ``prompt``, ``None`` values left out.
 
     Raises:
-        PipelineError: the pipeline takes no such option, and none for words; or an option is what is drawn itself.
+        PipelineError: the pipeline takes no such option, and none for words; an option is what is drawn itself, or
+            asks for guidance that would be dropped.
     """
     accepted = inspect.signature(pipe.__call__).parameters
     arguments = {name: value for name, value in given.items() if value is not None}
-    decided = [name for name in ("prompt", "class_labels", "generator") if name in arguments]
+    decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
+    wanted = arguments.get("true_cfg_scale", 0)
+    if isinstance(wanted, int | float) and wanted > 1 and not any(one.startswith("negative") for one in arguments):
+        raise PipelineError(
+            f"true_cfg_scale is {wanted:g}, and diffusers drops that guidance without a negative prompt: give one "
+            "(negative_prompt, --negative; it may be empty)."
+        )
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 import foreseer as fs
+from foreseer.attach.architecture import architecture_of, how_it_differs
 from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.frontier import trace_frontier
+from foreseer.calibration.validate import expected_error
 from foreseer.errors import AttachError
-from foreseer.pipelines import PipelineError, load_pipeline
+from foreseer.kernel import KernelError
+from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
 from tests.attach.common import policy, tiny
 
 GRID = fs.Grid.uniform(4)
@@ -38,3 +44,52 @@ def test_prompts_and_steps_are_not_given_twice() -> None:
     kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, response_prompts=0, **call)
     with pytest.raises(CalibrationError, match="for the 4 steps of its kernel, not for 6"):
         fs.rollout(pipe, kernel, ["a red apple"], nfe=2, num_inference_steps=6, **call)
+
+
+def test_guidance_that_diffusers_would_drop_is_refused() -> None:
+    pipe, _ = load_pipeline("emoji")
+    with pytest.raises(PipelineError, match=r"true_cfg_scale is 3, .*without a negative prompt"):
+        fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, true_cfg_scale=3.0)
+    assert call_arguments(pipe, "a red apple", {"true_cfg_scale": 3.0, "negative_prompt": ""})["true_cfg_scale"] == 3.0
+    assert call_arguments(pipe, "a red apple", {"true_cfg_scale": 1.0}) == {
+        "prompt": "a red apple",
+        "true_cfg_scale": 1.0,
+    }
+
+
+def learned_on_flux(**sizes: int) -> fs.Policy:
+    described = json.loads(architecture_of([tiny("flux").pipe.transformer]))
+    provenance = {"denoiser": json.dumps([{**described[0], **sizes}])}
+    return fs.Policy.from_plan(fs.Plan.compile(GRID, (0, 2), fs.forecast.Reuse(), provenance=provenance))
+
+
+@pytest.mark.cell("visible", "rows learned on a network of another kind or size: said when attaching", "works")
+def test_rows_of_another_network_are_told() -> None:
+    fs.accelerate(tiny("flux").pipe, learned_on_flux()).detach()
+    with pytest.warns(fs.ForeseerWarning, match="on a FluxTransformer2DModel, and this is a SD3Transformer2DModel"):
+        fs.accelerate(tiny("sd3").pipe, learned_on_flux()).detach()
+    layers = tiny("flux").pipe.transformer.config.num_layers
+    with pytest.warns(fs.ForeseerWarning, match=rf"a FluxTransformer2DModel with num_layers 57 \({layers} here\)"):
+        fs.accelerate(tiny("flux").pipe, learned_on_flux(num_layers=57)).detach()
+
+
+@pytest.mark.parametrize("known", ["", "[]", "{}", "null", "7", '["words"]', "[" * 100_000, '[{"class": 3}]', "[[1]]"])
+def test_words_that_describe_no_network_are_no_error(known: str) -> None:
+    assert isinstance(how_it_differs(tiny("flux").pipe.transformer, known), str)
+
+
+def test_a_run_counts_once_in_a_kernel() -> None:
+    pipe, _ = load_pipeline("emoji")
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 4, "height": 32, "width": 32, "max_sequence_length": 16, "response_prompts": 0}
+    kernel = fs.calibrate(pipe, ["a red apple", "a cactus"], **call)
+    with pytest.raises(KernelError, match="would count twice"):
+        kernel.merge(kernel)
+    with pytest.raises(KernelError, match="would count twice"):
+        kernel.merge(fs.calibrate(pipe, ["a red apple"], **call))
+    assert kernel.merge(fs.calibrate(pipe, ["a red apple"], seed=7, **call)).prompts == 3
+    with fs.accelerate(pipe, fs.learned(kernel, nfe=2)) as handle:
+        assert handle.policy.learned_on["denoiser"] == architecture_of([pipe.transformer])
+    alone = kernel.subset([0])
+    assert trace_frontier(alone, 2)[0].to_dict()["spread"] is None
+    assert "of one prompt (worst prompt" in str(expected_error(alone, (0, 2), 1e-6))

@@ -108,7 +108,7 @@ def test_a_scheduler_with_a_step_of_its_own_keeps_it():
         ({"response_prompts": "x"}, "response_prompts is 'x'"),
         ({"num_inference_steps": "many"}, "num_inference_steps is 'many'"),
         ({"num_inference_steps": 1}, "num_inference_steps is 1"),
-        ({"generator": None}, "its own generators"),
+        ({"generator": None}, "prompts and seeds are given on their own"),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 import warnings
@@ -120,14 +121,15 @@ def test_another_process_gives_the_same_bits() -> None:
 
 
 @pytest.mark.cell("numerics", "NaN in the first run of a handle: the next one is served", "works")
+@pytest.mark.parametrize("begins", [0, 1, 2, 3, 5])  # also in the middle of a site's proof
 @pytest.mark.parametrize("site", ["last_block", "modules", "change", "tokens"])
-def test_a_spoiled_first_run_condemns_no_site(site: str) -> None:
-    flux = build("flux")
+def test_a_spoiled_first_run_condemns_no_site(site: str, begins: int) -> None:
+    flux, calls = build("flux"), itertools.count()
     with fs.accelerate(flux.pipe, policy(site)):
         expected = flux.run()
 
     def spoil(module: nn.Module, given: Any, output: Any) -> Any:
-        return tuple(torch.full_like(one, torch.nan) for one in output)
+        return tuple(torch.full_like(one, torch.nan) for one in output) if next(calls) >= begins else None
 
     hook = flux.pipe.transformer.transformer_blocks[0].register_forward_hook(spoil)
     with fs.accelerate(flux.pipe, policy(site)) as handle:
@@ -136,5 +138,25 @@ def test_a_spoiled_first_run_condemns_no_site(site: str) -> None:
             flux.run(seed=99)
         assert handle.record.failed_open
         hook.remove()
+        assert torch.equal(flux.run(), expected)
+        assert handle.record.failed_open == []
+
+
+@pytest.mark.cell(
+    "numerics", "a network that gives other numbers each time (dropout): computed, served once it stops", "fails open"
+)
+@pytest.mark.parametrize("site", ["last_block", "modules", "change", "tokens"])
+def test_dropout(site: str) -> None:
+    flux = build("flux")
+    with fs.accelerate(flux.pipe, policy(site)):
+        expected = flux.run()
+    drop = flux.pipe.transformer.norm_out.register_forward_hook(
+        lambda module, given, output: nn.functional.dropout(output, 0.5)
+    )
+    with fs.accelerate(flux.pipe, policy(site)) as handle:
+        with pytest.warns(fs.ForeseerWarning, match="called twice with the same input, the network gives other"):
+            flux.run(seed=99)
+        assert handle.record.forecast == {}
+        drop.remove()
         assert torch.equal(flux.run(), expected)
         assert handle.record.failed_open == []

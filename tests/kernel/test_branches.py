@@ -141,11 +141,12 @@ def test_branches_are_merged_and_parted_with_their_prompts():
 
 
 def test_branches_under_other_guidance_are_not_merged():
-    kernel = kernel_of(branch_features())
+    features = branch_features()
+    kernel, added = kernel_of(features[:2]), kernel_of(features[2:])
     mixing = MIXING * 1.05
     scale = np.repeat(MIXING / mixing, STEPS)
-    other = Branches(NAMES, mixing, kernel.branches.grams * np.multiply.outer(scale, scale))
-    merged = kernel.merge(replace(kernel, branches=other))
+    other = Branches(NAMES, mixing, added.branches.grams * np.multiply.outer(scale, scale))
+    merged = kernel.merge(replace(added, branches=other))
     assert merged.branches is None
     assert "share their rows" in merged.provenance["branches"]
 

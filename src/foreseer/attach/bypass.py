@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
 from foreseer.attach.hooks import Forward, Interception
-from foreseer.attach.site import NoFeatureError, SiteError
+from foreseer.attach.site import SiteError
 
 # What a network may raise when it goes on from the wrong place.
+NOT_REPEATED = "called twice with the same input, the network gives other numbers: nothing can be proved on it"
 LEFT_OUT = "the network left out what it called when it was last computed (compiled since then, or replaced)"
 WRONG_PLACE = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
 
@@ -116,18 +117,12 @@ class Replay:
             raise SiteError(LEFT_OUT)
 
 
-def check_provable(output: Any) -> None:
-    """Refuse to prove anything on an output that is not finite: what fails there may hold in the next run.
-
-    Raises:
-        NoFeatureError: it is not.
-    """
+def repeats_itself(run: Callable[[], Any]) -> bool:
+    """Whether the network gives the same finite numbers twice, without which nothing can be proved on it."""
     try:
-        tensors = flatten(output)
+        return same_bits(flatten(run()), flatten(run()))  # what is not a number equals nothing
     except UnknownContainerError:
-        return
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise NoFeatureError("the network's output is not finite, and nothing can be proved on it", output)
+        return True
 
 
 def stand_in(output: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass, check_provable, same_bits
+from foreseer.attach.bypass import NOT_REPEATED, WRONG_PLACE, Bypass, repeats_itself, same_bits
 from foreseer.attach.chain import ChainWatch, NoChainError, Segment
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Forward
@@ -50,12 +50,12 @@ class ChangeSite:
         """Run the network; the feature is what the ranges change, empty where no step to come needs it."""
         layout = branch.memory.get("layout") or self._latest or self._follow(forward, args, kwargs)
         if isinstance(layout, str):
-            raise NoFeatureError(layout, forward(*args, **kwargs))
+            raise NoFeatureError(layout, forward(*args, **kwargs), lasting=layout != NOT_REPEATED)
         captured, output = self._capture(layout, forward, args, kwargs, branch)
         if not captured.complete:  # a branch that calls other blocks
             layout = self._layouts.get(tuple(captured.called)) or self._follow(forward, args, kwargs)
             if isinstance(layout, str):
-                raise NoFeatureError(layout, output)
+                raise NoFeatureError(layout, output, lasting=layout != NOT_REPEATED)
             captured, output = self._capture(layout, forward, args, kwargs, branch)
             if not captured.complete:
                 raise NoFeatureError("the network calls its blocks in another order each time", output)
@@ -118,7 +118,6 @@ class ChangeSite:
                 self._installed = True
             with self._blocks.handled_by(ChainWatch()) as watch:
                 expected = forward(*args, **kwargs)
-            check_provable(expected)
             chain = watch.chain()
             reason = "bypassing them does not reproduce its output"
             found: Layout | str | None = None
@@ -132,8 +131,9 @@ class ChangeSite:
                     reason = str(error)
                     break
             if found is None:
-                kind = type(self._model).__name__
-                found = f"{kind} has no range of blocks with a change: {reason}; use site='output' for this model"
+                kind, found = type(self._model).__name__, NOT_REPEATED
+                if repeats_itself(lambda: forward(*args, **kwargs)):
+                    found = f"{kind} has no range of blocks with a change: {reason}; use site='output' for this model"
             self._layouts[chain.modules] = self._latest = found
             return found
 

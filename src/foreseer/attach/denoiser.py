@@ -54,6 +54,7 @@ class DenoiserHook(Listener):
         self._threads = threading.local()
         self._lock = threading.Lock()
         self._inside = _inside(module)
+        self._tries_again = False
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
@@ -124,12 +125,15 @@ class DenoiserHook(Listener):
         return output
 
     def _follow_changes(self) -> None:
-        """Where modules inside came, went, were wrapped or compiled since the last run, have them found anew."""
+        """Where modules inside came, went, were wrapped or compiled since the last run, have them found anew.
+
+        So too where nothing could be proved on the last run's numbers.
+        """
         inside = _inside(self._module)
         with self._lock:
-            if inside == self._inside:
+            if inside == self._inside and not self._tries_again:
                 return
-            self._inside = inside
+            self._inside, self._tries_again = inside, False
             self.site.detach()
             if self.probe is not None:
                 self.probe.detach()
@@ -163,6 +167,7 @@ class DenoiserHook(Listener):
         try:
             output, feature = self.site.compute(forward, args, kwargs, call.branch)
         except NoFeatureError as error:
+            self._tries_again = self._tries_again or not error.lasting
             self.handle.failed_open(call.step, branch_name, str(error))
             return error.output
         names = call.branch.memory.get("names", ())

@@ -6,6 +6,7 @@ costs what embedders and head do. What ran of the blocks is remembered, so that 
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -82,6 +83,8 @@ class InsideProbe(ABC):
                 with self._blocks.handled_by(Sums(shapes.seen)) as sums:
                     forward(*given, **named)
                 seen.append(sums.sums)
+            if not all(math.isfinite(one) for given in sums.sums for about in given.values() for one in about):
+                raise SignalError("what reaches the blocks is not finite")
         except WRONG_PLACE as error:
             raise SignalError(f"the sample cannot be followed to the blocks: {error}") from error
         for index, (link, one, other) in enumerate(zip(shapes.chain().links, *seen, strict=True)):

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, check_provable, same_bits, stand_in
+from foreseer.attach.bypass import (
+    NOT_REPEATED,
+    WRONG_PLACE,
+    Bypass,
+    Capture,
+    Replay,
+    repeats_itself,
+    same_bits,
+    stand_in,
+)
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Interception
 from foreseer.attach.seam import Seam, SeamFinder
@@ -67,7 +76,7 @@ class LastBlockSite:
             if self._seam is None and self._no_seam is None:
                 self._find_seam(forward, args, kwargs)
         if self._no_seam is not None:
-            raise NoFeatureError(self._no_seam, forward(*args, **kwargs))
+            raise NoFeatureError(self._no_seam, forward(*args, **kwargs), lasting=self._no_seam != NOT_REPEATED)
         with self._blocks.handled_by(_Captured()) as captured:
             output = forward(*args, **kwargs)
         assert self._seam is not None
@@ -101,7 +110,6 @@ class LastBlockSite:
         finder = SeamFinder(self._model)
         with finder:
             expected = forward(*args, **kwargs)
-        check_provable(expected)
         try:
             for seam in finder.candidates():
                 if self._proves_exact(seam, forward, args, kwargs, expected):
@@ -110,10 +118,12 @@ class LastBlockSite:
             self.detach()  # an unproven seam must not outlive an interrupted proof
             raise
         self.detach()
-        self._no_seam = (
-            f"no seam between blocks and head of {type(self._model).__name__} reproduces its output; "
-            "use site='output' for this model"
-        )
+        self._no_seam = NOT_REPEATED
+        if repeats_itself(lambda: forward(*args, **kwargs)):
+            self._no_seam = (
+                f"no seam between blocks and head of {type(self._model).__name__} reproduces its output; "
+                "use site='output' for this model"
+            )
 
     def _install(self, seam: Seam) -> None:
         self.detach()

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, Capture, Replay, check_provable, same_bits, stand_in
+from foreseer.attach.bypass import (
+    LEFT_OUT,
+    NOT_REPEATED,
+    WRONG_PLACE,
+    Bypass,
+    Capture,
+    Replay,
+    repeats_itself,
+    same_bits,
+    stand_in,
+)
 from foreseer.attach.containers import flatten, rebuild, strip
 from foreseer.attach.hooks import Forward, is_compiled
 from foreseer.attach.module_finder import Found, ModuleFinder
@@ -156,7 +166,7 @@ class ModuleSite:
             if self.taken is None and self._no_modules is None:
                 self._find(forward, args, kwargs)
         if self._no_modules is not None:
-            raise NoFeatureError(self._no_modules, forward(*args, **kwargs))
+            raise NoFeatureError(self._no_modules, forward(*args, **kwargs), lasting=self._no_modules != NOT_REPEATED)
 
     def forecast(
         self,
@@ -195,7 +205,9 @@ class ModuleSite:
             raise
         if reason is not None:
             self.detach()
-            self._no_modules = f"{reason}; use site='last_block' or site='output' for this model"
+            self._no_modules = NOT_REPEATED
+            if repeats_itself(lambda: forward(*args, **kwargs)):
+                self._no_modules = f"{reason}; use site='last_block' or site='output' for this model"
 
     def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Find the modules, and why they cannot be bypassed, or ``None``."""
@@ -203,9 +215,8 @@ class ModuleSite:
         if any(is_compiled(part) for part in list(self._model.modules())[1:]):
             return f"blocks of {kind} are compiled, so that nothing inside them can be bypassed"
         with ModuleFinder(self._model) as finder:
-            output = forward(*args, **kwargs)
-        check_provable(output)
-        truth, found = flatten(output), finder.found()
+            truth = flatten(forward(*args, **kwargs))
+        found = finder.found()
         if not found.names:
             return f"{kind} has no blocks of attention and MLP modules on tokens"
         self._bypass.install(found.names)

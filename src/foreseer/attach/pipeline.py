@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from foreseer.attach.architecture import how_it_differs
 from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
@@ -19,7 +21,7 @@ from foreseer.attach.output_site import OutputSite
 from foreseer.attach.probe import PROBES, Probe
 from foreseer.attach.site import SiteHook
 from foreseer.attach.tokens import TokenSite
-from foreseer.errors import AttachError
+from foreseer.errors import AttachError, ForeseerWarning
 from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
@@ -91,6 +93,7 @@ def attach(
     for name, module in denoisers.items():
         _check_free(name or type(module).__name__, module, wanted)
         _check_shared(name or type(module).__name__, module, policy, wanted)
+        _check_alike(name or type(module).__name__, module, policy)
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict, _watch(pipe_or_model, denoisers))
     for name, module in denoisers.items():
@@ -172,6 +175,19 @@ def _check_shared(name: str, module: nn.Module, policy: AnyPolicy, site: Site) -
         raise AttachError(
             f"The {name} works on a part of the tokens in each process, and this gate looks inside it: the processes "
             "could decide differently. Use a Policy (a fixed schedule), or a gate on outputs with site='output'."
+        )
+
+
+def _check_alike(name: str, module: nn.Module, policy: AnyPolicy) -> None:
+    """Say that rows were learned on another network than this one: they forecast, but what is not known."""
+    known = policy.learned_on.get("denoiser")
+    difference = how_it_differs(module, known) if known is not None else ""
+    if difference:
+        warnings.warn(
+            f"The rows of this policy were learned on another network than this {name}: on {difference}. They may "
+            "forecast poorly here: calibrate on this pipeline.",
+            ForeseerWarning,
+            stacklevel=4,
         )
 
 

@@ -21,11 +21,13 @@ class NoFeatureError(RuntimeError):
 
     Attributes:
         output: what the network returned.
+        lasting: whether later runs will meet the same.
     """
 
-    def __init__(self, reason: str, output: Any) -> None:
+    def __init__(self, reason: str, output: Any, lasting: bool = True) -> None:
         super().__init__(reason)
         self.output = output
+        self.lasting = lasting
 
 
 @runtime_checkable

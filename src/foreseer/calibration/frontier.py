@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ class FrontierPoint:
         evaluations: calls of the network, of all branches of guidance that the kernel knows.
         speedup: of the number of calls.
         error: expected relative error of the final sample, root mean square over prompts, cross-validated.
-        spread: standard error of that mean.
+        spread: standard error of that mean; ``nan`` for a single prompt.
         worst: the largest over prompts.
         computed_steps: the steps at which any branch computes.
         branch_steps: the computed steps of branches that do not compute at all of them.
@@ -48,8 +49,8 @@ class FrontierPoint:
     knee: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain numbers and lists."""
-        return asdict(self)
+        """The same as plain numbers and lists; the spread is ``None`` where a single prompt tells none."""
+        return {**asdict(self), "spread": None if math.isnan(self.spread) else self.spread}
 
 
 def trace_frontier(

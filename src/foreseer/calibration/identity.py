@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from foreseer import __version__
+from foreseer.attach.architecture import architecture_of
 from foreseer.attach.denoisers import find_denoisers
 
 
@@ -24,6 +25,7 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
     others = {key: fingerprint(value) for key, value in options.items() if key not in named}
     return {
         "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
+        "denoiser": architecture_of(find_denoisers(pipe).values()),
         "dtype": ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in _dtypes(pipe)})),
         "scheduler": type(pipe.scheduler).__name__,
         "guidance": str(scale),

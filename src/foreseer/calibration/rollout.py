@@ -175,7 +175,7 @@ class _Draft:
         apart = rule.branch_steps(kernel.grid) if names else {}
         self.steps = [np.array(apart.get(name, self.computed)) for name in names or ("",)]
         self._grid = kernel.grid
-        known = {name: kernel.provenance.get(name, "") for name in ("model", "guidance")}
+        known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser", "guidance")}
         self._provenance = {**provenance, **known}
         self._shared = KernelRows(kernel).rows(self.computed, kernel.grid)
 

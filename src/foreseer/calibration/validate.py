@@ -36,7 +36,16 @@ class ExpectedError:
     ridge: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} +- {self.spread:.4f} (worst prompt {self.worst:.4f})"
+        return f"{plus_minus(self.mean, self.spread)} (worst prompt {self.worst:.4f})"
+
+
+def plus_minus(mean: float, spread: float) -> str:
+    """A mean and its standard error, which a single prompt does not tell.
+
+    >>> plus_minus(0.02, 0.001), plus_minus(0.02, math.nan)
+    ('0.0200 +- 0.0010', '0.0200 of one prompt')
+    """
+    return f"{mean:.4f} of one prompt" if math.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
 
 
 def held_out_errors(

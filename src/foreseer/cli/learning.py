@@ -185,6 +185,8 @@ def frontier(
 
 
 def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
+    from foreseer.calibration.validate import plus_minus
+
     table = Table(box=None, pad_edge=False)
     budget = ("calls", "NFE") if evaluations else ("NFE",)
     for column in (*budget, "speedup", "expected error", "of prompts, worst", "computed steps"):
@@ -196,7 +198,7 @@ def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
         table.add_row(
             *map(str, spent),
             f"{point.speedup:.2f}",
-            f"{point.error:.4f} +- {point.spread:.4f}{mark}",
+            f"{plus_minus(point.error, point.spread)}{mark}",
             f"{point.worst:.4f}",
             escape("; ".join([" ".join(map(str, point.computed_steps)), *apart])),
         )

@@ -14,6 +14,7 @@ from foreseer.errors import ForecastError
 from foreseer.grid import Grid
 
 NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Forecaster(ABC):
@@ -21,6 +22,11 @@ class Forecaster(ABC):
 
     Subclasses are frozen dataclasses; what they know of a run is its computed steps and its grid.
     """
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """Words about what the rows were learned from, as a kernel's provenance has them; empty for a formula."""
+        return NOTHING
 
     def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
         """The weights of the K computed steps in the forecast of ``step``.

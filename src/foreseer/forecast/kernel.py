@@ -72,6 +72,11 @@ class KernelRows(Forecaster):
             words += f", own={self.own!r}, steer={self.steer!r}"
         return f"KernelRows({words})"
 
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """The kernel's provenance."""
+        return self.kernel.provenance
+
     def branch_rows(
         self,
         computed_steps: Sequence[int] | np.ndarray,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +50,11 @@ class GatedPolicy:
             check_count("max_nfe", self.max_nfe, PlanError, least=1)
         if self.deciding not in ("first", "each"):
             raise PlanError(f"deciding is {self.deciding!r}; expected 'first' or 'each'.")
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """As a policy's."""
+        return self.forecaster.learned_on
 
     def plan_after(self, computed_steps: tuple[int, ...], grid: Grid) -> Plan:
         """The plan of a run on ``grid`` that computes ``computed_steps`` and forecasts the rest; kept across runs.

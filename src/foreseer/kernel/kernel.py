@@ -185,7 +185,7 @@ class Kernel:
         """Both kernels' prompts in one.
 
         Raises:
-            KernelError: they are of other grids, sites or models.
+            KernelError: they are of other grids, sites or models, or a run of one is in the other too.
         """
         for what, mine, its in (
             ("grid", self.grid, other.grid),
@@ -197,6 +197,8 @@ class Kernel:
             same = mine.matches(its) if isinstance(mine, Grid) and isinstance(its, Grid) else mine == its
             if not same:
                 raise KernelError(f"These kernels do not add up: one has {what} {mine!r}, the other {its!r}.")
+        if {one.tobytes() for one in self.grams} & {one.tobytes() for one in other.grams}:
+            raise KernelError("These kernels do not add up: a run of one is in the other too, and would count twice.")
         hashes = "+".join(one.provenance.get("prompts_hash", "") for one in (self, other))
         provenance = {
             **self.provenance,

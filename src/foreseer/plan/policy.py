@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from foreseer.errors import PlanError
@@ -58,6 +59,14 @@ class Policy:
                 f"{type(self.schedule).__name__} and {type(self.forecaster).__name__}."
             )
 
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """Words about what its rows were learned from, as a kernel's provenance has them; empty for a formula."""
+        if self.plan is not None:
+            return self.plan.provenance
+        assert self.forecaster is not None
+        return self.forecaster.learned_on
+
     @classmethod
     def from_plan(cls, plan: Plan, otherwise: Policy | None = None) -> Policy:
         """A policy that serves ``plan`` on the plan's own grid.
@@ -102,7 +111,8 @@ class Policy:
         if found is None:
             assert self.schedule is not None
             assert self.forecaster is not None
-            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster)}
+            known = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
+            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **known}
             computed = self.schedule.on(grid, first_step, spent)
             apart = self.schedule.branch_steps(grid, first_step)
             found = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=apart)

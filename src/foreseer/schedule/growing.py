@@ -36,7 +36,7 @@ class Growing(Schedule):
     interval: float = 2
     warmup: int = 5
     alpha: float = 0.75
-    nfe: int | None = field(default=None, repr=False, compare=False)
+    nfe: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_number("interval", self.interval, ScheduleError, least=1)

@@ -34,7 +34,7 @@ class Uniform(Schedule):
     interval: float
     warmup: int = 1
     last: int = 0
-    nfe: int | None = field(default=None, repr=False, compare=False)
+    nfe: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_number("interval", self.interval, ScheduleError, least=1)
