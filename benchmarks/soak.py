@@ -52,6 +52,7 @@ def resident_kib() -> int:
 
 def tensor_kib() -> int:
     """What all living tensors hold, each storage once."""
+    gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # looking at every object wakes deprecated ones
         storages = {
@@ -69,20 +70,23 @@ def slope(points: list[tuple[int, int]]) -> float:
     return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
 
 
-def soak(generations: int, seed: int, unattached: bool = False) -> dict[str, Any]:
-    """Run them all; what was seen. With ``unattached`` nothing is attached: what is left then is not ours."""
+def soak(generations: int, seed: int, unattached: bool = False, plain: bool = False) -> dict[str, Any]:
+    """Run them all; what was seen. With ``unattached`` nothing is attached: what is left then is not ours.
+
+    With ``plain`` nothing is done to the model: copying, offloading and compiling it leave memory of their own behind.
+    """
     dice, studio = random.Random(seed), Studio()
     handles: list[weakref.ref[fs.Handle]] = []
     memory: list[tuple[int, int]] = []
     tensors: list[tuple[int, int]] = []
     seen: Counter[str] = Counter({"errors": 0})
     settings: Counter[str] = Counter()
-    attached = draw_handle(dice, unattached)
+    attached = draw_handle(dice, unattached, plain)
     descriptors = open_descriptors()
     for count in range(1, generations + 1):
         handle_is_new = count == 1 or dice.random() < 0.3
         if handle_is_new:
-            attached = draw_handle(dice, unattached)
+            attached = draw_handle(dice, unattached, plain)
             handle = studio.attach(attached)
             settings.update([attached["host"], attached["dtype"]])
             handles += [weakref.ref(handle)] if handle is not None else []
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--unattached", action="store_true", help="attach nothing, for comparison")
+    parser.add_argument("--plain", action="store_true", help="do nothing to the model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -152,12 +157,10 @@ def main() -> None:
         studio.attach(attached)
         print(studio.run(asked))
         return
-    found = soak(given.generations, given.seed, given.unattached)
+    found = soak(given.generations, given.seed, given.unattached, given.plain)
+    kinds = [kind for kind in ("unattached", "plain") if getattr(given, kind)]
     command = f"python -m benchmarks.soak --generations {given.generations} --seed {given.seed}"
-    if given.unattached:
-        write("soak_unattached", f"{command} --unattached", [found])
-    else:
-        write("soak", command, [found])
+    write("_".join(["soak", *kinds]), " ".join([command, *(f"--{kind}" for kind in kinds)]), [found])
 
 
 if __name__ == "__main__":

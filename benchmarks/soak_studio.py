@@ -32,10 +32,11 @@ class BrokenOffError(Exception):
     """What a disturbed run is broken off with."""
 
 
-def draw_handle(dice: random.Random, unattached: bool = False) -> dict[str, Any]:
+def draw_handle(dice: random.Random, unattached: bool = False, plain: bool = False) -> dict[str, Any]:
     """A host setting, and a method at a random budget or no attachment at all."""
     names = [name for name, method in fs.methods.METHODS.items() if name != "l2p" and not method.reduces_steps]
     host = dice.choice([*["plain"] * 5, *HOSTS])
+    host = "plain" if plain else host
     none, name = dice.random() < 0.1, dice.choice(names)
     dtype = dice.choice(["float32", "float32", "float32", "bfloat16", "float16"])
     return {
