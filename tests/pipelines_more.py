@@ -50,9 +50,9 @@ def pixart_sigma() -> TinyPipeline:
     return make("pixart_sigma", "PixArtSigmaPipeline", model, scheduler, call, UNNAMED, 64)
 
 
-def sana() -> TinyPipeline:
-    """Sana: linear attention, DPM-Solver++ on flow sigmas."""
-    model = diffusers.SanaTransformer2DModel(
+def sana_transformer(**more: Any) -> Any:
+    """A tiny transformer of Sana's."""
+    return diffusers.SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
         num_layers=2,
@@ -62,7 +62,12 @@ def sana() -> TinyPipeline:
         caption_channels=WIDTH,
         sample_size=8,
         **HEADS,
+        **more,
     )
+
+
+def sana() -> TinyPipeline:
+    """Sana: linear attention, DPM-Solver++ on flow sigmas."""
     scheduler = diffusers.DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
@@ -71,7 +76,7 @@ def sana() -> TinyPipeline:
         given = {"negative_prompt": None, "use_resolution_binning": False, **pair(batch), **masks(batch)}
         return images(pipe(**given, **square(size), **options))
 
-    return make("sana", "SanaPipeline", model, scheduler, call, UNNAMED, 256)
+    return make("sana", "SanaPipeline", sana_transformer(), scheduler, call, UNNAMED, 256)
 
 
 def chroma() -> TinyPipeline:

@@ -149,6 +149,10 @@ def ltx() -> TinyPipeline:
     return make("ltx", "LTXPipeline", model, flow(use_dynamic_shifting=True), call, JOINT, 64)
 
 
+# diffusers 0.37 has no guidance by skipped blocks and by the other modality.
+LTX2_GUIDES_MORE = "stg_scale" in inspect.signature(diffusers.LTX2Pipeline.__call__).parameters
+
+
 def ltx2() -> TinyPipeline:
     """LTX-2: video and audio come out of one network, called under three names a step."""
     model = diffusers.LTX2VideoTransformer3DModel(
@@ -195,8 +199,7 @@ def ltx2() -> TinyPipeline:
     }
 
     more_guidance = {"stg_scale": 1.0, "modality_scale": 3.0, "spatio_temporal_guidance_blocks": [1]}
-    if "stg_scale" not in inspect.signature(diffusers.LTX2Pipeline.__call__).parameters:  # diffusers 0.37
-        more_guidance = {}
+    more_guidance = more_guidance if LTX2_GUIDES_MORE else {}
 
     def call(pipe: Any, batch: int, size: int, **options: Any) -> Any:
         given = {**pair(batch), **masks(batch), "num_frames": 9, **more_guidance}

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import foreseer as fs
 from foreseer.cli import app
 from tests.folders import PARTS, save
+from tests.pipelines_video import LTX2_GUIDES_MORE
 
 STEPS, NFE, SIZE = 6, 4, 32
 TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
@@ -27,13 +28,15 @@ class Family(NamedTuple):
     methods: tuple[str, ...] = ("reuse", "taylorseer")
 
 
-LTX2 = ["num_frames=9", "max_sequence_length=16", "spatio_temporal_guidance_blocks=[1]"]
+LTX2 = ["num_frames=9", "max_sequence_length=16", *(["spatio_temporal_guidance_blocks=[1]"] * LTX2_GUIDES_MORE)]
 FAMILIES = {
     "sd3": Family([]),
     "sdxl": Family([]),
     "qwen_image": Family(["--true-cfg", "3", "--negative", "a blur"], 2),
     "wan": Family(["--option", "num_frames=5"], 2, 5),
-    "ltx2": Family([word for given in LTX2 for word in ("--option", given)], 3, 9, 4, 3, ("reuse",)),
+    "ltx2": Family(
+        [word for given in LTX2 for word in ("--option", given)], 3 if LTX2_GUIDES_MORE else 1, 9, 4, 3, ("reuse",)
+    ),
 }
 # Of the others, what a call needs at this size.
 UNBINNED = ["--option", "use_resolution_binning=false"]

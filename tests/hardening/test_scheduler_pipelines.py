@@ -15,6 +15,7 @@ import foreseer as fs
 from tests.attach.common import STEPS, policy
 from tests.pipelines import TOKENS, WIDTH, StandIn, assemble, build, embeds, pair, randomise, square
 from tests.pipelines_image import HEADS
+from tests.pipelines_more import sana_transformer
 from tests.pipelines_video import tiny_wan_vae
 
 Run = Callable[..., Tensor]
@@ -39,18 +40,7 @@ def cogvideox() -> tuple[Any, Run]:
 
 def sana_sprint() -> tuple[Any, Run]:
     """Sana Sprint in more than its two steps."""
-    model = diffusers.SanaTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=16,
-        cross_attention_dim=WIDTH,
-        caption_channels=WIDTH,
-        sample_size=8,
-        guidance_embeds=True,
-        **HEADS,
-    )
+    model = sana_transformer(guidance_embeds=True)
     pipe = assemble(diffusers.SanaSprintPipeline, transformer=randomise(model), scheduler=diffusers.SCMScheduler())
     prompt = {"prompt_embeds": embeds(1, TOKENS, WIDTH), "prompt_attention_mask": torch.ones(1, TOKENS).long()}
     steps = {"num_inference_steps": STEPS, "intermediate_timesteps": None, "use_resolution_binning": False}

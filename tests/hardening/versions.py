@@ -16,7 +16,10 @@ from pathlib import Path
 
 from tests.hardening.cells import ROOT
 
-SUITES = ("tests/attach", "tests/contract", "tests/hardening")
+SUITES = (
+    *("tests/attach", "tests/contract", "tests/hardening", "tests/gate", "tests/calibration"),
+    *("tests/test_cli.py", "tests/test_cli_folders.py"),
+)
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2")  # slow to import, and of one suite's use: not in `dev`
 
