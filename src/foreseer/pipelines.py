@@ -14,6 +14,7 @@ from foreseer import zoo
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.files import read_text, reason
 
+NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
@@ -101,15 +102,15 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown:
+        raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     wanted = arguments.get("true_cfg_scale", 0)
-    if isinstance(wanted, int | float) and wanted > 1 and not any(one.startswith("negative") for one in arguments):
+    if isinstance(wanted, int | float) and wanted > 1 and not NEGATIVE & arguments.keys():
         raise PipelineError(
             f"true_cfg_scale is {wanted:g}, and diffusers drops that guidance without a negative prompt: give one "
             "(negative_prompt, --negative; it may be empty)."
         )
-    unknown = [name for name in arguments if name not in accepted]
-    if unknown:
-        raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
     if "class_labels" in accepted:

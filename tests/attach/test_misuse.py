@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from types import SimpleNamespace
 
+import numpy as np
+import peft
 import pytest
 import torch
 
@@ -15,7 +19,8 @@ from foreseer.calibration.validate import expected_error
 from foreseer.errors import AttachError
 from foreseer.kernel import KernelError
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
-from tests.attach.common import policy, tiny
+from tests.attach.common import denoiser, policy, tiny
+from tests.pipelines import build
 
 GRID = fs.Grid.uniform(4)
 
@@ -51,6 +56,10 @@ def test_guidance_that_diffusers_would_drop_is_refused() -> None:
     with pytest.raises(PipelineError, match=r"true_cfg_scale is 3, .*without a negative prompt"):
         fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, true_cfg_scale=3.0)
     assert call_arguments(pipe, "a red apple", {"true_cfg_scale": 3.0, "negative_prompt": ""})["true_cfg_scale"] == 3.0
+    with pytest.raises(PipelineError, match="without a negative prompt"):
+        call_arguments(pipe, "a red apple", {"true_cfg_scale": 3.0, "negative_prompt_2": "a blur"})
+    with pytest.raises(PipelineError, match="takes no true_cfg_scale"):
+        call_arguments(tiny("sd3").pipe, "a red apple", {"true_cfg_scale": 3.0})
     assert call_arguments(pipe, "a red apple", {"true_cfg_scale": 1.0}) == {
         "prompt": "a red apple",
         "true_cfg_scale": 1.0,
@@ -69,8 +78,26 @@ def test_rows_of_another_network_are_told() -> None:
     with pytest.warns(fs.ForeseerWarning, match="on a FluxTransformer2DModel, and this is a SD3Transformer2DModel"):
         fs.accelerate(tiny("sd3").pipe, learned_on_flux()).detach()
     layers = tiny("flux").pipe.transformer.config.num_layers
-    with pytest.warns(fs.ForeseerWarning, match=rf"a FluxTransformer2DModel with num_layers 57 \({layers} here\)"):
+    with pytest.warns(fs.ForeseerWarning, match=rf"one with num_layers 57 \({layers} here\)"):
         fs.accelerate(tiny("flux").pipe, learned_on_flux(num_layers=57)).detach()
+
+
+def test_a_network_that_is_wrapped_is_no_other() -> None:
+    model = build("flux").pipe.transformer
+    known = architecture_of([model])
+    wrapping = type("FSDPFluxTransformer2DModel", (type(model),), {"__module__": "elsewhere"})
+    wrapped = copy.copy(model)
+    wrapped.__class__ = wrapping
+    assert how_it_differs(wrapped, known) == ""
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["to_q"]))
+    assert how_it_differs(adapted, known) == ""
+    assert how_it_differs(model, architecture_of([adapted])) == ""
+    assert "num_layers" in how_it_differs(adapted, known.replace('"num_layers": ', '"num_layers": 5'))
+
+    own = denoiser()
+    own.config = SimpleNamespace(width=3)  # no mapping, as dataclasses are none
+    assert how_it_differs(own, known) == ""
+    del own.config
 
 
 @pytest.mark.parametrize("known", ["", "[]", "{}", "null", "7", '["words"]', "[" * 100_000, '[{"class": 3}]', "[[1]]"])
@@ -88,6 +115,10 @@ def test_a_run_counts_once_in_a_kernel() -> None:
     with pytest.raises(KernelError, match="would count twice"):
         kernel.merge(fs.calibrate(pipe, ["a red apple"], **call))
     assert kernel.merge(fs.calibrate(pipe, ["a red apple"], seed=7, **call)).prompts == 3
+    assert kernel.merge(kernel, may_share=True).prompts == 4
+    latents = torch.randn(1, 4, pipe.transformer.config.in_channels, generator=torch.Generator().manual_seed(1))
+    twice = fs.calibrate(pipe, ["a red apple"] * 2, latents=latents, **call)  # the same run twice, as asked
+    assert np.array_equal(*twice.grams)
     with fs.accelerate(pipe, fs.learned(kernel, nfe=2)) as handle:
         assert handle.policy.learned_on["denoiser"] == architecture_of([pipe.transformer])
     alone = kernel.subset([0])

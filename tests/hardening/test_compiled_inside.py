@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.attach.common import policy
 from tests.hardening.served import WHEN
 from tests.pipelines import TinyPipeline, build
 
+LOST = "left out what it called|not called as when|other (order|modules|blocks)"
 BETWEEN = {
     "change": policy("change"),
     "TeaCache": GatedPolicy(TeaCache(0.3), Reuse(), site="change", deciding="each"),
@@ -86,23 +88,34 @@ def test_inside_of_compiled_blocks(site: str, how: str, when: str) -> None:
     "hosts", "blocks replaced or compiled in the middle of a run: the forecast is not believed", "fails open"
 )
 @pytest.mark.usefixtures("as_users_call")
-@pytest.mark.parametrize("site", ["modules", "tokens", "change", "last_block"])
-def test_interceptions_lost_in_mid_run(site: str) -> None:
+@pytest.mark.parametrize("at", [0, 1, 2])  # before a forecast step, or a computed one
+@pytest.mark.parametrize(
+    ("site", "lost"),
+    [
+        *itertools.product(["modules", "tokens", "change", "last_block"], ["single_transformer_blocks", "both"]),
+        ("last_block", "norm_out"),
+    ],
+)
+def test_interceptions_lost_in_mid_run(site: str, lost: str, at: int) -> None:
     tiny = build("flux")
     model, reference = tiny.pipe.transformer, tiny.run()
-    blocks = list(model.single_transformer_blocks)
+    names = ("transformer_blocks", "single_transformer_blocks") if lost == "both" else (lost,)
+    parts = {name: getattr(model, name) for name in names}
 
     def lose(pipe: object, index: int, t: object, given: dict[str, object]) -> dict[str, object]:
-        if index == 0:  # as one who puts copies of the blocks in their place
-            model.single_transformer_blocks = torch.nn.ModuleList(copy.deepcopy(block) for block in blocks)
+        if index == at:  # as one who puts copies of the blocks in their place
+            for name, part in parts.items():
+                setattr(model, name, copy.deepcopy(part))
         return {}
 
     with fs.accelerate(tiny.pipe, policy(site)) as handle:
-        with pytest.warns(fs.ForeseerWarning, match="left out what it called|not called as when|another order"):
+        with pytest.warns(fs.ForeseerWarning, match=LOST):
             found = tiny.run(callback_on_step_end=lose)
-        assert handle.record.failed_open[0].step == 1
+        assert handle.record.failed_open[0].step == at + 1
+        assert handle.record.forecast.get("cond", []) == list(range(1, at + 1, 2))
         assert torch.isfinite(found).all()
-        model.single_transformer_blocks = torch.nn.ModuleList(blocks)
+        for name, part in parts.items():
+            setattr(model, name, part)
         again = tiny.run()
         assert handle.record.failed_open == []
         assert torch.equal(tiny.run(), again)

@@ -150,13 +150,17 @@ def test_dropout(site: str) -> None:
     flux = build("flux")
     with fs.accelerate(flux.pipe, policy(site)):
         expected = flux.run()
-    drop = flux.pipe.transformer.norm_out.register_forward_hook(
-        lambda module, given, output: nn.functional.dropout(output, 0.5)
-    )
+    model = flux.pipe.transformer
+    model.proj_out = nn.Sequential(nn.Dropout(0.5), model.proj_out).train()
     with fs.accelerate(flux.pipe, policy(site)) as handle:
         with pytest.warns(fs.ForeseerWarning, match="called twice with the same input, the network gives other"):
             flux.run(seed=99)
         assert handle.record.forecast == {}
-        drop.remove()
+        calls: list[object] = []
+        hook = model.norm_out.register_forward_pre_hook(lambda *given: calls.append(given))
+        flux.run(seed=99)
+        hook.remove()
+        assert len(calls) == 8  # it is not tried again at every run
+        model.eval()
         assert torch.equal(flux.run(), expected)
         assert handle.record.failed_open == []

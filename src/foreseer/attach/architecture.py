@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -35,10 +35,17 @@ def how_it_differs(module: nn.Module, known: str) -> str:
 
 
 def _described(module: nn.Module) -> dict[str, Any]:
-    config = dict(getattr(unwrapped(module), "config", None) or {})
-    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+    config = getattr(unwrapped(module), "config", None)
+    named = config if isinstance(config, Mapping) else {}
+    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     kept = {name: value for name, value in sizes.items() if _is_size(name, value)}
-    return {"class": type(unwrapped(module)).__name__, **kept}
+    return {"class": _class_of(unwrapped(module)), **kept}
+
+
+def _class_of(module: nn.Module) -> str:
+    """The name of diffusers' class, also below one that wraps (FSDP); empty for a class of one's own, or PEFT's."""
+    names = (kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("diffusers.models."))
+    return next(names, "")
 
 
 def _is_size(name: str, value: Any) -> bool:
@@ -47,10 +54,11 @@ def _is_size(name: str, value: Any) -> bool:
 
 
 def _difference(here: dict[str, Any], there: dict[str, Any]) -> str:
-    if here["class"] != there.get("class"):
-        return f"a {there.get('class')}, and this is a {here['class']}"
-    apart = [name for name in here if name in there and here[name] != there[name]]
+    known = there.get("class")
+    if known and here["class"] and here["class"] != known:
+        return f"a {known}, and this is a {here['class']}"
+    apart = [name for name in here if name != "class" and name in there and here[name] != there[name]]
     if not apart:
         return ""
     listed = ", ".join(f"{name} {there[name]} ({here[name]} here)" for name in apart)
-    return f"a {here['class']} with {listed}"
+    return f"one with {listed}"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
 from foreseer.attach.hooks import Forward, Interception
-from foreseer.attach.site import SiteError
+from foreseer.attach.site import NoFeatureError, SiteError
 
 # What a network may raise when it goes on from the wrong place.
-NOT_REPEATED = "called twice with the same input, the network gives other numbers: nothing can be proved on it"
 LEFT_OUT = "the network left out what it called when it was last computed (compiled since then, or replaced)"
 WRONG_PLACE = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
 
@@ -27,8 +26,10 @@ SomeHandler = TypeVar("SomeHandler", bound=Handler)
 class Bypass:
     """Stands before sub-modules: inside :meth:`handled_by` a handler answers their calls, else they run."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._interceptions: list[Interception] = []
+        self._places: list[tuple[nn.Module, str, nn.Module]] = []
         self._threads = threading.local()
 
     @property
@@ -39,13 +40,25 @@ class Bypass:
     def install(self, units: Iterable[nn.Module]) -> None:
         """Stand before ``units``, and no others."""
         self.remove()
-        for unit in {id(unit): unit for unit in units}.values():
+        apart = {id(unit): unit for unit in units}
+        for unit in apart.values():
             self._interceptions.append(Interception(unit, self._call_of(unit)))
+        self._places = _places(self._model, apart)
 
     def remove(self) -> None:
         """Leave the units as they were found."""
         while self._interceptions:
             self._interceptions.pop().remove()
+        self._places = []
+
+    def check_in_place(self, output: Any) -> None:
+        """See that all units are still where they were found in the model.
+
+        Raises:
+            NoFeatureError: another module stands in the place of one; ``output`` is what the network returned.
+        """
+        if any(parent._modules.get(name) is not unit for parent, name, unit in self._places):
+            raise NoFeatureError(LEFT_OUT, output)
 
     @contextmanager
     def handled_by(self, handler: SomeHandler) -> Iterator[SomeHandler]:
@@ -63,6 +76,18 @@ class Bypass:
             return forward(*args, **kwargs) if handler is None else handler(unit, forward, args, kwargs)
 
         return call
+
+
+def _places(model: nn.Module, units: Container[int]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Each module on the way from ``model`` to the units, these known by id, with its parent and its name there."""
+    found = {name for name, module in model.named_modules() if name and id(module) in units}
+    for name in tuple(found):
+        found.update(itertools.accumulate(name.split("."), "{}.{}".format))
+    return [
+        (model.get_submodule(parent), last, model.get_submodule(name))
+        for name in found
+        for parent, _, last in [name.rpartition(".")]
+    ]
 
 
 @dataclass
@@ -117,20 +142,7 @@ class Replay:
             raise SiteError(LEFT_OUT)
 
 
-def repeats_itself(run: Callable[[], Any]) -> bool:
-    """Whether the network gives the same finite numbers twice, without which nothing can be proved on it."""
-    try:
-        return same_bits(flatten(run()), flatten(run()))  # what is not a number equals nothing
-    except UnknownContainerError:
-        return True
-
-
 def stand_in(output: Any) -> Any:
     """``output`` with every tensor replaced by a zero spread over its shape: right in shape, without content."""
     zeros = (tensor.new_zeros(()).expand(tensor.shape) for tensor in flatten(output))
     return rebuild(output, zeros)
-
-
-def same_bits(truth: list[Tensor], found: list[Tensor]) -> bool:
-    """Whether both hold equal tensors."""
-    return len(truth) == len(found) and all(torch.equal(a, b) for a, b in zip(truth, found, strict=True))

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import NOT_REPEATED, WRONG_PLACE, Bypass, repeats_itself, same_bits
+from foreseer.attach.bypass import WRONG_PLACE, Bypass
 from foreseer.attach.chain import ChainWatch, NoChainError, Segment
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Forward
+from foreseer.attach.proof import Unproven, same_bits, unproven
 from foreseer.attach.ranges import Captured, Layout, Replayed, Skipped, Truth
 from foreseer.attach.seam import find_blocks
 from foreseer.attach.site import NoFeatureError
@@ -38,10 +39,10 @@ class ChangeSite:
     def __init__(self, model: nn.Module, site: Change) -> None:
         self._model = model
         self._site = site
-        self._blocks = Bypass()
+        self._blocks = Bypass(model)
         self._installed = False
-        self._layouts: dict[tuple[nn.Module, ...], Layout | str] = {}  # by the blocks called
-        self._latest: Layout | str | None = None
+        self._layouts: dict[tuple[nn.Module, ...], Layout | Unproven] = {}  # by the blocks called
+        self._latest: Layout | Unproven | None = None
         self._lock = threading.Lock()
 
     def compute(
@@ -49,16 +50,19 @@ class ChangeSite:
     ) -> tuple[Any, list[Tensor]]:
         """Run the network; the feature is what the ranges change, empty where no step to come needs it."""
         layout = branch.memory.get("layout") or self._latest or self._follow(forward, args, kwargs)
-        if isinstance(layout, str):
-            raise NoFeatureError(layout, forward(*args, **kwargs), lasting=layout != NOT_REPEATED)
+        if isinstance(layout, Unproven):
+            raise layout.raised_on(forward(*args, **kwargs))
         captured, output = self._capture(layout, forward, args, kwargs, branch)
         if not captured.complete:  # a branch that calls other blocks
             layout = self._layouts.get(tuple(captured.called)) or self._follow(forward, args, kwargs)
-            if isinstance(layout, str):
-                raise NoFeatureError(layout, output, lasting=layout != NOT_REPEATED)
+            if isinstance(layout, Unproven):
+                raise layout.raised_on(output)
             captured, output = self._capture(layout, forward, args, kwargs, branch)
             if not captured.complete:
                 raise NoFeatureError("the network calls its blocks in another order each time", output)
+        self._blocks.check_in_place(output)
+        if branch.memory.setdefault("layout", layout) is not layout:
+            raise NoFeatureError("the network called other blocks than at the step computed before", output)
         branch.memory.update(layout=layout, stand_ins=captured.stand_ins)
         return output, layout.feature(captured.changes, like=next(iter(captured.changes.values()))[0])
 
@@ -110,7 +114,7 @@ class ChangeSite:
             output = forward(*args, **kwargs)
         return captured, output
 
-    def _follow(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | str:
+    def _follow(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Layout | Unproven:
         """The layout of a network called for the first time, or why there is none."""
         with self._lock:
             if not self._installed:
@@ -118,9 +122,10 @@ class ChangeSite:
                 self._installed = True
             with self._blocks.handled_by(ChainWatch()) as watch:
                 expected = forward(*args, **kwargs)
+            self._blocks.check_in_place(expected)
             chain = watch.chain()
             reason = "bypassing them does not reproduce its output"
-            found: Layout | str | None = None
+            found: Layout | Unproven | None = None
             for alone in (False, True):
                 try:
                     layout = Layout.of(chain, self._site, alone)
@@ -131,9 +136,9 @@ class ChangeSite:
                     reason = str(error)
                     break
             if found is None:
-                kind, found = type(self._model).__name__, NOT_REPEATED
-                if repeats_itself(lambda: forward(*args, **kwargs)):
-                    found = f"{kind} has no range of blocks with a change: {reason}; use site='output' for this model"
+                kind = type(self._model).__name__
+                reason = f"{kind} has no range of blocks with a change: {reason}; use site='output' for this model"
+                found = unproven(reason, lambda: forward(*args, **kwargs))
             self._layouts[chain.modules] = self._latest = found
             return found
 

@@ -125,7 +125,7 @@ class DenoiserHook(Listener):
         return output
 
     def _follow_changes(self) -> None:
-        """Where modules inside came, went, were wrapped or compiled since the last run, have them found anew.
+        """Where modules inside came, went, were wrapped, compiled or trained since the last run, have them found anew.
 
         So too where nothing could be proved on the last run's numbers.
         """
@@ -181,6 +181,6 @@ class DenoiserHook(Listener):
         return output
 
 
-def _inside(model: nn.Module) -> list[tuple[weakref.ref[nn.Module], bool]]:
-    """The modules inside of ``model``, and whether each was compiled."""
-    return [(weakref.ref(part), is_compiled(part)) for part in model.modules() if part is not model]
+def _inside(model: nn.Module) -> list[tuple[weakref.ref[nn.Module], bool, bool]]:
+    """The modules inside of ``model``, and whether each was compiled, and is in training (dropout)."""
+    return [(weakref.ref(part), is_compiled(part), part.training) for part in model.modules() if part is not model]

@@ -33,7 +33,7 @@ class InsideProbe(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._blocks = Remembering()
+        self._blocks = Remembering(model)
         self._known: dict[tuple[Any, ...], FirstBlockCall] = {}
         self._installed = False
         self._lock = threading.Lock()
@@ -83,12 +83,13 @@ class InsideProbe(ABC):
                 with self._blocks.handled_by(Sums(shapes.seen)) as sums:
                     forward(*given, **named)
                 seen.append(sums.sums)
-            if not all(math.isfinite(one) for given in sums.sums for about in given.values() for one in about):
-                raise SignalError("what reaches the blocks is not finite")
         except WRONG_PLACE as error:
             raise SignalError(f"the sample cannot be followed to the blocks: {error}") from error
         for index, (link, one, other) in enumerate(zip(shapes.chain().links, *seen, strict=True)):
-            reached = [name for name in link.sources if name is not None and one[name] != other[name]]
+            streams = [name for name in link.sources if name is not None]
+            if not all(math.isfinite(number) for name in streams for number in one[name]):
+                raise SignalError("what reaches the blocks is not finite")
+            reached = [name for name in streams if one[name] != other[name]]
             if reached:
                 largest = max(reached, key=lambda name: one[name][0])
                 return FirstBlockCall(shapes.seen, index, link, largest)

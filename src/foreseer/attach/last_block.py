@@ -9,20 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import (
-    NOT_REPEATED,
-    WRONG_PLACE,
-    Bypass,
-    Capture,
-    Replay,
-    repeats_itself,
-    same_bits,
-    stand_in,
-)
+from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, Capture, Replay, stand_in
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Interception
+from foreseer.attach.proof import Unproven, same_bits, unproven
 from foreseer.attach.seam import Seam, SeamFinder
-from foreseer.attach.site import Forward, NoFeatureError
+from foreseer.attach.site import Forward, NoFeatureError, SiteError
 from foreseer.attach.tracker import TrackedBranch
 
 
@@ -46,10 +38,18 @@ class _Skipped(Replay):
     def __init__(self, calls: list[tuple[nn.Module, Any]], feature: Sequence[Tensor]) -> None:
         super().__init__(calls)
         self.feature = feature
+        self._reached: set[int] = set()
 
     def at_head(self, index: int, value: Tensor) -> Tensor:
         """The feature of a head."""
+        self._reached.add(index)
         return self.feature[index]
+
+    def finish(self) -> None:
+        """See that all blocks and heads were called."""
+        super().finish()
+        if len(self._reached) < len(self.feature):
+            raise SiteError(LEFT_OUT)
 
 
 class LastBlockSite:
@@ -63,8 +63,8 @@ class LastBlockSite:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._seam: Seam | None = None
-        self._no_seam: str | None = None
-        self._blocks = Bypass()
+        self._no_seam: Unproven | None = None
+        self._blocks = Bypass(model)
         self._hooks: list[Interception] = []
         self._lock = threading.Lock()
 
@@ -76,12 +76,13 @@ class LastBlockSite:
             if self._seam is None and self._no_seam is None:
                 self._find_seam(forward, args, kwargs)
         if self._no_seam is not None:
-            raise NoFeatureError(self._no_seam, forward(*args, **kwargs), lasting=self._no_seam != NOT_REPEATED)
+            raise self._no_seam.raised_on(forward(*args, **kwargs))
         with self._blocks.handled_by(_Captured()) as captured:
             output = forward(*args, **kwargs)
         assert self._seam is not None
         if len(captured.feature) != len(self._seam.heads):
             raise NoFeatureError("the head was not called as when the seam was found", output)
+        self._blocks.check_in_place(output)
         branch.memory["stand_ins"] = captured.calls
         return output, captured.feature
 
@@ -110,20 +111,20 @@ class LastBlockSite:
         finder = SeamFinder(self._model)
         with finder:
             expected = forward(*args, **kwargs)
+        candidates = list(finder.candidates())
         try:
-            for seam in finder.candidates():
+            for seam in candidates:
                 if self._proves_exact(seam, forward, args, kwargs, expected):
                     return
         except BaseException:
             self.detach()  # an unproven seam must not outlive an interrupted proof
             raise
         self.detach()
-        self._no_seam = NOT_REPEATED
-        if repeats_itself(lambda: forward(*args, **kwargs)):
-            self._no_seam = (
-                f"no seam between blocks and head of {type(self._model).__name__} reproduces its output; "
-                "use site='output' for this model"
-            )
+        reason = (
+            f"no seam between blocks and head of {type(self._model).__name__} reproduces its output; "
+            "use site='output' for this model"
+        )
+        self._no_seam = unproven(reason, lambda: forward(*args, **kwargs)) if candidates else Unproven(reason)
 
     def _install(self, seam: Seam) -> None:
         self.detach()

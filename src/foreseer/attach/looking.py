@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import Bypass, Handler, Replay, same_bits, stand_in
+from foreseer.attach.bypass import Bypass, Handler, Replay, stand_in
 from foreseer.attach.chain import ChainWatch, Link, given_tensors
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
 from foreseer.attach.hooks import Forward, unwrapped
+from foreseer.attach.proof import same_bits
 from foreseer.gate import SignalError
 
 

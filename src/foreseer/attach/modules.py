@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import (
-    LEFT_OUT,
-    NOT_REPEATED,
-    WRONG_PLACE,
-    Bypass,
-    Capture,
-    Replay,
-    repeats_itself,
-    same_bits,
-    stand_in,
-)
+from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, stand_in
 from foreseer.attach.containers import flatten, rebuild, strip
 from foreseer.attach.hooks import Forward, is_compiled
+from foreseer.attach.judge import judge
 from foreseer.attach.module_finder import Found, ModuleFinder
+from foreseer.attach.proof import Unproven, same_bits, unproven
 from foreseer.attach.site import NoFeatureError, SiteError
 from foreseer.attach.tracker import TrackedBranch
 
@@ -137,8 +129,8 @@ class ModuleSite:
     def __init__(self, model: nn.Module) -> None:
         self.taken: Taken | None = None
         self._model = model
-        self._no_modules: str | None = None
-        self._bypass = Bypass()
+        self._no_modules: Unproven | None = None
+        self._bypass = Bypass(model)
         self._lock = threading.Lock()
 
     def compute(
@@ -149,6 +141,7 @@ class ModuleSite:
         assert self.taken is not None
         with self._bypass.handled_by(ModuleCalls(self.taken)) as found:
             output = forward(*args, **kwargs)
+        self._bypass.check_in_place(output)
         if not found.calls:
             raise NoFeatureError(LEFT_OUT, output)
         if branch.memory.setdefault("names", found.names) != found.names:
@@ -166,7 +159,7 @@ class ModuleSite:
             if self.taken is None and self._no_modules is None:
                 self._find(forward, args, kwargs)
         if self._no_modules is not None:
-            raise NoFeatureError(self._no_modules, forward(*args, **kwargs), lasting=self._no_modules != NOT_REPEATED)
+            raise self._no_modules.raised_on(forward(*args, **kwargs))
 
     def forecast(
         self,
@@ -199,101 +192,44 @@ class ModuleSite:
 
     def _find(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            reason = self._prove(forward, args, kwargs)
+            found = self._prove(forward, args, kwargs)
         except BaseException:
             self.detach()  # unproven modules must not outlive an interrupted proof
             raise
-        if reason is not None:
+        if isinstance(found, Unproven):
             self.detach()
-            self._no_modules = NOT_REPEATED
-            if repeats_itself(lambda: forward(*args, **kwargs)):
-                self._no_modules = f"{reason}; use site='last_block' or site='output' for this model"
+            self._no_modules = found
+        else:
+            self.taken = found
 
-    def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-        """Find the modules, and why they cannot be bypassed, or ``None``."""
-        kind = type(self._model).__name__
+    def _prove(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Taken | Unproven:
+        """The modules to take, or why they cannot be bypassed."""
+        kind, instead = type(self._model).__name__, "; use site='last_block' or site='output' for this model"
         if any(is_compiled(part) for part in list(self._model.modules())[1:]):
-            return f"blocks of {kind} are compiled, so that nothing inside them can be bypassed"
+            return Unproven(f"blocks of {kind} are compiled, so that nothing inside them can be bypassed{instead}")
+
+        def run() -> Any:
+            return forward(*args, **kwargs)
+
         with ModuleFinder(self._model) as finder:
-            truth = flatten(forward(*args, **kwargs))
+            truth = flatten(run())
         found = finder.found()
         if not found.names:
-            return f"{kind} has no blocks of attention and MLP modules on tokens"
+            return Unproven(f"{kind} has no blocks of attention and MLP modules on tokens{instead}")
         self._bypass.install(found.names)
         try:
-            taken = self._choose(found, lambda: forward(*args, **kwargs))
+            taken = self._choose(found, run)
             with self._bypass.handled_by(ModuleCalls(taken)) as calls:
-                again = forward(*args, **kwargs)
+                again = run()
             with self._bypass.handled_by(Forecasts(calls.calls, calls.feature)):
-                bypassed = forward(*args, **kwargs)
+                bypassed = run()
+            if same_bits(truth, flatten(again)) and same_bits(truth, flatten(bypassed)):
+                return taken
+            reason = f"the attention and MLP modules of {kind}, bypassed by their outputs, do not reproduce its output"
         except torch.OutOfMemoryError:
             raise
         except NoFeatureError as error:
-            return f"{kind} has no such site: {error}"
+            reason = f"{kind} has no such site: {error}"
         except WRONG_PLACE as error:
-            return f"{kind} does not run with its attention and MLP modules bypassed ({error})"
-        if not (same_bits(truth, flatten(again)) and same_bits(truth, flatten(bypassed))):
-            return (
-                f"the attention and MLP modules of {kind}, bypassed by their own outputs, do not reproduce its output"
-            )
-        self.taken = taken
-        return None
-
-
-def judge(found: Found, bypass: Bypass, run: Any, running: Collection[nn.Module] = ()) -> set[nn.Module]:
-    """The modules whose outputs their block's own depends on; the others only feed them.
-
-    Each block is run again with its modules bypassed by their own outputs, but for one, which gives no numbers. If
-    nothing changes, that one is idle while the others are bypassed. Those in ``running`` are not bypassed.
-    """
-    needed = {block for block in found.blocks if block in found.names}
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    capture = Capture(lambda output: output)
-
-    def forget(*_: Any) -> None:
-        capture.calls.clear()
-
-    def try_without(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        truth, calls = flatten(output), list(capture.calls)
-        capture.calls.clear()
-        for index, (module, given) in enumerate(calls):
-            if module in needed:
-                continue
-            without = [*calls[:index], (module, _no_numbers(given)), *calls[index + 1 :]]
-            try:
-                with bypass.handled_by(_Without(without, module, running)):
-                    if not same_bits(truth, flatten(block.forward(*args, **kwargs))):
-                        needed.add(module)
-            except torch.OutOfMemoryError:
-                raise
-            except WRONG_PLACE:
-                needed.add(module)
-
-    try:
-        for block in set(found.blocks) - needed:
-            hooks.append(block.register_forward_pre_hook(forget))
-            hooks.append(block.register_forward_hook(try_without, with_kwargs=True))
-        with bypass.handled_by(capture):
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return needed
-
-
-class _Without(Replay):
-    """Gives outputs, but that some modules run: all of them but the one that gives no numbers."""
-
-    def __init__(self, calls: list[tuple[nn.Module, Any]], silent: nn.Module, running: Collection[nn.Module]) -> None:
-        super().__init__(calls)
-        self._silent = silent
-        self._running = running
-
-    def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The unit's output."""
-        output = super().__call__(module, forward, args, kwargs)
-        return forward(*args, **kwargs) if module in self._running and module is not self._silent else output
-
-
-def _no_numbers(output: Any) -> Any:
-    return rebuild(output, (tensor.new_full((), torch.nan).expand(tensor.shape) for tensor in flatten(output)))
+            reason = f"{kind} does not run with its attention and MLP modules bypassed ({error})"
+        return unproven(f"{reason}{instead}", run)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from foreseer.attach.bypass import WRONG_PLACE
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Forward
+from foreseer.attach.judge import judge
 from foreseer.attach.module_finder import Found
-from foreseer.attach.modules import Forecasts, ModuleSite, Passed, Taken, judge
+from foreseer.attach.modules import Forecasts, ModuleSite, Passed, Taken
 from foreseer.attach.site import NoFeatureError
 from foreseer.attach.token_scores import Influence, Scores
 from foreseer.attach.tracker import TrackedBranch

@@ -164,7 +164,7 @@ def _joined(kernel: Kernel | None, one: Kernel) -> Kernel:
     """``kernel`` with one prompt more, its identity unchanged; the first prompt's alone where there is none yet."""
     if kernel is None:
         return one
-    merged = kernel.merge(one)
+    merged = kernel.merge(one, may_share=True)
     words = {name: kernel.provenance[name] for name in ("prompts", "prompts_hash")}
     return replace(merged, provenance={**merged.provenance, **words})
 

@@ -181,11 +181,15 @@ class Kernel:
         weighted = self.sampler is not None or self.effects is not None
         return self.final_squares is not None and weighted
 
-    def merge(self, other: Kernel) -> Kernel:
+    def merge(self, other: Kernel, *, may_share: bool = False) -> Kernel:
         """Both kernels' prompts in one.
 
+        Args:
+            other: the one to add.
+            may_share: whether a run may be in both; it counts twice then.
+
         Raises:
-            KernelError: they are of other grids, sites or models, or a run of one is in the other too.
+            KernelError: they are of other grids, sites or models, or a run of one is in the other too and may not be.
         """
         for what, mine, its in (
             ("grid", self.grid, other.grid),
@@ -197,7 +201,7 @@ class Kernel:
             same = mine.matches(its) if isinstance(mine, Grid) and isinstance(its, Grid) else mine == its
             if not same:
                 raise KernelError(f"These kernels do not add up: one has {what} {mine!r}, the other {its!r}.")
-        if {one.tobytes() for one in self.grams} & {one.tobytes() for one in other.grams}:
+        if not may_share and {one.tobytes() for one in self.grams} & {one.tobytes() for one in other.grams}:
             raise KernelError("These kernels do not add up: a run of one is in the other too, and would count twice.")
         hashes = "+".join(one.provenance.get("prompts_hash", "") for one in (self, other))
         provenance = {
