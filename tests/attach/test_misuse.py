@@ -72,7 +72,6 @@ def learned_on_flux(**sizes: int) -> fs.Policy:
     return fs.Policy.from_plan(fs.Plan.compile(GRID, (0, 2), fs.forecast.Reuse(), provenance=provenance))
 
 
-@pytest.mark.cell("visible", "rows learned on a network of another kind or size: said when attaching", "works")
 def test_rows_of_another_network_are_told() -> None:
     fs.accelerate(tiny("flux").pipe, learned_on_flux()).detach()
     with pytest.warns(fs.ForeseerWarning, match="on a FluxTransformer2DModel, and this is a SD3Transformer2DModel"):

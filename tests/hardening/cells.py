@@ -44,6 +44,7 @@ ELSEWHERE = (
     ("numerics", "gradients enabled", "fails open", "attach/test_fail_open.py::test_with_gradients_every_step_is_computed"),
     ("numerics", "an output changed in place", "fails open", "attach/test_fail_open.py::test_an_output_written_to_by_the_loop_is_not_used"),
     ("visible", "said once a handle, with the reason", "works", "attach/test_fail_open.py::test_it_is_said_once_a_handle"),
+    ("visible", "rows learned on a network of another kind or size: said when attaching", "works", "attach/test_misuse.py::test_rows_of_another_network_are_told"),
     ("files", "plans, kernels, weights, prompts and settings truncated, with bits flipped, of 0 bytes, foreign, from the future, with huge or negative shapes", "refused", "fuzz/test_fuzz.py::test_fuzzed_files_give_their_kinds_error_or_what_is_valid"),
     ("files", "a pipe or a device in a file's place, when reading", "refused", "files/test_reading.py::test_no_pipe_is_waited_for_and_no_device_read"),
     ("files", "a pipe or a device in a file's place, when writing", "refused", "files/test_writing.py::test_no_pipe_or_device_is_replaced"),

@@ -84,9 +84,7 @@ def test_inside_of_compiled_blocks(site: str, how: str, when: str) -> None:
         assert len(handle.record.failed_open) == 8
 
 
-@pytest.mark.cell(
-    "hosts", "blocks replaced or compiled in the middle of a run: the forecast is not believed", "fails open"
-)
+@pytest.mark.cell("hosts", "blocks or the head replaced in the middle of a run: computed from there on", "fails open")
 @pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("at", [0, 1, 2])  # before a forecast step, or a computed one
 @pytest.mark.parametrize(
