@@ -29,6 +29,7 @@ _NAMES = {
     "Policy": "foreseer.plan",
     "accelerate": "foreseer.attach",
     "calibrate": "foreseer.calibration.calibrate",
+    "detach": "foreseer.attach",
     "gated": "foreseer.calibration.gated",
     "learned": "foreseer.calibration.learned",
     "rollout": "foreseer.calibration.rollout",
@@ -38,7 +39,7 @@ _NAMES = {
 
 if TYPE_CHECKING:
     from foreseer import forecast, gate, methods, schedule, site, zoo
-    from foreseer.attach import Handle, accelerate, wrap
+    from foreseer.attach import Handle, accelerate, detach, wrap
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.gated import gated
     from foreseer.calibration.learned import learned
@@ -62,6 +63,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "calibrate",
+    "detach",
     "forecast",
     "gate",
     "gated",

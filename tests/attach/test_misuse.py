@@ -32,6 +32,19 @@ def test_a_detached_handle_is_not_entered() -> None:
         pass
 
 
+def test_a_lost_handle_is_detached() -> None:
+    pipe = tiny("flux").pipe
+    fs.accelerate(pipe, policy())
+    with pytest.raises(AttachError, match=r"already: .*fs\.detach\(pipe\)"):
+        fs.accelerate(pipe, policy())
+    fs.detach(pipe.transformer)
+    handle = fs.accelerate(pipe, policy())
+    fs.detach(pipe)
+    assert not handle.attached
+    fs.detach(pipe)
+    fs.detach(SimpleNamespace())
+
+
 def test_a_wrapped_function_takes_a_grid_and_whole_steps(as_users_call: None) -> None:
     with pytest.raises(AttachError, match="expected a Grid"):
         fs.wrap(lambda x, t: x, policy(), [1.0, 0.5])

@@ -7,16 +7,16 @@ from foreseer.attach.handle import Handle
 from foreseer.attach.record import FailOpen, RunRecord
 
 if TYPE_CHECKING:
-    from foreseer.attach.pipeline import accelerate
+    from foreseer.attach.pipeline import accelerate, detach
 
-__all__ = ["FailOpen", "Handle", "RunRecord", "WrappedModel", "accelerate", "wrap"]
+__all__ = ["FailOpen", "Handle", "RunRecord", "WrappedModel", "accelerate", "detach", "wrap"]
 
 
 def __getattr__(name: str) -> object:
     # Attaching needs diffusers; wrapping a function does not.
-    if name == "accelerate":
-        from foreseer.attach.pipeline import accelerate
+    if name in ("accelerate", "detach"):
+        from foreseer.attach import pipeline
 
-        globals()["accelerate"] = accelerate
-        return accelerate
+        globals()[name] = getattr(pipeline, name)
+        return globals()[name]
     raise AttributeError(f"module 'foreseer.attach' has no attribute {name!r}")

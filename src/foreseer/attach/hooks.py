@@ -164,8 +164,14 @@ def is_compiled(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether Foreseer is attached to ``module``."""
+    return listener_of(module) is not None
+
+
+def listener_of(module: nn.Module) -> Listener | None:
+    """What :func:`listen` entered at ``module``, if anything."""
     registry = getattr(module, "_diffusers_hook", None)
-    return registry is not None and isinstance(registry.get_hook(HOOK_NAME), Listener)
+    found = registry.get_hook(HOOK_NAME) if registry is not None else None
+    return found if isinstance(found, Listener) else None
 
 
 def listen(module: nn.Module, listener: Listener) -> None:

@@ -14,7 +14,7 @@ from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
 from foreseer.attach.handle import Handle
-from foreseer.attach.hooks import is_compiled, is_hooked, unwrapped
+from foreseer.attach.hooks import is_compiled, is_hooked, listener_of, unwrapped
 from foreseer.attach.last_block import LastBlockSite
 from foreseer.attach.modules import ModuleSite
 from foreseer.attach.output_site import OutputSite
@@ -70,6 +70,19 @@ def accelerate(
             site lies inside of a model that was compiled as a whole, or a bare module came without its scheduler.
     """
     return attach(pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict)
+
+
+def detach(pipe_or_model: Any) -> None:
+    """Detach whatever handle is attached, whoever holds it; nothing happens where none is.
+
+    Args:
+        pipe_or_model: what was attached to, or another pipeline that holds the same denoiser.
+    """
+    denoisers = [pipe_or_model] if isinstance(pipe_or_model, nn.Module) else find_denoisers(pipe_or_model).values()
+    for module in denoisers:
+        listener = listener_of(module)
+        if isinstance(listener, DenoiserHook) and listener.handle is not None:
+            listener.handle.detach()
 
 
 def attach(
@@ -160,7 +173,9 @@ def _nothing_to_attach_to(pipe: Any) -> str:
 
 def _check_free(name: str, module: nn.Module, site: Site) -> None:
     if is_hooked(module):
-        raise AttachError(f"Foreseer is attached to this {name} already: detach that handle (handle.detach()) first.")
+        raise AttachError(
+            f"Foreseer is attached to this {name} already: detach first (handle.detach(), fs.detach(pipe))."
+        )
     if getattr(module, "is_cache_enabled", False):
         raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
     if not isinstance(site, Output) and is_compiled(module):
