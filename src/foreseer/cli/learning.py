@@ -77,7 +77,7 @@ def calibrate(
     kernel.save(out)
     partial.unlink(missing_ok=True)
     console.print(
-        f"wrote {out}: {kernel.prompts} prompts, {len(kernel.grid)} steps",
+        f"wrote {out}: {kernel.prompts} prompt{'s' if kernel.prompts != 1 else ''}, {len(kernel.grid)} steps",
         highlight=False,
         markup=False,
         soft_wrap=True,

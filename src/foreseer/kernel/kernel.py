@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.checks import frozen
+from foreseer.checks import check_kind, frozen
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
@@ -191,6 +191,7 @@ class Kernel:
         Raises:
             KernelError: they are of other grids, sites or models, or a run of one is in the other too and may not be.
         """
+        check_kind("other", other, Kernel, KernelError)
         for what, mine, its in (
             ("grid", self.grid, other.grid),
             ("site", self.site, other.site),
