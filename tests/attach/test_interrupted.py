@@ -31,6 +31,8 @@ def break_off(name: str, step: int) -> None:
         return forward(*args, **kwargs)
 
     hooks = [Interception(module, count) for module in tiny(name).modules]
+    for hook in hooks:
+        hook.install()
     try:
         with pytest.raises(StoppedError):
             tiny(name).run(seed=99)

@@ -48,7 +48,9 @@ def test_a_calibrated_policy_serves_the_pipeline(tiny: TinyPipeline, tmp_path: P
     for name, seen in seen_steps(tiny, STEPS).items():
         assert sorted(record.computed[name] + record.forecast.get(name, [])) == list(seen)
     error = float((sample - reference).norm() / reference.norm())
-    assert 0 < error < 0.5
+    assert error < 0.5
+    skipped = kernel.sampler[-1, 1:][[step - tiny.first_step(STEPS) for step in record.forecast_steps]]
+    assert (error > 0) == bool(np.any(skipped))  # a step of no length, Z-Image's last of diffusers 0.37, costs nothing
 
 
 @pytest.mark.parametrize("tiny", ["flux2_klein", "wan", "wan_2_2", "hunyuan_video_1_5", "chroma"], indirect=True)

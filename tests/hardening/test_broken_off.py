@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
-from foreseer.attach.hooks import Interception
+from foreseer.attach.hooks import Interception, is_hooked
 from foreseer.runtime import branch as branch_of_runtime
 from foreseer.site import SITES
 from tests.attach.common import STEPS, TinyDenoiser, accelerated, flow_scheduler, policy, sample, tiny
@@ -106,6 +106,7 @@ def test_a_lost_forecast_leaves_nothing() -> None:
             return result
 
         interception = Interception(tiny("flux").pipe.transformer, stop)
+        interception.install()
         with pytest.raises(StoppedError):
             tiny("flux").run(seed=99)
         interception.remove()
@@ -261,6 +262,40 @@ def test_interrupted_at_any_line(site: str) -> None:
         line += 1 + line // 5
     handle.detach()
     assert len(kept) > 20
+
+
+EMPTY = {"_diffusers_hook"}  # diffusers makes a registry when a context is set, and keeps it
+
+
+@pytest.mark.cell("runs", "Ctrl-C at any line of attaching and of letting go, then `fs.detach`: no trace left", "works")
+@EVERY_SITE
+@pytest.mark.parametrize("what", ["attaching", "letting go"])
+def test_attaching_interrupted_at_any_line(site: str, what: str) -> None:
+    pipe, line, finished = tiny("flux").pipe, 1, False
+    plain, model = tiny("flux").run(), pipe.transformer
+    untouched = {name: vars(part).keys() - EMPTY for name, part in model.named_modules()}
+    while not finished:
+        handle = fs.accelerate(pipe, policy(site)) if what == "letting go" else None
+        if handle is not None:
+            tiny("flux").run()
+        at_line, before = _Interrupting(line), sys.gettrace()
+        sys.settrace(at_line)
+        try:
+            if handle is None:
+                fs.accelerate(pipe, policy(site))
+            else:
+                handle.detach()
+            finished = True
+        except KeyboardInterrupt:
+            line += 1 + line // 10
+        finally:
+            sys.settrace(before)
+        fs.detach(pipe)
+        assert not is_hooked(model), at_line.where
+        for name, part in model.named_modules():
+            assert vars(part).keys() - EMPTY == untouched[name], (at_line.where, name)
+        assert torch.equal(tiny("flux").run(), plain), at_line.where
+    assert line > 20
 
 
 def digest(site: str, broken: bool = False) -> str:

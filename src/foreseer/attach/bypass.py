@@ -43,12 +43,14 @@ class Bypass:
         apart = {id(unit): unit for unit in units}
         for unit in apart.values():
             self._interceptions.append(Interception(unit, self._call_of(unit)))
+            self._interceptions[-1].install()
         self._places = _places(self._model, apart)
 
     def remove(self) -> None:
         """Leave the units as they were found."""
         while self._interceptions:
-            self._interceptions.pop().remove()
+            self._interceptions[-1].remove()
+            self._interceptions.pop()
         self._places = []
 
     def check_in_place(self, output: Any) -> None:
@@ -64,8 +66,8 @@ class Bypass:
     def handled_by(self, handler: SomeHandler) -> Iterator[SomeHandler]:
         """Have ``handler`` answer this thread's calls: it is given the module, its own call and the arguments."""
         before = self.handler
-        self._threads.handler = handler
         try:
+            self._threads.handler = handler
             yield handler
         finally:
             self._threads.handler = before

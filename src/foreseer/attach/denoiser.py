@@ -55,6 +55,7 @@ class DenoiserHook(Listener):
         self._lock = threading.Lock()
         self._inside = _inside(module)
         self._tries_again = False
+        self._interception: Interception | None = None
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
@@ -75,6 +76,7 @@ class DenoiserHook(Listener):
     def attach(self, no_compile: str | None) -> None:
         """Begin to stand there."""
         self._interception = Interception(self._module, self.call, no_compile)
+        self._interception.install()
         listen(self._module, self)
 
     def detach(self) -> None:
@@ -82,7 +84,8 @@ class DenoiserHook(Listener):
         self.site.detach()
         if self.probe is not None:
             self.probe.detach()
-        self._interception.remove()
+        if self._interception is not None:
+            self._interception.remove()
         unlisten(self._module)
 
     def call(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:

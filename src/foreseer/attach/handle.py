@@ -65,7 +65,8 @@ class Handle:
 
     def _let_go(self) -> None:
         while self._detachers:
-            self._detachers.pop()()
+            self._detachers[-1]()
+            self._detachers.pop()
 
     def _check_in_place(self) -> None:
         """Say once that the pipeline now runs another denoiser than the one attached to."""

@@ -59,8 +59,14 @@ class Listener(ModelHook):
         return ModelHook, ()  # a copy of the module is not attached: its entry does nothing
 
 
+class _Reference(HookFunctionReference):
+    """What a registry keeps beside a hook; ours, to be known again."""
+
+
 class Interception:
-    """Stands before the calls of ``module``, until :meth:`remove`.
+    """Stands before the calls of ``module`` from :meth:`install` to :meth:`remove`.
+
+    Both may be broken off at any line (Ctrl-C) and called again: either does what is left to do.
 
     Args:
         module: the instance; its class and its ``forward`` are not touched.
@@ -81,13 +87,18 @@ class Interception:
             return call(self._own, *args, **kwargs)
 
         self._outermost = torch.compiler.disable(outermost, recursive=False, reason=_COMPILE_FIRST)
-        setattr(module, _CALL, self._outermost)
-        vars(module)["compile"] = _Compile(module, self)
+
+    def install(self) -> None:
+        """Begin to stand there."""
+        vars(self._module).update({_CALL: self._outermost, "compile": _Compile(self._module, self)})  # both at once
 
     def remove(self) -> None:
         """Leave the module as it was found."""
         members = vars(self._module)
-        if members.get(_CALL) is not self._outermost:
+        now = members.get(_CALL)
+        if now is self._before:
+            pass
+        elif now is not self._outermost:
             warnings.warn(
                 f"The calls of this {type(self._module).__name__} were replaced while Foreseer was attached: those "
                 "since then were not accelerated.",
@@ -99,10 +110,12 @@ class Interception:
         else:
             members[_CALL] = self._before
         stand_in = members.get("compile")
-        if isinstance(stand_in, _Compile) and stand_in.interception is self:
+        if not isinstance(stand_in, _Compile) or stand_in.interception is not self:
+            return
+        if self._below is None:
             del members["compile"]
-            if self._below is not None:
-                members["compile"] = self._below
+        else:
+            members["compile"] = self._below
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``, below this interception, where it stays.
@@ -178,9 +191,9 @@ def listen(module: nn.Module, listener: Listener) -> None:
     """Enter ``listener`` at the bottom of the module's registry, where no other hook's coming and going reaches it."""
     unlisten(module)
     registry = HookRegistry.check_if_exists_or_initialize(unwrapped(module))
-    registry.hooks[HOOK_NAME] = listener
+    registry._fn_refs.insert(0, _Reference())
     registry._hook_order.insert(0, HOOK_NAME)
-    registry._fn_refs.insert(0, HookFunctionReference())
+    registry.hooks[HOOK_NAME] = listener
     _list_anew(registry)
 
 
@@ -188,10 +201,11 @@ def unlisten(module: nn.Module) -> None:
     """Take the entry out; an empty registry goes too."""
     inner = unwrapped(module)
     registry = vars(inner).get("_diffusers_hook")
-    if registry is None or HOOK_NAME not in registry.hooks:
+    if registry is None or HOOK_NAME not in (*registry.hooks, *registry._hook_order):
         return
-    index = registry._hook_order.index(HOOK_NAME)
-    del registry.hooks[HOOK_NAME], registry._hook_order[index], registry._fn_refs[index]
+    registry._fn_refs = [one for one in registry._fn_refs if not isinstance(one, _Reference)]
+    registry._hook_order = [name for name in registry._hook_order if name != HOOK_NAME]
+    registry.hooks.pop(HOOK_NAME, None)
     _list_anew(registry)
     if not registry.hooks:
         del inner._diffusers_hook

@@ -103,7 +103,8 @@ class LastBlockSite:
     def detach(self) -> None:
         """Take the hooks off blocks and heads."""
         while self._hooks:
-            self._hooks.pop().remove()
+            self._hooks[-1].remove()
+            self._hooks.pop()
         self._blocks.remove()
         self._seam = self._no_seam = None
 
@@ -132,6 +133,7 @@ class LastBlockSite:
         self._blocks.install(seam.blocks)
         for index, head in enumerate(seam.heads):
             self._hooks.append(Interception(head, self._before_head(index)))
+            self._hooks[-1].install()
 
     def _before_head(self, index: int) -> Any:
         def before_head(forward: Forward, *args: Any, **kwargs: Any) -> Any:

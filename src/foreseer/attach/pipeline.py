@@ -109,16 +109,23 @@ def attach(
         _check_alike(name or type(module).__name__, module, policy)
     detachers: list[Callable[[], None]] = []
     handle = Handle(policy, detachers, strict, _watch(pipe_or_model, denoisers))
+    hooks = []
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else make_hook(wanted, module)
         probe = _probe(policy, module)
         prefix = f"{name} " if len(denoisers) > 1 else ""
         hook = DenoiserHook(module, prefix, scheduler=find_scheduler, policy=policy, keep=keep, site=site, probe=probe)
         hook.handle = handle
-        hook.attach(
-            None if isinstance(wanted, Output) else _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
-        )
-        detachers.append(hook.detach)
+        no_compile = _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
+        hooks.append((hook, None if isinstance(wanted, Output) else no_compile))
+    try:
+        for hook, no_compile in hooks:
+            detachers.append(hook.detach)
+            hook.attach(no_compile)
+    except BaseException:
+        while detachers:
+            detachers.pop()()
+        raise
     return handle
 
 

@@ -51,7 +51,9 @@ def count_denoiser(pipe: Any) -> Iterator[DenoiserCost]:
 
     with ExitStack() as interceptions:
         for module in denoisers(pipe):
-            interceptions.callback(Interception(module, call).remove)
+            interception = Interception(module, call)
+            interceptions.callback(interception.remove)
+            interception.install()
         yield cost
 
 
