@@ -43,7 +43,7 @@ class ChangeSite:
         self._installed = False
         self._layouts: dict[tuple[nn.Module, ...], Layout | Unproven] = {}  # by the blocks called
         self._latest: Layout | Unproven | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch

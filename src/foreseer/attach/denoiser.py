@@ -52,7 +52,7 @@ class DenoiserHook(Listener):
         self._keep: Keep = keep
         self._scale: dict[str, Callable[[float], float]] = {}
         self._threads = threading.local()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._inside = _inside(module)
         self._tries_again = False
         self._interception: Interception | None = None

@@ -36,7 +36,7 @@ class InsideProbe(ABC):
         self._blocks = Remembering(model)
         self._known: dict[tuple[Any, ...], FirstBlockCall] = {}
         self._installed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def measure(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Tensor]:
         """The signal of one call.

@@ -66,7 +66,7 @@ class LastBlockSite:
         self._no_seam: Unproven | None = None
         self._blocks = Bypass(model)
         self._hooks: list[Interception] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch

@@ -131,7 +131,7 @@ class ModuleSite:
         self._model = model
         self._no_modules: Unproven | None = None
         self._bypass = Bypass(model)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch

@@ -32,7 +32,10 @@ class NoFeatureError(RuntimeError):
 
 @runtime_checkable
 class SiteHook(Protocol):
-    """Where a feature is taken, and how the network goes on from a forecast one."""
+    """Where a feature is taken, and how the network goes on from a forecast one.
+
+    Locks of sites are reentrant: one that was broken off on its very last line is held by its own thread, not against it.
+    """
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
