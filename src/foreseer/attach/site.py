@@ -34,7 +34,7 @@ class NoFeatureError(RuntimeError):
 class SiteHook(Protocol):
     """Where a feature is taken, and how the network goes on from a forecast one.
 
-    Locks of sites are reentrant: one that was broken off on its very last line is held by its own thread, not against it.
+    Locks of sites are reentrant: one broken off on its very last line is held by its own thread, not against it.
     """
 
     def compute(
