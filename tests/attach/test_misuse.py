@@ -42,7 +42,9 @@ def test_a_lost_handle_is_detached() -> None:
     fs.detach(pipe)
     assert not handle.attached
     fs.detach(pipe)
-    fs.detach(SimpleNamespace())
+    for wrong in (SimpleNamespace(), None, 3, []):
+        with pytest.raises(AttachError, match=r"has no scheduler|no denoiser"):
+            fs.detach(wrong)
 
 
 def test_a_wrapped_function_takes_a_grid_and_whole_steps(as_users_call: None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ from foreseer.attach.containers import UnknownContainerError, flatten, rebuild
 from foreseer.attach.hooks import Forward, Interception
 from foreseer.attach.site import NoFeatureError, SiteError
 
-# What a network may raise when it goes on from the wrong place.
 LEFT_OUT = "the network left out what it called when it was last computed (compiled since then, or replaced)"
+# What a network may raise when it goes on from the wrong place.
 WRONG_PLACE = (SiteError, UnknownContainerError, RuntimeError, IndexError, TypeError, ValueError)
 
 Handler = Callable[[nn.Module, Forward, tuple[Any, ...], dict[str, Any]], Any]
@@ -140,8 +140,17 @@ class Replay:
         Raises:
             SiteError: some were not: something else runs in their place, or the network left them out.
         """
-        if self.position < len(self.calls):
-            raise SiteError(LEFT_OUT)
+        check_all_called(self.position, self.calls)
+
+
+def check_all_called(called: int, known: Sized) -> None:
+    """See that a forecast step called all that the last computed one did.
+
+    Raises:
+        SiteError: it called less.
+    """
+    if called < len(known):
+        raise SiteError(LEFT_OUT)
 
 
 def stand_in(output: Any) -> Any:

@@ -60,10 +60,11 @@ class Handle:
     def detach(self) -> None:
         """Leave the model as it was found. May be called again."""
         last = self.record if self._detachers else None
-        self._let_go()
+        self.let_go()
         self._check_saving(last)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Detach, and say nothing of what was saved."""
         while self._detachers:
             self._detachers[-1]()
             self._detachers.pop()
@@ -156,7 +157,7 @@ class Handle:
         if error is None:
             self.detach()
         else:
-            self._let_go()
+            self.let_go()
 
 
 def asks_for_every_step(policy: AnyPolicy) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, Capture, Replay, stand_in
+from foreseer.attach.bypass import WRONG_PLACE, Bypass, Capture, Replay, check_all_called, stand_in
 from foreseer.attach.containers import flatten
 from foreseer.attach.hooks import Interception
 from foreseer.attach.proof import Unproven, same_bits, unproven
 from foreseer.attach.seam import Seam, SeamFinder
-from foreseer.attach.site import Forward, NoFeatureError, SiteError
+from foreseer.attach.site import Forward, NoFeatureError
 from foreseer.attach.tracker import TrackedBranch
 
 
@@ -48,8 +48,7 @@ class _Skipped(Replay):
     def finish(self) -> None:
         """See that all blocks and heads were called."""
         super().finish()
-        if len(self._reached) < len(self.feature):
-            raise SiteError(LEFT_OUT)
+        check_all_called(len(self._reached), self.feature)
 
 
 class LastBlockSite:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, stand_in
+from foreseer.attach.bypass import LEFT_OUT, WRONG_PLACE, Bypass, check_all_called, stand_in
 from foreseer.attach.containers import flatten, rebuild, strip
 from foreseer.attach.hooks import Forward, is_compiled
 from foreseer.attach.judge import judge
@@ -109,8 +109,7 @@ class Forecasts:
         Raises:
             SiteError: some were not.
         """
-        if self.position < len(self.calls):
-            raise SiteError(LEFT_OUT)
+        check_all_called(self.position, self.calls)
 
     def answer(self, call: Passed) -> Any:
         """What the call gives."""

@@ -77,9 +77,15 @@ def detach(pipe_or_model: Any) -> None:
 
     Args:
         pipe_or_model: what was attached to, or another pipeline that holds the same denoiser.
+
+    Raises:
+        AttachError: it has no denoiser that anything could be attached to.
     """
-    denoisers = [pipe_or_model] if isinstance(pipe_or_model, nn.Module) else find_denoisers(pipe_or_model).values()
-    for module in denoisers:
+    single = {"": pipe_or_model} if isinstance(pipe_or_model, nn.Module) else {}
+    denoisers = single or find_denoisers(pipe_or_model)
+    if not denoisers:
+        raise AttachError(_nothing_to_attach_to(pipe_or_model))
+    for module in denoisers.values():
         listener = listener_of(module)
         if isinstance(listener, DenoiserHook) and listener.handle is not None:
             listener.handle.detach()
@@ -123,8 +129,7 @@ def attach(
             detachers.append(hook.detach)
             hook.attach(no_compile)
     except BaseException:
-        while detachers:
-            detachers.pop()()
+        handle.let_go()
         raise
     return handle
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.bypass import LEFT_OUT, stand_in
+from foreseer.attach.bypass import check_all_called, stand_in
 from foreseer.attach.chain import Chain, NoChainError, Segment, given_tensors
 from foreseer.attach.containers import flatten, rebuild
 from foreseer.attach.hooks import Forward
@@ -192,8 +192,7 @@ class Skipped:
         Raises:
             SiteError: some were not.
         """
-        if self._position < len(self._chain.links):
-            raise SiteError(LEFT_OUT)
+        check_all_called(self._position, self._chain.links)
 
     def outputs(self, segment: Segment, entered: list[Tensor]) -> list[Tensor]:
         """What a segment gives."""
