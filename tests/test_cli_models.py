@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from foreseer.cli import app
+from foreseer.errors import PlanError
 from foreseer.evaluate.generate import _write
 from foreseer.pipelines import PICTURE, PipelineError, call_arguments, run, with_pictures
 from tests.pipelines import build
@@ -83,6 +84,28 @@ def test_a_picture_is_taken_or_asked_for(tmp_path):
     path.write_text("no picture")
     with pytest.raises(PipelineError, match="Cannot read the picture"):
         with_pictures(Redraws(), {PICTURE: path})
+
+
+@pytest.mark.parametrize("command", ["generate", "calibrate"])
+def test_what_the_pipeline_refuses_is_said_in_its_words(tmp_path, command):
+    words = {"generate": ["--prompt", "a red apple", "--steps", "4"], "calibrate": ["--steps", "4"]}[command]
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app, [command, "emoji", *words, "--out", str(out), "--option", "max_sequence_length=9999"]
+    )
+    assert isinstance(result.exception, PipelineError)
+    assert "FluxPipeline refuses this call" in str(result.exception)
+    assert "cannot be greater than 512" in str(result.exception)
+    assert not out.exists()
+
+
+def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
+    class Refuses(Redraws):
+        def __call__(self, prompt=None, image=None, generator=None):
+            raise PlanError("no row")
+
+    with pytest.raises(PlanError, match=r"^no row$"):
+        run(Refuses(), {}, seed=0)
 
 
 def test_what_is_neither_picture_nor_video_is_refused(tmp_path):

@@ -164,20 +164,24 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     """One call of ``pipe``.
 
     Raises:
-        PipelineError: it failed, and takes a picture that was not given.
+        PipelineError: it refused an argument, or failed and takes a picture that was not given.
     """
     generator = torch.Generator().manual_seed(seed)
     accepted = inspect.signature(pipe.__call__).parameters
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
     try:
         return pipe(**arguments, generator=generator)
+    except ForeseerError:
+        raise
     except (TypeError, ValueError, AttributeError) as error:
-        if not pictures:
+        name, why = type(pipe).__name__, in_one_line(error)
+        if pictures:
+            raise PipelineError(
+                f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
+            ) from error
+        if isinstance(error, AttributeError):  # not what pipelines say of an argument
             raise
-        raise PipelineError(
-            f"{type(pipe).__name__} takes {' and '.join(pictures)}, none was given, and without it fails: "
-            f"{in_one_line(error)}."
-        ) from error
+        raise PipelineError(f"{name} refuses this call: {why}.") from error
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from foreseer.attach.denoisers import find_denoisers
 from foreseer.attach.hooks import is_hooked
@@ -24,7 +23,7 @@ from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.kernel import Kernel
 from foreseer.kernel.parts import balanced
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 from foreseer.site import Output, Site, read_site
 
 RESPONSE_PROMPTS = 4
@@ -84,7 +83,7 @@ def calibrate(
         show(index, total)
         call = call_arguments(pipe, prompts[index], arguments)
         with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
-            pipe(**call, generator=torch.Generator().manual_seed(seed + index))
+            run(pipe, call, seed + index)
         kernel = _joined(kernel, _kernel_of(trajectory, recorder, identity))
         if checkpoint is not None:
             kernel.save(checkpoint)

@@ -22,7 +22,7 @@ from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.kernel.interpolate import interpolation_weights
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 
 REFERENCE_FILE = Artifact(
     "reference",
@@ -88,7 +88,7 @@ class References:
     def _run(self, seed: int, prompt: str) -> Student:
         pipe, kernel = self._pipe, self._kernel
         with record_run(pipe) as trajectory, _recorder(pipe, kernel, trajectory) as recorder:
-            pipe(**call_arguments(pipe, prompt, self._call), generator=torch.Generator().manual_seed(seed))
+            run(pipe, call_arguments(pipe, prompt, self._call), seed)
         assert trajectory.start is not None
         if self._names is None:
             self._names, self._mixing = _branches_of(recorder, trajectory)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 
 from foreseer.attach.pipeline import accelerate
@@ -15,7 +14,7 @@ from foreseer.calibration.record import record_run
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Policy
 from foreseer.schedule import Schedule, Uniform
 from foreseer.schedule.optimal import Optimal
@@ -81,7 +80,7 @@ def _schedules(kernel: Kernel) -> Iterator[Schedule]:
 
 def _final_sample(pipe: Any, prompt: str, seed: int, call: dict[str, Any]) -> Float64[np.ndarray, " D"]:
     with record_run(pipe) as trajectory:
-        pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(seed))
+        run(pipe, call_arguments(pipe, prompt, call), seed)
     assert trajectory.sample is not None
     return trajectory.sample.detach().double().reshape(-1).cpu().numpy()
 

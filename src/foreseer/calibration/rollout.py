@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from foreseer.attach.containers import flatten
@@ -27,7 +26,7 @@ from foreseer.errors import FailedOpenError
 from foreseer.forecast.joint import JointRows
 from foreseer.forecast.kernel import OWN, KernelRows
 from foreseer.kernel import Kernel
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
@@ -205,7 +204,7 @@ def _own_run(pipe: Any, prompt: str, kernel: Kernel, options: dict[str, Any]) ->
     for steps in dict.fromkeys((wanted, int(recorded) if recorded.isdecimal() else wanted)):
         call = {**options, "num_inference_steps": steps}
         with record_run(pipe, stop_after=1) as trajectory:
-            pipe(**call_arguments(pipe, prompt, call), generator=torch.Generator().manual_seed(0))
+            run(pipe, call_arguments(pipe, prompt, call), seed=0)
         if len(trajectory.grid) == wanted:
             return call, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
         seen.append(f"{len(trajectory.grid)} of {steps}")
@@ -220,7 +219,7 @@ def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[
     site = ReplaySite(student.seen)
     try:
         with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
-            pipe(**call_arguments(pipe, student.prompt, call), generator=torch.Generator().manual_seed(student.seed))
+            run(pipe, call_arguments(pipe, student.prompt, call), student.seed)
     except FailedOpenError as error:
         raise CalibrationError(
             f"A rollout needs a run that follows one plan from beginning to end, and this one does not: {error} "

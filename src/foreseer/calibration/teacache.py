@@ -19,7 +19,7 @@ from foreseer.errors import FailedOpenError, ForeseerWarning
 from foreseer.forecast import Reuse
 from foreseer.gate import Gate, GatedPolicy, GateRun, Setting, SignalError, TeaCache
 from foreseer.gate.relative import relative_change
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def fit_teacache(
         with warnings.catch_warnings(), accelerate(pipe, policy, strict=True):
             warnings.simplefilter("ignore", ForeseerWarning)  # that no step was saved
             for index, prompt in enumerate(prompts):
-                pipe(**call_arguments(pipe, prompt, given), generator=torch.Generator().manual_seed(seed + index))
+                run(pipe, call_arguments(pipe, prompt, given), seed + index)
     except (FailedOpenError, SignalError) as error:
         raise CalibrationError(f"TeaCache's polynomial cannot be fitted: {error}") from error
     changes = np.asarray(watching.changes, dtype=np.float64).reshape(-1, 2)

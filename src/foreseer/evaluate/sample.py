@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from foreseer import pipelines
 from foreseer.attach.record import RunRecord
 from foreseer.calibration.record import record_run
 from foreseer.evaluate.contender import Contender, Unaccelerated
@@ -86,7 +87,7 @@ def prepared(pipe: Any, contender: Contender, prompt: str, seed: int, asked: Ask
     arguments = asked.arguments(pipe, prompt, given)
 
     def call() -> Any:
-        return pipe(**arguments, generator=torch.Generator().manual_seed(seed))
+        return pipelines.run(pipe, arguments, seed)
 
     with contender.attached(pipe) as handle:
         if handle is not None and handle.policy.site != "output":

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
 from foreseer.attach.pipeline import accelerate
 from foreseer.calibration.teacache import fit_teacache
 from foreseer.errors import ForeseerWarning, PlanError
 from foreseer.evaluate.peers.probe import settle
 from foreseer.gate import FirstBlock, Gate, GatedPolicy, StepControl, TeaCache
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 
 PROMPTS = ("a lighthouse at dusk", "a bowl of fruit on a wooden table", "a red tram in a narrow street", "two cats")
 SEED = 10_000  # of the first of these runs
@@ -87,8 +85,7 @@ class Trials:
         with warnings.catch_warnings(), accelerate(self.pipe, policy) as handle:
             warnings.simplefilter("ignore", ForeseerWarning)  # a trial may save nothing
             for index, prompt in enumerate(self.words):
-                given = call_arguments(self.pipe, prompt, self.call)
-                self.pipe(**given, generator=torch.Generator().manual_seed(self.seed + index))
+                run(self.pipe, call_arguments(self.pipe, prompt, self.call), self.seed + index)
                 total += handle.record.nfe if handle.record is not None else 0
         return total / len(self.words)
 

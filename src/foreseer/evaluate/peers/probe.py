@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from foreseer import zoo
 from foreseer.errors import in_one_line
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.cost import DenoiserCost, count_denoiser
 from foreseer.evaluate.peers.base import PeerError, free_denoisers
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, run
 
 PROMPT = "a lighthouse at dusk"
 # Within this many evaluations of the budget no other threshold comes nearer: one step more or less costs about 0.85.
@@ -60,7 +58,7 @@ class Probe:
         arguments = call_arguments(self.pipe, self.prompt, given)
         attached = contender.attached(self.pipe) if contender is not None else nullcontext()
         with attached, count_denoiser(self.pipe) as cost:
-            self.pipe(**arguments, generator=torch.Generator().manual_seed(self.seed))
+            run(self.pipe, arguments, self.seed)
         return cost
 
     @cached_property
