@@ -235,3 +235,16 @@ def test_it_is_said_once_a_handle() -> None:
         assert len([one for one in said if one.category is fs.ForeseerWarning]) == 1
         assert "Said once; handle.record.failed_open lists all." in str(said[-1].message)
     assert EVERY_SECOND.computed_steps(STEPS) == plan.computed_steps
+
+
+def test_under_transforms_every_step_of_a_denoiser_is_computed() -> None:
+    network, scheduler = TinyDenoiser(), diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(STEPS)
+    x = torch.ones(1, 5, 4)
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler) as handle:
+        with pytest.warns(fs.ForeseerWarning, match=r"torch.func or forward-mode"):
+            for t in scheduler.timesteps:
+                _, tangent = torch.func.jvp(lambda z, t=t: network(z, t.expand(1)), (x,), (torch.ones_like(x),))
+                assert tangent.any()
+        assert handle.record is not None
+        assert handle.record.nfe == STEPS

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ import foreseer as fs
 from foreseer.attach.hooks import HOOK_NAME
 from foreseer.attach.last_block import LastBlockSite
 from tests.attach.common import STEPS, TinyDenoiser, accelerated, flow_scheduler, policy, reference, sample, tiny
-from tests.pipelines import randomise
+from tests.pipelines import build, randomise
 
 FIRST_OF_THE_HEAD = {
     "flux": "norm_out",
@@ -182,3 +185,21 @@ def test_compiled_blocks_are_skipped_too() -> None:
     finally:
         for block in transformer.transformer_blocks:
             block._compiled_call_impl = None
+
+
+@pytest.mark.parametrize("when", [0, 2, 3])
+def test_another_thread_detaches_while_the_network_runs(when: int) -> None:
+    fresh = build("flux")
+    handle = fs.accelerate(fresh.pipe, policy("last_block"))
+
+    def let_go(*_: object) -> None:
+        if (fresh.pipe.scheduler.step_index or 0) == when:
+            other = threading.Thread(target=handle.let_go)
+            other.start()
+            other.join(2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fs.ForeseerWarning)
+        fresh.pipe.transformer.norm_out.register_forward_pre_hook(let_go)
+        assert torch.isfinite(fresh.run()).all()
+    assert not handle.attached

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,3 +139,23 @@ def test_a_run_counts_once_in_a_kernel() -> None:
     alone = kernel.subset([0])
     assert trace_frontier(alone, 2)[0].to_dict()["spread"] is None
     assert "of one prompt (worst prompt" in str(expected_error(alone, (0, 2), 1e-6))
+
+
+@pytest.mark.parametrize("replaced", ["denoiser", "calls"])
+def test_where_warnings_are_errors_detaching_leaves_nothing_all_the_same(replaced: str) -> None:
+    fresh = build("flux")
+    pipe, network = fresh.pipe, fresh.pipe.transformer
+    handle = fs.accelerate(pipe, policy("last_block"))
+    fresh.run()
+    if replaced == "denoiser":
+        pipe.transformer = build("flux").pipe.transformer
+    else:
+        vars(network)["_compiled_call_impl"] = network._call_impl
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(fs.ForeseerWarning, match="replaced"):
+            handle.detach()
+        handle.detach()
+    assert not handle.attached
+    assert not hasattr(network, "_diffusers_hook")
+    assert not any("compile" in vars(part) for part in network.modules())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
+from foreseer.gate import GatedPolicy, StepControl
 from foreseer.site import SITES
 from tests.attach.common import (
     STEPS,
@@ -259,3 +260,13 @@ def test_calls_at_unknown_steps_count_as_evaluations() -> None:
     assert record.computed_steps == ()
     assert record.nfe == 10
     assert RunRecord(steps=4, computed={"cond": [0, 2]}).nfe == 2
+
+
+@pytest.mark.parametrize("most", [4, 6])
+def test_a_gates_maximum_counts_both_denoisers(most: int) -> None:
+    gated = GatedPolicy(StepControl(tolerance=1e-6, warmup=2), fs.forecast.Newton(order=1), max_nfe=most)
+    with fs.accelerate(tiny("wan_2_2").pipe, gated) as handle:
+        tiny("wan_2_2").run(16)
+    assert handle.record is not None
+    assert handle.record.nfe == most
+    assert {name.split()[0] for name in handle.record.computed} == {"transformer", "transformer_2"}

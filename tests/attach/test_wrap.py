@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -259,3 +260,55 @@ def test_branches_with_rows_of_their_own_go_by_their_names() -> None:
     assert outputs == {"cond": [2.0, 2.0], "uncond": [1.0, 1.0], "": [1.0, 1.0]}
     assert np.array_equal(denoise.record.plans["cond"].rows, double)
     assert denoise.record.plans["uncond"] is plan
+
+
+def test_complex_outputs_are_forecast() -> None:
+    denoise = fs.wrap(lambda x, t: (1.0 + 2.0j) * t * x, policy(), GRID)
+    ones = torch.ones(2, dtype=torch.complex64)
+    for step, t in enumerate(GRID):
+        assert torch.allclose(denoise(step, ones, t), (1.0 + 2.0j) * t * ones) or step == 1  # from one feature
+    assert denoise.record.forecast == {"": [1, 3, 5, 7, 9]}
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_features_of_another_shape_are_not_summed(sizes: tuple[int, int]) -> None:
+    calls = []
+
+    def grows(x: Tensor, t: float) -> Tensor:
+        calls.append(t)
+        return torch.ones(sizes[len(calls) > 1], 3)
+
+    denoise = fs.wrap(grows, policy(), GRID)
+    with pytest.warns(ForeseerWarning, match="step 2 gave another shape, dtype or device"):
+        shapes = [denoise(step, torch.ones(3), t).shape for step, t in enumerate(GRID)]
+    assert shapes == [(sizes[0], 3)] * 2 + [(sizes[1], 3)] * 8
+    assert denoise.record.forecast == {"": [1, 5, 7, 9]}
+
+
+def test_a_gradient_asked_for_at_one_step_is_the_networks_own() -> None:
+    denoise = fs.wrap(curve, policy(), GRID)
+    for step, t in enumerate(GRID):
+        x = torch.linspace(-1.0, 1.0, 6, requires_grad=step == 3)
+        with torch.set_grad_enabled(step == 3):
+            if step != 3:
+                denoise(step, x, t)
+                continue
+            with pytest.warns(ForeseerWarning, match="gradients are enabled"):
+                output = denoise(step, x, t)
+            (gradient,) = torch.autograd.grad(output.sum(), x)
+            assert torch.allclose(gradient, torch.cos(x + 3.0 * t))
+    assert denoise.record.forecast == {"": [1, 5, 7, 9]}
+
+
+@pytest.mark.parametrize("transform", ["jvp", "vmap"])
+def test_under_transforms_every_step_is_computed(transform: str) -> None:
+    denoise, x = fs.wrap(curve, policy(), GRID), torch.linspace(-1.0, 1.0, 6)
+    with pytest.warns(ForeseerWarning, match=r"a transform of torch.func"):
+        for step, t in enumerate(GRID):
+            if transform == "jvp":
+                output, tangent = torch.func.jvp(partial(denoise, step, t=t), (x,), (torch.ones(6),))
+                assert torch.allclose(tangent, torch.cos(x + 3.0 * t))
+            else:
+                output = torch.func.vmap(partial(denoise, step, t=t))(x[:, None])[:, 0]
+            assert torch.equal(output, curve(x, t))
+    assert denoise.record.forecast == {}

@@ -42,6 +42,21 @@ def test_half_precision_sums_neither_overflow_nor_cancel_on_the_way():
     assert weighted_sum([one, next_to_one], [-255.0, 255.0]).item() == pytest.approx(255 * 0.0078125, rel=2**-8)
 
 
+@pytest.mark.parametrize("size", [4, 2**19 + 1])
+def test_what_leaves_float16s_range_stays_finite(size):
+    large = torch.full((size,), 60000.0, dtype=torch.float16)
+    result = weighted_sum([large, -large], [2.0, -1.0])
+    assert torch.all(result == torch.finfo(torch.float16).max)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_features_keep_both_parts(dtype):
+    feature = torch.tensor([1.0 + 2.0j]).to(dtype)
+    result = weighted_sum([feature, feature], [3.0, -1.0])
+    assert result.dtype == dtype
+    assert result.tolist() == [2.0 + 4.0j]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_result_is_new_and_of_the_same_shape_whatever_the_layout(dtype):
     feature = torch.randn(3, 4, 5).to(dtype).transpose(0, 2)

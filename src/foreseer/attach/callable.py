@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from foreseer.attach.containers import UnknownContainerError, flatten, rebuild, signature, strip
+from foreseer.attach.derivatives import GRADIENTS, TRANSFORMED, asks_for_gradients, is_transformed
 from foreseer.attach.record import FailOpen, RunRecord, parts_of
 from foreseer.checks import check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
@@ -56,6 +57,9 @@ class WrappedModel:
         """
         known = self._branches.get(branch)
         self._check_order(step, known)
+        if is_transformed():
+            self._branches.pop(branch, None)
+            return self._against_the_plan(step, branch, TRANSFORMED, self._model_fn(*args, **kwargs))
         inputs = signature(args, kwargs)
         if known is None or not known.run.continues(step, inputs):
             try:
@@ -69,8 +73,8 @@ class WrappedModel:
         if known.run.forecasts(step):
             began = time.perf_counter()
             reason = known.run.why_not(step)
-            if known.needs_grad and torch.is_grad_enabled():
-                reason = "gradients are enabled: sample under torch.no_grad()"
+            if asks_for_gradients(args, kwargs) or (known.needs_grad and torch.is_grad_enabled()):
+                reason = GRADIENTS
             if reason is None:
                 feature = known.run.forecast(step)
                 self.record.forecast.setdefault(branch, []).append(step)

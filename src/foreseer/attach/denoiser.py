@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from foreseer.attach.conditioning import Places
 from foreseer.attach.containers import signature
-from foreseer.attach.hooks import ContextName, Forward, Interception, Listener, is_compiled, listen, unlisten
+from foreseer.attach.derivatives import GRADIENTS
+from foreseer.attach.hooks import (
+    ContextName,
+    Forward,
+    Interception,
+    Listener,
+    foreign_cache,
+    is_compiled,
+    listen,
+    unlisten,
+)
 from foreseer.attach.probe import Probe
 from foreseer.attach.record import parts_of
 from foreseer.attach.site import NoFeatureError, SiteError, SiteHook
@@ -51,17 +62,19 @@ class DenoiserHook(Listener):
         self._policy = policy
         self._keep: Keep = keep
         self._scale: dict[str, Callable[[float], float]] = {}
+        self._places = Places()
         self._threads = threading.local()
         self._lock = threading.RLock()
         self._inside = _inside(module)
         self._tries_again = False
+        self._foreign_cache: str | None = None
         self._interception: Interception | None = None
 
     def tracker(self) -> Tracker:
         """This thread's tracker."""
         tracker = getattr(self._threads, "tracker", None)
         if tracker is None:
-            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._scale)
+            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._scale, self._places)
             tracker.spent = self._spent
         return tracker
 
@@ -133,6 +146,7 @@ class DenoiserHook(Listener):
         So too where nothing could be proved on the last run's numbers.
         """
         inside = _inside(self._module)
+        self._foreign_cache = foreign_cache(self._module)
         with self._lock:
             if inside == self._inside and not self._tries_again:
                 return
@@ -156,9 +170,11 @@ class DenoiserHook(Listener):
 
     def _why_not(self, run: BranchRun | GatedBranch, step: int) -> str | None:
         if torch.is_grad_enabled():
-            return "gradients are enabled: sample under torch.no_grad()"
+            return GRADIENTS
         if getattr(self._module, "is_cache_enabled", False):
             return "the model's own cache was enabled after attaching: call disable_cache() on it"
+        if self._foreign_cache is not None:
+            return f"another cache was put inside the model after attaching ({self._foreign_cache}): remove its hooks"
         return run.why_not(step)
 
     def _compute(

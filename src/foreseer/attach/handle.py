@@ -54,24 +54,39 @@ class Handle:
     @property
     def record(self) -> RunRecord | None:
         """This thread's last run, or else the last run of any thread; ``None`` before the first."""
-        self._check_in_place()
-        return getattr(self._threads, "record", None) or self._last
+        self._say_replaced(self._replaced_now())
+        return self._last_record
 
     def detach(self) -> None:
-        """Leave the model as it was found. May be called again."""
-        last = self.record if self._detachers else None
+        """Leave the model as it was found; what there is to say is said then. May be called again."""
+        last = self._last_record if self._detachers else None
+        replaced = self._replaced_now()
         self.let_go()
+        self._say_replaced(replaced)
         self._check_saving(last)
 
     def let_go(self) -> None:
         """Detach, and say nothing of what was saved."""
+        said: ForeseerWarning | None = None
         while self._detachers:
-            self._detachers[-1]()
+            try:
+                self._detachers[-1]()
+            except ForeseerWarning as warning:  # where warnings are errors: what is left to do comes first
+                said = said or warning
+                continue
             self._detachers.pop()
+        if said is not None:
+            raise said
 
-    def _check_in_place(self) -> None:
-        """Say once that the pipeline now runs another denoiser than the one attached to."""
-        names = self._replaced() if self._detachers and not self._said_replaced else []
+    @property
+    def _last_record(self) -> RunRecord | None:
+        return getattr(self._threads, "record", None) or self._last
+
+    def _replaced_now(self) -> list[str]:
+        return self._replaced() if self._detachers and not self._said_replaced else []
+
+    def _say_replaced(self, names: list[str]) -> None:
+        """Say once that the pipeline now runs other denoisers than those attached to."""
         if names:
             self._said_replaced = True
             warnings.warn(

@@ -93,29 +93,23 @@ class Interception:
         vars(self._module).update({_CALL: self._outermost, "compile": _Compile(self._module, self)})  # both at once
 
     def remove(self) -> None:
-        """Leave the module as it was found."""
+        """Leave the module as it was found; once all is done, say so where the calls were replaced."""
         members = vars(self._module)
         now = members.get(_CALL)
-        if now is self._before:
-            pass
-        elif now is not self._outermost:
+        replaced = now is not self._before and now is not self._outermost
+        if now is self._outermost:
+            _put(members, _CALL, self._before)
+        stand_in = members.get("compile")
+        if not isinstance(stand_in, _Compile) or stand_in.interception is not self:
+            return
+        _put(members, "compile", self._below)
+        if replaced:
             warnings.warn(
                 f"The calls of this {type(self._module).__name__} were replaced while Foreseer was attached: those "
                 "since then were not accelerated.",
                 ForeseerWarning,
                 stacklevel=3,
             )
-        elif self._before is None:
-            del members[_CALL]
-        else:
-            members[_CALL] = self._before
-        stand_in = members.get("compile")
-        if not isinstance(stand_in, _Compile) or stand_in.interception is not self:
-            return
-        if self._below is None:
-            del members["compile"]
-        else:
-            members["compile"] = self._below
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``, below this interception, where it stays.
@@ -149,6 +143,14 @@ class _Compile:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._module, "compile")  # in a copy of the module: the copy's own method
+
+
+def _put(members: dict[str, Any], name: str, value: Any) -> None:
+    """Set an attribute back to what it was; ``None`` for nothing."""
+    if value is None:
+        del members[name]
+    else:
+        members[name] = value
 
 
 def _is_compiled_from_outside() -> bool:
@@ -185,6 +187,19 @@ def listener_of(module: nn.Module) -> Listener | None:
     registry = getattr(module, "_diffusers_hook", None)
     found = registry.get_hook(HOOK_NAME) if registry is not None else None
     return found if isinstance(found, Listener) else None
+
+
+def foreign_cache(module: nn.Module) -> str | None:
+    """The hook of another cache of outputs that is on at ``module`` or inside it, ``None`` where there is none.
+
+    diffusers calls hooks stateful that carry something from one call to the next.
+    """
+    for part in unwrapped(module).modules():
+        registry = vars(part).get("_diffusers_hook")
+        for hook in registry.hooks.values() if registry is not None else ():
+            if hook._is_stateful and not isinstance(hook, Listener):
+                return type(hook).__name__
+    return None
 
 
 def listen(module: nn.Module, listener: Listener) -> None:

@@ -74,12 +74,12 @@ class LastBlockSite:
         with self._lock:
             if self._seam is None and self._no_seam is None:
                 self._find_seam(forward, args, kwargs)
-        if self._no_seam is not None:
-            raise self._no_seam.raised_on(forward(*args, **kwargs))
+            seam, no_seam = self._seam, self._no_seam  # another thread may detach while the network runs
+        if no_seam is not None:
+            raise no_seam.raised_on(forward(*args, **kwargs))
         with self._blocks.handled_by(_Captured()) as captured:
             output = forward(*args, **kwargs)
-        assert self._seam is not None
-        if len(captured.feature) != len(self._seam.heads):
+        if seam is None or len(captured.feature) != len(seam.heads):
             raise NoFeatureError("the head was not called as when the seam was found", output)
         self._blocks.check_in_place(output)
         branch.memory["stand_ins"] = captured.calls

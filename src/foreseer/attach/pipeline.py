@@ -14,7 +14,7 @@ from foreseer.attach.change import ChangeSite
 from foreseer.attach.denoiser import DenoiserHook
 from foreseer.attach.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
 from foreseer.attach.handle import Handle
-from foreseer.attach.hooks import is_compiled, is_hooked, listener_of, unwrapped
+from foreseer.attach.hooks import foreign_cache, is_compiled, is_hooked, listener_of, unwrapped
 from foreseer.attach.last_block import LastBlockSite
 from foreseer.attach.modules import ModuleSite
 from foreseer.attach.output_site import OutputSite
@@ -190,6 +190,9 @@ def _check_free(name: str, module: nn.Module, site: Site) -> None:
         )
     if getattr(module, "is_cache_enabled", False):
         raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
+    cache = foreign_cache(module)
+    if cache is not None:
+        raise AttachError(f"Another cache is at work inside the {name} ({cache}): remove its hooks first.")
     if not isinstance(site, Output) and is_compiled(module):
         raise AttachError(_NOT_INSIDE.format(name=name, site=site))
 

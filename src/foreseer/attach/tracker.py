@@ -10,11 +10,15 @@ from typing import Any
 from torch import nn
 
 from foreseer.attach.clock import StepClock, UnknownStepError
-from foreseer.attach.conditioning import Conditioning
+from foreseer.attach.conditioning import Conditioning, Places
+from foreseer.attach.derivatives import TRANSFORMED, is_transformed
+from foreseer.attach.settings import Settings
 from foreseer.errors import ForeseerError
 from foreseer.gate import AnyPolicy, GatedBranch, PolicyRun
 from foreseer.grid import Grid
 from foreseer.runtime import BranchRun, Keep
+
+MOST_CALLS = 64  # of a denoiser at one step; what calls it more often is no run of the scheduler's
 
 
 @dataclass
@@ -61,13 +65,15 @@ class Tracker:
     """Tells each call's run, step and branch, and compiles the policy when a branch begins.
 
     A branch that begins late or skips a step begins anew, on the rest of the grid; so does a call whose shapes or
-    conditioning no branch has. Nothing computed before can be stale, and no two generations are mixed.
+    conditioning no branch has, and so do all when the network's settings change. Nothing computed before can be stale,
+    and no two generations are mixed: where a call may go on with several branches, the likest sample tells which.
 
     Args:
         module: the denoiser.
         policy: what is attached to it.
         keep: where features are kept.
         scale: what all threads know of the denoiser's timestep argument.
+        places: what all threads know of its other arguments.
     """
 
     def __init__(
@@ -76,12 +82,16 @@ class Tracker:
         policy: AnyPolicy,
         keep: Keep,
         scale: dict[str, Callable[[float], float]] | None = None,
+        places: Places | None = None,
     ) -> None:
+        self._module = module
         self._policy = policy
         self._keep: Keep = keep
         self.spent: Callable[[Any, int], int] = lambda timesteps, step: 0  # of the run's budget, by any denoiser
         self.clock = StepClock(module, scale)
         self.grid: Grid | None = None
+        self._places = Places() if places is None else places
+        self._settings: Settings | None = None
         self._first = 0
         self._run: PolicyRun | None = None
         self._no_grid: str | None = None
@@ -93,6 +103,7 @@ class Tracker:
     def reset(self) -> None:
         """Forget the current run and free its features."""
         self.grid = None
+        self._settings = None
         self._first = 0
         self._run = None
         self._no_grid = None
@@ -108,6 +119,8 @@ class Tracker:
         fresh = self.clock.new_run(scheduler)
         if fresh:
             self.reset()
+        if is_transformed():
+            return Call(-1, context or "?", None, TRANSFORMED), fresh
         try:
             step = self.clock.step(scheduler, args, kwargs)
         except UnknownStepError as error:
@@ -125,12 +138,19 @@ class Tracker:
         if step != self._step:
             live = {name: one for name, one in self._branches.items() if one.run.last_step == step - 1}
             self._step, self._called, self._branches = step, set(), live
-        conditioning = Conditioning(args, kwargs, self.clock.timestep_position)
+        if self._settings is None:
+            self._settings = Settings(self._module)
+        elif self._settings.changed():
+            self._branches = {}
+        if len(self._called) == MOST_CALLS:
+            return Call(step, context or "?", None, f"the denoiser was called more than {MOST_CALLS} times"), fresh
+        conditioning = Conditioning(args, kwargs, self.clock.timestep_position, self._places)
         name = self._name(context, step, signature, conditioning)
         self._called.add(name)
-        call = self._branch(name, step, signature, conditioning)
+        argument = self.clock.argument(args, kwargs)
+        call = self._branch(name, step, signature, conditioning, argument)
         if call.branch is not None:
-            call.branch.unconfirmed.append((step, self.clock.argument(args, kwargs)))
+            call.branch.unconfirmed.append((step, argument))
         return call, fresh
 
     def confirm(self, branch: TrackedBranch) -> str | None:
@@ -142,11 +162,11 @@ class Tracker:
         return reason
 
     def _name(self, context: str | None, step: int, signature: object, conditioning: Conditioning) -> str:
-        """The branch that the call goes on with: the first, not called at this step, that it fits; or a new name."""
+        """The branch that the call goes on with: of those not called at this step, one that it fits; or a new name."""
         names = (f"{context or 'call'} {count}" for count in itertools.count(1))
         if context is not None:
             names = itertools.chain([context], (f"{context} {count}" for count in itertools.count(2)))
-        free = None
+        free, fitting = None, []
         for name in itertools.islice(names, len(self._branches) + len(self._called) + 1):
             known = self._branches.get(name)
             if known is None:
@@ -154,15 +174,24 @@ class Tracker:
             elif (
                 name not in self._called
                 and known.run.continues(step, signature)
-                and known.conditioning.goes_on(conditioning)
+                and known.conditioning.may_go_on(conditioning)
             ):
-                return name
+                fitting.append(known)
+        if fitting:
+            found = fitting[0]
+            if len(fitting) > 1:
+                found = max(fitting, key=lambda one: one.conditioning.likeness(conditioning))
+            found.conditioning.go_on(conditioning)
+            return found.name
         assert free is not None
         return free
 
-    def _branch(self, name: str, step: int, signature: object, conditioning: Conditioning) -> Call:
+    def _branch(self, name: str, step: int, signature: object, conditioning: Conditioning, argument: Any) -> Call:
         branch = self._branches.get(name)
         if branch is None:
+            foreign = self.clock.confirm([(step, argument)]) if step > self._first and self.clock.settled else None
+            if foreign is not None:
+                return Call(step, name, None, foreign)
             if self.grid is None:
                 return Call(step, name, None, self._no_grid)
             if step not in self._refused:

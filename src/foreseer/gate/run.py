@@ -48,6 +48,7 @@ class PolicyRun:
             run = self._branches[name] = BranchRun(plan, step, signature, self._keep, self._branches)
             return run
         assert self._decisions is not None
+        self._decisions.begin(step, spent)
         return GatedBranch(self._decisions, name, self._grid.tail(step), step, signature, keep=self._keep)
 
 
@@ -57,8 +58,13 @@ class Decisions:
     def __init__(self, policy: GatedPolicy) -> None:
         self.policy = policy
         self.spent: set[int] = set()
+        self._elsewhere = 0
         self._made: dict[int, bool] = {}
         self._leader = ""
+
+    def begin(self, step: int, spent: int) -> None:
+        """A branch begins at ``step`` of a run that computed ``spent`` steps before, other denoisers' among them."""
+        self._elsewhere = max(self._elsewhere, spent - sum(one < step for one in self.spent))
 
     def leads(self, name: str) -> bool:
         """Whether ``name`` decides, as far as is known."""
@@ -67,7 +73,7 @@ class Decisions:
     def left(self, step: int) -> int | None:
         """Evaluations that the maximum still allows at ``step``."""
         most = self.policy.max_nfe
-        return None if most is None else max(0, most - len(self.spent - {step}))
+        return None if most is None else max(0, most - self._elsewhere - len(self.spent - {step}))
 
     def at(self, step: int, name: str, decide: Callable[[int | None], bool]) -> bool:
         """Whether ``step`` computes: decided by each branch, or by the one that comes to the step first."""

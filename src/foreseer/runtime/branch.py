@@ -112,7 +112,10 @@ class BranchRun:
         """
         self.last_step = step
         self._names = tuple(names)
+        before = self.layout
         self.layout = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        if before and self.layout and before != self.layout:
+            self.store.give_up(f"step {step} gave another shape, dtype or device")
         local = step - self.first_step
         if local in self.plan.last_uses:
             self.store.put(local, tensors)

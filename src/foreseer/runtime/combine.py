@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_WIDE = (torch.float32, torch.float64)
+_FLOAT16_MAX = torch.finfo(torch.float16).max
 # Elements of a float32 sum that stay in a processor's cache, in memory that its allocator does not give back.
 _PIECE = 2**19
 
@@ -20,27 +20,34 @@ def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor
         weights: K numbers.
 
     Returns:
-        A new tensor of the features' shape, dtype and device.
+        A new tensor of the features' shape, dtype and device; what leaves float16's range is its largest number there,
+        since an infinity would spoil all that follows.
     """
     first = features[0]
     dtype = first.dtype
-    if dtype not in _WIDE:
+    wide = torch.promote_types(dtype, torch.float32)
+    if dtype != wide:
         if first.numel() > _PIECE and first.is_cpu and all(feature.is_contiguous() for feature in features):
-            return _piece_by_piece(features, weights)
-        first = first.to(torch.float32)
+            return _piece_by_piece(features, weights, wide)
+        first = first.to(wide)
     total = first * weights[0]
     for feature, weight in zip(features[1:], weights[1:], strict=True):
         total.add_(feature, alpha=weight)
-    return total if total.dtype == dtype else total.to(dtype)
+    return total if total.dtype == dtype else _within_range(total, dtype).to(dtype)
 
 
-def _piece_by_piece(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The same sum to the last bit, without a float32 tensor of the whole size, which memory would have to carry."""
+def _within_range(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """``total``, changed in place where ``dtype`` reaches less far."""
+    return total.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX) if dtype == torch.float16 else total
+
+
+def _piece_by_piece(features: Sequence[Tensor], weights: Sequence[float], wide: torch.dtype) -> Tensor:
+    """The same sum to the last bit, without a wide tensor of the whole size, which memory would have to carry."""
     result = torch.empty_like(features[0])
     pieces = [feature.view(-1).split(_PIECE) for feature in features]
     for target, first, *others in zip(result.view(-1).split(_PIECE), *pieces, strict=True):
-        total = first.to(torch.float32).mul_(weights[0])
+        total = first.to(wide).mul_(weights[0])
         for piece, weight in zip(others, weights[1:], strict=True):
             total.add_(piece, alpha=weight)
-        target.copy_(total)
+        target.copy_(_within_range(total, target.dtype))
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import cmath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,12 +25,14 @@ class Kept:
         devices: where the host's copies go back to.
         versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
         totals: numbers that are finite exactly where every element is; ``None`` once looked at.
+        given_up: why it was freed before its time.
     """
 
     tensors: list[Tensor]
     devices: list[torch.device] | None
     versions: list[int] | None
     totals: list[Tensor] | None
+    given_up: str = ""
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -70,13 +72,20 @@ class FeatureStore:
         kept = self._kept.get(step)
         if kept is None:
             return f"the feature of step {step} is missing"
+        if kept.given_up:
+            return kept.given_up
         if kept.totals is not None:
-            if not all(math.isfinite(total.item()) for total in kept.totals):
+            if not all(cmath.isfinite(total.item()) for total in kept.totals):
                 return f"the feature of step {step} is not finite"
             kept.totals = None
         if kept.versions is not None and [tensor._version for tensor in kept.tensors] != kept.versions:
             return f"the feature of step {step} was changed in place after it was computed"
         return None
+
+    def give_up(self, reason: str) -> None:
+        """Free everything; asked for later, it is unusable for ``reason``."""
+        for step in self._kept:
+            self._kept[step] = Kept([], None, None, None, f"the feature of step {step} is unusable: {reason}")
 
     def drop(self, steps: Sequence[int]) -> None:
         """Free the features of ``steps``."""
