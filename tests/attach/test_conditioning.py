@@ -10,7 +10,9 @@ from foreseer.attach.conditioning import Conditioning, Places
 
 
 def call(places: Places, prompt: Tensor, sample: Tensor | None = None) -> Conditioning:
-    return Conditioning((torch.ones(4) if sample is None else sample, 0.5), {"prompt": prompt}, (1, "t"), places)
+    made = Conditioning((torch.ones(4) if sample is None else sample, 0.5), {"prompt": prompt}, (1, "t"))
+    made.places = places
+    return made
 
 
 def goes_on(branch: Conditioning, later: Conditioning) -> bool:

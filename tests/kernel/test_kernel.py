@@ -4,8 +4,9 @@ import pytest
 import foreseer as fs
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel, KernelError
+from foreseer.kernel.between import Between, interpolation_weights
 from foreseer.kernel.file import KernelFileError
-from foreseer.kernel.interpolate import interpolation_weights, resampled
+from foreseer.kernel.interpolate import resampled
 
 
 def trajectories(prompts=5, steps=16, size=60, seed=0):
@@ -71,6 +72,52 @@ def test_interpolation_reproduces_cubics_and_known_levels():
     for power in range(4):
         assert weights @ known**power == pytest.approx(wanted**power, abs=1e-12)
     assert interpolation_weights(known, known) == pytest.approx(np.eye(20), abs=1e-12)
+
+
+def gram(features):
+    return features @ features.transpose(0, 2, 1) / features.shape[2]
+
+
+def test_what_interpolation_leaves_open_is_counted_and_nothing_at_the_levels_themselves():
+    known, wanted = fs.Grid.uniform(16).levels, np.sort(np.append(fs.Grid.uniform(16).levels, [0.53, 0.41]))[::-1]
+    cubic = np.stack([known**power for power in range(4)], axis=1) @ np.random.default_rng(0).normal(size=(1, 4, 500))
+    rough = np.random.default_rng(1).normal(size=(1, 16, 5000))
+    smooth = np.sin(2 * known[:, None] + np.linspace(0, 6, 500))[None]
+    open_shares = []
+    for features in (cubic, smooth, rough):
+        between = Between.levels(known, wanted.copy(), gram(features)[0])
+        unsure = between.of(gram(features))[0] - gram(between.weights @ features)[0]
+        shares = np.diag(unsure) / np.diag(gram(features)[0]).mean()
+        assert shares[np.isin(wanted, known)] == pytest.approx(0.0, abs=1e-12)
+        open_shares.append(float(shares[~np.isin(wanted, known)].mean()))
+    assert open_shares[0] < 1e-12
+    assert 1e-12 < open_shares[1] < 1e-5
+    assert 0.5 < open_shares[2] < 2.5  # nothing is known of a level from its neighbours
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_few_levels_are_interpolated_too(steps):
+    kernel = kernel_of(trajectories(steps=steps))
+    top = kernel.grid.levels[-1]
+    grid = fs.Grid(np.linspace(1.0, top, 9)) if steps > 1 else kernel.grid
+    moved = kernel.on(grid)
+    assert np.linalg.eigvalsh(moved.pooled).min() > -1e-9
+    assert np.all(np.isfinite(moved.grams))
+
+
+@pytest.mark.parametrize("steps", [8, 12, 24])
+def test_the_error_expected_on_a_finer_grid_is_not_below_the_one_met_there(steps):
+    def features_on(grid):
+        return np.sin(9 * grid.levels[:, None] + np.linspace(0, 6, 400))[None]
+
+    coarse, grid = fs.Grid.uniform(steps), fs.Grid.uniform(48)
+    kernel = Kernel(coarse, gram(features_on(coarse)), provenance={}).on(grid)
+    rows = fs.Plan.compile(grid, tuple(range(0, 48, 3)), KernelRows(kernel)).rows
+    met = gram(features_on(grid) - rows @ features_on(grid))[0]
+    apart = np.eye(48) - rows
+    expected = np.trace(apart @ kernel.pooled @ apart.T)
+    assert 0.1 * expected < np.trace(met) + 1e-9 * 48
+    assert np.trace(met) < 2.0 * expected
 
 
 def test_an_interpolated_kernel_is_positive_semi_definite_and_kept():

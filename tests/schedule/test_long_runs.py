@@ -61,5 +61,5 @@ def test_branches_apart_on_a_long_run() -> None:
 def test_vectors_span_no_more_than_they_must(kernel: Kernel) -> None:
     pooled = kernel.on(LONG).pooled
     root = root_of(pooled)
-    assert root.shape[1] <= STEPS
+    assert root.shape[1] < 2 * STEPS  # its features, and what is open between them
     assert root @ root.T == pytest.approx(pooled, abs=1e-10 * float(pooled.max()))

@@ -17,7 +17,7 @@ _GLIMPSE = 1024  # elements of a sample by which it is known again
 
 @dataclass
 class Places:
-    """What the calls of a denoiser have shown of their arguments so far; one object serves all its runs.
+    """What the calls of a branch have shown of their arguments so far, in all runs of a denoiser.
 
     Attributes:
         staying: given as the same object from call to call, when last seen.
@@ -55,23 +55,19 @@ class Conditioning:
         args: the call's positional arguments.
         kwargs: the call's keyword arguments.
         timestep: the timestep's position and name among them.
-        places: what is known of this denoiser's arguments.
+
+    Attributes:
+        places: what is known of the branch's arguments.
     """
 
-    def __init__(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        timestep: tuple[int, str],
-        places: Places | None = None,
-    ) -> None:
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], timestep: tuple[int, str]) -> None:
         everything = list(_tensors(("args", args))) + list(_tensors(("kwargs", kwargs)))
         times = {("args", timestep[0]), ("kwargs", timestep[1])}
         left_out = {id(tensor) for place, tensor in everything if place[:2] in times}  # LTX-2 gives it twice
         given = [(place, tensor) for place, tensor in everything if id(tensor) not in left_out]
         self._sample = _glimpse(given[0][1]) if given else None
         self._given = {place: _Given.of(tensor) for place, tensor in given[1:]}
-        self._places = Places() if places is None else places
+        self.places = Places()
         self._stays: set[Place] | None = None
         self._calls = 1
 
@@ -80,10 +76,10 @@ class Conditioning:
 
         What is the same object at the branch's second call stays so. Of what is not, nothing is asked where it is made
         anew for every call; but it is another run's, or was replaced, if the first object lives on and is not given any
-        more, if it was the same in earlier runs of the denoiser or was written to, and if the second is given again at
+        more, if it was the same in earlier runs of the branch or was written to, and if the second is given again at
         the third call.
         """
-        known = self._places
+        known = self.places
         for place, last in self._given.items():
             now = later._given.get(place)
             same = now is not None and last.is_same(now)
@@ -100,7 +96,7 @@ class Conditioning:
 
     def go_on(self, later: Conditioning) -> None:
         """Take ``later`` for the last call."""
-        known = self._places
+        known = self.places
         if self._stays is None:
             self._stays = {place for place, last in self._given.items() if last.is_same(later._given.get(place))}
             known.stay(self._stays)

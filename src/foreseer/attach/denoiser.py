@@ -62,7 +62,7 @@ class DenoiserHook(Listener):
         self._policy = policy
         self._keep: Keep = keep
         self._scale: dict[str, Callable[[float], float]] = {}
-        self._places = Places()
+        self._places: dict[str, Places] = {}
         self._threads = threading.local()
         self._lock = threading.RLock()
         self._inside = _inside(module)
@@ -196,6 +196,7 @@ class DenoiserHook(Listener):
             record.notes[branch_name] = call.branch.memory["note"]
         if call.late or branch_name not in record.plans:
             self.handle.check_rounding(call.branch.run.plan, feature)
+            self.handle.check_fineness(call.branch.steps)
         call.branch.run.computed(call.step, [one.detach() if one.requires_grad else one for one in feature], names)
         return output
 

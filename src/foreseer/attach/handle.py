@@ -17,6 +17,8 @@ from foreseer.plan import Plan, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
 from foreseer.schedule import Explicit, Uniform
 
+FINER = 2  # times the steps of a kernel's recording, on which its rows and expected errors were seen to hold
+
 
 class Handle:
     """An attached policy.
@@ -44,6 +46,7 @@ class Handle:
         self._warned = False
         self._said_nothing_saved = False
         self._said_rounding = False
+        self._said_fineness = False
         self._said_replaced = False
 
     @property
@@ -143,6 +146,23 @@ class Handle:
         if not self._warned:
             self._warned = True
             warnings.warn(f"{words} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
+
+    def check_fineness(self, steps: int) -> None:
+        """Say once where a run has many more steps than the runs that its rows were learned on.
+
+        Args:
+            steps: on the run's grid.
+        """
+        known = self.policy.learned_on.get("steps", "")
+        if self._said_fineness or not known.isdecimal() or steps <= FINER * int(known):
+            return
+        self._said_fineness = True
+        warnings.warn(
+            f"This run has {steps} steps, and the rows were learned on runs of {known}: what lies between those is a "
+            f"guess, and errors may be larger than expected. Calibrate with {steps // FINER} steps or more. Said once.",
+            ForeseerWarning,
+            stacklevel=2,
+        )
 
     def check_rounding(self, plan: Plan, feature: Sequence[Tensor]) -> None:
         """Say once where rows are so large that the rounding of the features spoils a forecast."""

@@ -73,7 +73,7 @@ class Tracker:
         policy: what is attached to it.
         keep: where features are kept.
         scale: what all threads know of the denoiser's timestep argument.
-        places: what all threads know of its other arguments.
+        places: what all threads know of its other arguments, by branch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Tracker:
         policy: AnyPolicy,
         keep: Keep,
         scale: dict[str, Callable[[float], float]] | None = None,
-        places: Places | None = None,
+        places: dict[str, Places] | None = None,
     ) -> None:
         self._module = module
         self._policy = policy
@@ -90,7 +90,7 @@ class Tracker:
         self.spent: Callable[[Any, int], int] = lambda timesteps, step: 0  # of the run's budget, by any denoiser
         self.clock = StepClock(module, scale)
         self.grid: Grid | None = None
-        self._places = Places() if places is None else places
+        self._places = {} if places is None else places
         self._settings: Settings | None = None
         self._first = 0
         self._run: PolicyRun | None = None
@@ -144,7 +144,7 @@ class Tracker:
             self._branches = {}
         if len(self._called) == MOST_CALLS:
             return Call(step, context or "?", None, f"the denoiser was called more than {MOST_CALLS} times"), fresh
-        conditioning = Conditioning(args, kwargs, self.clock.timestep_position, self._places)
+        conditioning = Conditioning(args, kwargs, self.clock.timestep_position)
         name = self._name(context, step, signature, conditioning)
         self._called.add(name)
         argument = self.clock.argument(args, kwargs)
@@ -202,6 +202,7 @@ class Tracker:
                 except ForeseerError as error:
                     self._refused[step] = str(error)
                 else:
+                    conditioning.places = self._places.setdefault(name, Places())
                     branch = self._branches[name] = TrackedBranch(name, run, len(self.grid), conditioning)
                     return Call(step, name, branch, late=step > self._first)
             return Call(step, name, None, self._refused[step])

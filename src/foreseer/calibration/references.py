@@ -21,7 +21,7 @@ from foreseer.calibration.sampler import sampler_matrix
 from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.kernel.interpolate import interpolation_weights
+from foreseer.kernel.between import interpolation_weights
 from foreseer.pipelines import call_arguments, run
 
 REFERENCE_FILE = Artifact(

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
+from foreseer.kernel.between import Between
 from foreseer.kernel.moments import LARGEST, fault_of
 
 Rows = Mapping[str, Float64[np.ndarray, "T T"]]
@@ -103,7 +104,6 @@ class Branches:
         """The moments of some of the prompts, by index."""
         return replace(self, grams=self.grams[prompts])
 
-    def interpolated(self, weights: Float64[np.ndarray, "M T"]) -> Branches:
-        """The moments of ``weights`` applied to each branch's features."""
-        along = np.kron(np.eye(len(self.names)), weights)
-        return replace(self, grams=along @ self.grams @ along.T)
+    def interpolated(self, between: Between) -> Branches:
+        """The moments at other noise levels."""
+        return replace(self, grams=between.of(self.grams, blocks=len(self.names)))

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
+from foreseer.kernel.between import Between
 from foreseer.kernel.moments import fault_of
 
 
@@ -59,9 +60,9 @@ class Parts:
             return None
         return replace(self, grams=np.average(np.stack([self.grams, other.grams]), axis=0, weights=prompts))
 
-    def interpolated(self, weights: Float64[np.ndarray, "N T"]) -> Parts:
-        """The moments of ``weights`` applied to each part's features."""
-        return replace(self, grams=weights @ self.grams @ weights.T)
+    def interpolated(self, between: Between) -> Parts:
+        """The moments at other noise levels."""
+        return replace(self, grams=between.of(self.grams))
 
 
 def balanced(grams: Float64[np.ndarray, "M T T"]) -> Float64[np.ndarray, "T T"]:
