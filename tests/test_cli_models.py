@@ -111,3 +111,21 @@ def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
 def test_what_is_neither_picture_nor_video_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="holds no picture and no video"):
         _write(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--true-cfg", "nan", "--negative", "x"], "true_cfg_scale is nan"),
+        (["--guidance", "inf"], "guidance_scale is inf"),
+        (["--seed", "99999999999999999999"], "less than or equal"),
+        (["--out", "out.xyz", "--steps", "1"], "names no format"),
+        (["--negative", "blue"], "drops it where true_cfg_scale is 1"),
+    ],
+)
+def test_values_that_draw_nothing_sensible_are_refused(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["generate", "emoji", "--prompt", "a red apple", *words])
+    assert result.exit_code != 0
+    assert said in result.output + str(result.exception)
+    assert not list(tmp_path.iterdir())

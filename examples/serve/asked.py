@@ -25,7 +25,7 @@ class Limits:
 
     sizes: tuple[int, int] = (32, 128)
     size_multiple: int = 16
-    steps: tuple[int, int] = (2, 100)
+    steps: tuple[int, int] = (2, 64)
     speedup: float = 10.0
     prompt: int = 300
     body: int = 4096

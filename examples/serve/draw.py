@@ -72,7 +72,8 @@ class Painter:
 
         Args:
             asked: the request.
-            cancelled: asked after each step; the run is interrupted once it says so.
+            cancelled: asked before the search for steps, before the run and after each step; nothing more is done once
+                it says so.
 
         Raises:
             CancelledError: it was cancelled.
@@ -82,7 +83,11 @@ class Painter:
             pipe._interrupt = cancelled()
             return {}
 
+        if cancelled():
+            raise CancelledError
         policy = self.policy(asked)
+        if cancelled():
+            raise CancelledError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fs.ForeseerWarning)  # fail-opens are counted
             with fs.accelerate(self.pipe, policy) if policy is not None else nullcontext() as handle:

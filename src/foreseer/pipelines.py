@@ -105,12 +105,7 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
-    wanted = arguments.get("true_cfg_scale", 0)
-    if isinstance(wanted, int | float) and wanted > 1 and not NEGATIVE & arguments.keys():
-        raise PipelineError(
-            f"true_cfg_scale is {wanted:g}, and diffusers drops that guidance without a negative prompt: give one "
-            "(negative_prompt, --negative; it may be empty)."
-        )
+    _check_guidance(arguments, accepted)
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
     if "class_labels" in accepted:
@@ -122,6 +117,24 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
                 f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
             ) from error
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+
+
+def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse guidance of which diffusers would drop one half for want of the other."""
+    wanted = arguments.get("true_cfg_scale", 0)
+    if isinstance(wanted, int | float) and wanted > 1 and not NEGATIVE & arguments.keys():
+        raise PipelineError(
+            f"true_cfg_scale is {wanted:g}, and diffusers drops that guidance without a negative prompt: give one "
+            "(negative_prompt, --negative; it may be empty)."
+        )
+    if "true_cfg_scale" not in accepted or not arguments.get("negative_prompt"):
+        return
+    scale = arguments.get("true_cfg_scale", accepted["true_cfg_scale"].default)
+    if isinstance(scale, int | float) and scale <= 1:
+        raise PipelineError(
+            f"A negative prompt is given, and diffusers drops it where true_cfg_scale is {scale:g}: give more than 1 "
+            "(--true-cfg)."
+        )
 
 
 PICTURE = "picture"

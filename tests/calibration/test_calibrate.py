@@ -1,10 +1,15 @@
+import copy
+from dataclasses import replace
+
 import diffusers
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.identity import weights_of
 from foreseer.calibration.record import gram, record_run
 from foreseer.kernel import KernelError
 from tests.calibration.conftest import STEPS, TRAINING
@@ -68,6 +73,57 @@ def test_an_interrupted_calibration_goes_on_where_it_was(loop, kernel, tmp_path)
     assert np.array_equal(again.grams, kernel.grams)
     with pytest.raises(CalibrationError, match="another calibration"):
         fs.calibrate(loop, TRAINING[:4], num_inference_steps=STEPS, checkpoint=file)
+
+
+def other_weights(pipe):
+    pipe.transformer.mix.data.mul_(1.1)
+
+
+def other_scheduler(pipe):
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
+
+
+@pytest.mark.parametrize(("change", "word"), [(other_weights, "weights"), (other_scheduler, "scheduler_config")])
+def test_what_was_recorded_before_a_change_is_not_taken_for_what_is_after_it(tmp_path, change, word):
+    pipe = LoopPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0))
+    options = {"num_inference_steps": 6, "checkpoint": tmp_path / "kept", "response_prompts": 0}
+    before = fs.calibrate(pipe, TRAINING[:2], **options)
+    fs.rollout(pipe, before, TRAINING[:1], nfe=3, checkpoint=tmp_path / "references")
+    kept = set((tmp_path / "references").iterdir())
+    change(pipe)
+    with pytest.raises(CalibrationError, match=f"another calibration .*{word}"):
+        fs.calibrate(pipe, TRAINING[:2], **options)
+    after = fs.calibrate(pipe, TRAINING[2:4], seed=2, num_inference_steps=6, response_prompts=0)
+    with pytest.raises(KernelError, match="do not add up"):
+        before.merge(after)
+    fs.rollout(pipe, after, TRAINING[:1], nfe=3, checkpoint=tmp_path / "references")
+    assert len({*(tmp_path / "references").iterdir()} - kept) == 1  # made anew
+
+
+def test_what_kernels_may_differ_in_is_named(kernel):
+    other = replace(kernel.subset([0]), provenance={**kernel.provenance, "dtype": "bfloat16"})
+    with pytest.raises(KernelError, match="dtype 'float32', the other 'bfloat16'"):
+        kernel.subset([1]).merge(other)
+    assert kernel.subset([1]).merge(other, may_differ=["dtype"]).prompts == 2
+    with pytest.raises(KernelError, match="go from outputs to samples in other ways"):
+        kernel.subset([1]).merge(replace(kernel.subset([0]), sampler=2.0 * kernel.sampler))
+
+
+def test_a_rollout_says_with_which_guidance_it_was_made(loop, kernel):
+    assert kernel.provenance["guidance"] == ""
+    plan = fs.rollout(loop, kernel, TRAINING[:1], nfe=4, guidance_scale=2.0)
+    assert plan.provenance["guidance"] == "2.0"
+
+
+def test_weights_are_told_apart_by_some_of_their_numbers():
+    model = nn.Linear(300, 300)
+    known = weights_of([model])
+    assert weights_of([copy.deepcopy(model)]) == known
+    assert weights_of([copy.deepcopy(model).bfloat16()]) != known
+    with torch.no_grad():
+        model.weight *= 1.01
+    assert weights_of([model]) != known
+    assert weights_of([nn.Linear(3, 3, device="meta")])  # offloaded
 
 
 def test_no_prompt_and_no_finite_output_are_refused(loop):

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from foreseer.errors import PlanFileError
 from foreseer.files import write_atomically
+from foreseer.files.writing import FormatError, write_encoded
 from foreseer.plan import Plan
 from tests.fuzz.subjects import make_plan
 
@@ -78,3 +80,14 @@ def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
             assert content in (b"a" * 5000, b"b" * 5000, b"c" * 5000)
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(tmp_path):
+    kept = tmp_path / "kept.jpg"
+    kept.write_bytes(b"old")
+    transparent = Image.new("RGBA", (2, 2))
+    for path, words in ((kept, "RGBA"), (tmp_path / "new.xyz", "XYZ")):
+        with pytest.raises(FormatError, match=words):
+            write_encoded(path, lambda buffer, kind: transparent.save(buffer, kind.upper().replace("JPG", "JPEG")))
+    assert kept.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["kept.jpg"]

@@ -28,6 +28,11 @@ class Settings:
                 self._owners += _with_settings(members)
         self._values = self._read()
 
+    @property
+    def plain(self) -> list[Any]:
+        """Those that are numbers, words and lists of them, in order."""
+        return [value for value in self._values if _is_plain(value)]
+
     def changed(self) -> bool:
         """Whether any is another than when last looked at."""
         values = self._read()
@@ -46,6 +51,12 @@ def _with_settings(members: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], 
     if processor is not None and not isinstance(processor, nn.Module):
         found += _with_settings(getattr(processor, "__dict__", {}))
     return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _frozen(value: Any) -> Any:

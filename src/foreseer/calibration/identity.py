@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from foreseer import __version__
 from foreseer.attach.architecture import architecture_of
 from foreseer.attach.denoisers import find_denoisers
+from foreseer.attach.settings import Settings
+
+SAMPLED = 64  # numbers of each weight
 
 
 def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
@@ -21,14 +25,15 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
     import diffusers
 
     named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
-    scale = named.get("true_cfg_scale", named.get("guidance_scale", ""))
     others = {key: fingerprint(value) for key, value in options.items() if key not in named}
     return {
         "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
         "denoiser": architecture_of(find_denoisers(pipe).values()),
         "dtype": ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in _dtypes(pipe)})),
+        "weights": weights_of(find_denoisers(pipe).values()),
         "scheduler": type(pipe.scheduler).__name__,
-        "guidance": str(scale),
+        "scheduler_config": _config_of(pipe.scheduler),
+        "guidance": guidance_of(options),
         "options": json.dumps({**named, **others}, sort_keys=True),
         "steps": str(steps),
         "seed": str(seed),
@@ -36,6 +41,27 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
         "prompts_hash": fingerprint("\n".join(prompts)),
         "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
     }
+
+
+def guidance_of(options: Mapping[str, Any]) -> str:
+    """How strongly a call asks to be guided; empty where it does not say."""
+    scale = options.get("true_cfg_scale", options.get("guidance_scale", ""))
+    return str(scale) if isinstance(scale, str | int | float) else ""
+
+
+def weights_of(denoisers: Iterable[nn.Module]) -> str:
+    """16 hexadecimal digits that stand for the weights of networks, adapters among them: for some numbers of each.
+
+    What is not in memory (offloaded) is left out.
+    """
+    digest = hashlib.sha256()
+    for module in denoisers:
+        for name, weight in module.named_parameters():
+            flat = weight.detach().reshape(-1) if type(weight) is nn.Parameter else torch.empty(0)
+            some = flat[:: max(1, flat.numel() // SAMPLED)] if not flat.is_meta else torch.empty(0)
+            digest.update(f"{name} {tuple(weight.shape)} {fingerprint(some)} ".encode())
+        digest.update(repr(Settings(module).plain).encode())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(value: Any) -> str:
@@ -52,6 +78,11 @@ def fingerprint(value: Any) -> str:
     else:
         content = repr(value).encode()
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _config_of(scheduler: Any) -> str:
+    known = {name: value for name, value in dict(getattr(scheduler, "config", {})).items() if not name.startswith("_")}
+    return fingerprint(json.dumps(known, sort_keys=True, default=repr))
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:

@@ -17,6 +17,7 @@ from foreseer.attach.pipeline import attach
 from foreseer.attach.site import Forward
 from foreseer.attach.tracker import TrackedBranch
 from foreseer.calibration.calibrate import CalibrationError, check_ready
+from foreseer.calibration.identity import guidance_of
 from foreseer.calibration.learned import STEERED
 from foreseer.calibration.moments import Moments, Student
 from foreseer.calibration.record import record_run
@@ -113,7 +114,8 @@ def rollout(
     references = References(pipe, kernel, matrix, finer, checkpoint)
     names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
-    draft = _Draft(kernel, rule, names, mixing, {"forecaster": words, "schedule": repr(rule)})
+    made = {"forecaster": words, "schedule": repr(rule), "guidance": guidance_of(call)}
+    draft = _Draft(kernel, rule, names, mixing, made)
     return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
 
 
@@ -174,7 +176,7 @@ class _Draft:
         apart = rule.branch_steps(kernel.grid) if names else {}
         self.steps = [np.array(apart.get(name, self.computed)) for name in names or ("",)]
         self._grid = kernel.grid
-        known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser", "guidance")}
+        known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser")}
         self._provenance = {**provenance, **known}
         self._shared = KernelRows(kernel).rows(self.computed, kernel.grid)
 

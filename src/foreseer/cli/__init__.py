@@ -56,5 +56,8 @@ def main(arguments: list[str] | None = None) -> Any:
             soft_wrap=True,
         )
     except OSError as error:
-        errors.print(f"[bold red]Error:[/] {escape(f'{error.strerror or error}: {error.filename}')}.", highlight=False)
+        words = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        errors.print(f"[bold red]Error:[/] {escape(words)}.", highlight=False)
+    except MemoryError:
+        errors.print("[bold red]Error:[/] This takes more memory than there is: ask for fewer steps or less.")
     sys.exit(2)

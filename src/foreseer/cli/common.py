@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,8 @@ def _known_site(words: str | None) -> str | None:
         raise typer.BadParameter(str(error)) from error
 
 
+# Generators take twice as many; the next pictures have the next seeds.
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first prompt; the next has the next.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 SiteOption = Annotated[
     str | None,
@@ -97,6 +100,9 @@ def call_options(
         PICTURE: image,
     }
     given = {name: value for name, value in named.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"{name} is {value}; expected a finite number.")
     for words in others or ():
         name, value = _read_option(words)
         if name in given:

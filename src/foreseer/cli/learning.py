@@ -22,6 +22,7 @@ from foreseer.cli.common import (
     Nfe,
     Others,
     Picture,
+    Seed,
     SiteOption,
     TrueCfg,
     Width,
@@ -39,7 +40,7 @@ def calibrate(
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
     steps: Annotated[int | None, typer.Option(min=2, help="Steps of the runs to record.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
         "model.kernel.safetensors"
     ),
@@ -105,7 +106,7 @@ def rollout(
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt a line.")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=2, help="Follow a finer run with so many steps.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts; 4 go a long way.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the first prompt; the next has the next.")] = 0,
+    seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="The plan to write.")] = Path("rollout.plan.safetensors"),
     height: Height = None,
     width: Width = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from foreseer.attach.pipeline import accelerate
 from foreseer.attach.record import RunRecord
 from foreseer.evaluate.loop import watch_loop
 from foreseer.evaluate.pixels import FRAME_MILLISECONDS, as_bytes
+from foreseer.files.writing import write_encoded
 from foreseer.gate import AnyPolicy
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline, split_sampling
 
@@ -115,15 +117,21 @@ def _write(output: Any, path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if hasattr(output, "images"):
-            output.images[0].save(path)
-            return
-        if not hasattr(output, "frames"):
-            raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
-        frames = [
+    more: dict[str, Any] = {}
+    if hasattr(output, "images"):
+        picture = output.images[0]
+    elif hasattr(output, "frames"):
+        picture, *others = [
             one if isinstance(one, Image.Image) else Image.fromarray(as_bytes(one)[0]) for one in output.frames[0]
         ]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
-    except ValueError as error:
-        raise PipelineError(f"Cannot write {path}: {error}. Name it .png (.gif for a video).") from error
+        more = {"save_all": True, "append_images": others, "duration": FRAME_MILLISECONDS, "loop": 0}
+    else:
+        raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
+
+    def save(buffer: BytesIO, kind: str) -> None:
+        known = Image.registered_extensions()
+        if f".{kind}" not in known:
+            raise ValueError(f"{kind!r} names no format")
+        picture.save(buffer, known[f".{kind}"], **more)
+
+    write_encoded(path, save)

@@ -9,10 +9,11 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
-from io import BufferedWriter
+from collections.abc import Callable, Iterator
+from io import BufferedWriter, BytesIO
 from pathlib import Path
 
+from foreseer.errors import ForeseerError, in_one_line
 from foreseer.files.reading import without_waiting
 
 try:
@@ -50,6 +51,29 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+class FormatError(ForeseerError, ValueError):
+    """A picture cannot be written in the format that its file's name asks for."""
+
+
+def write_encoded(path: Path, save: Callable[[BytesIO, str], object]) -> None:
+    """Write a picture or figure whole or not at all: it is encoded in memory first.
+
+    Args:
+        path: its suffix names the format; without one it is ``png``.
+        save: encodes into a buffer in a format, the suffix in small letters without its dot.
+
+    Raises:
+        FormatError: ``save`` knows no such format, or the picture does not go into it.
+        OSError: as :func:`write_atomically`.
+    """
+    buffer = BytesIO()
+    try:
+        save(buffer, path.suffix.lower().lstrip(".") or "png")
+    except (ValueError, KeyError, OSError) as error:
+        raise FormatError(f"Cannot write {path}: {in_one_line(error)}. Name it .png.") from error
+    write_atomically(path, buffer.getvalue())
 
 
 @contextlib.contextmanager

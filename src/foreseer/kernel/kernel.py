@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -181,62 +179,22 @@ class Kernel:
         weighted = self.sampler is not None or self.effects is not None
         return self.final_squares is not None and weighted
 
-    def merge(self, other: Kernel, *, may_share: bool = False) -> Kernel:
+    def merge(self, other: Kernel, *, may_share: bool = False, may_differ: Collection[str] = ()) -> Kernel:
         """Both kernels' prompts in one.
 
         Args:
             other: the one to add.
             may_share: whether a run may be in both; it counts twice then.
+            may_differ: words of ``provenance`` (``"options"``, ``"dtype"``, ...) in which they need not agree.
 
         Raises:
-            KernelError: they are of other grids, sites or models, or a run of one is in the other too and may not be.
+            KernelError: they are of other grids, sites, samplers or models or were recorded otherwise, or a run of one
+                is in the other too and may not be.
         """
+        from foreseer.kernel.merge import merge
+
         check_kind("other", other, Kernel, KernelError)
-        for what, mine, its in (
-            ("grid", self.grid, other.grid),
-            ("site", self.site, other.site),
-            ("model", self.provenance.get("model"), other.provenance.get("model")),
-            ("scheduler", self.provenance.get("scheduler"), other.provenance.get("scheduler")),
-            ("guidance", self.provenance.get("guidance"), other.provenance.get("guidance")),
-        ):
-            same = mine.matches(its) if isinstance(mine, Grid) and isinstance(its, Grid) else mine == its
-            if not same:
-                raise KernelError(f"These kernels do not add up: one has {what} {mine!r}, the other {its!r}.")
-        if not may_share and {one.tobytes() for one in self.grams} & {one.tobytes() for one in other.grams}:
-            raise KernelError("These kernels do not add up: a run of one is in the other too, and would count twice.")
-        hashes = "+".join(one.provenance.get("prompts_hash", "") for one in (self, other))
-        provenance = {
-            **self.provenance,
-            "prompts": str(self.prompts + other.prompts),
-            "prompts_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
-        }
-        known = self.final_squares is not None and other.final_squares is not None
-        squares = np.concatenate([self.final_squares, other.final_squares]) if known else None  # pyright: ignore
-        grams = np.concatenate([self.grams, other.grams])
-        sizes = np.array([self.prompts, other.prompts])
-        response = math.sqrt(float(np.average(np.square([self.response, other.response]), weights=sizes)))
-        branches = None
-        if self.branches is not None and other.branches is not None and self.branches.mix_alike(other.branches):
-            branches = self.branches.merge(other.branches)
-        elif self.branches is not None or other.branches is not None:
-            known = self.provenance.get("branches") or other.provenance.get("branches")
-            provenance["branches"] = known or "share their rows: guidance combines them differently from run to run"
-        outputs = None
-        if self.output_squares is not None and other.output_squares is not None:
-            outputs = np.concatenate([self.output_squares, other.output_squares])
-        parts = None
-        if self.parts is not None and other.parts is not None:
-            parts = self.parts.merge(other.parts, [self.prompts, other.prompts])
-        return replace(
-            self,
-            grams=grams,
-            final_squares=squares,
-            provenance=provenance,
-            response=response,
-            branches=branches,
-            output_squares=outputs,
-            parts=parts,
-        )
+        return merge(self, other, may_share=may_share, may_differ=may_differ)
 
     def subset(self, prompts: list[int]) -> Kernel:
         """The kernel of some of the prompts, by index; the parts, kept as means over all, are left out."""
