@@ -94,7 +94,7 @@ def test_what_the_pipeline_refuses_is_said_in_its_words(tmp_path, command):
         app, [command, "emoji", *words, "--out", str(out), "--option", "max_sequence_length=9999"]
     )
     assert isinstance(result.exception, PipelineError)
-    assert "FluxPipeline refuses this call" in str(result.exception)
+    assert "FluxPipeline cannot draw this" in str(result.exception)
     assert "cannot be greater than 512" in str(result.exception)
     assert not out.exists()
 

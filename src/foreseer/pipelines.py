@@ -177,7 +177,8 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     """One call of ``pipe``.
 
     Raises:
-        PipelineError: it refused an argument, or failed and takes a picture that was not given.
+        PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
+            that too.
     """
     generator = torch.Generator().manual_seed(seed)
     accepted = inspect.signature(pipe.__call__).parameters
@@ -186,15 +187,13 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         return pipe(**arguments, generator=generator)
     except ForeseerError:
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         name, why = type(pipe).__name__, in_one_line(error)
         if pictures:
             raise PipelineError(
                 f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
             ) from error
-        if isinstance(error, AttributeError):  # not what pipelines say of an argument
-            raise
-        raise PipelineError(f"{name} refuses this call: {why}.") from error
+        raise PipelineError(f"{name} cannot draw this: {why}.") from error
 
 
 def read_prompts(path: Path) -> list[str]:

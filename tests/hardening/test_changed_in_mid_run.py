@@ -58,6 +58,21 @@ def test_adapters_switched(name: str, site: str) -> None:
         assert handle.record.computed_steps == (0, 4)
 
 
+@pytest.mark.cell("runs", "a LoRA scale given with the call, which rounds the adapters' own at every step", "works")
+def test_a_scale_given_with_the_call() -> None:
+    peft = pytest.importorskip("peft")
+    tiny = build("flux")
+    config = peft.LoraConfig(r=3, lora_alpha=4.3, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    tiny.pipe.transformer.add_adapter(config)
+    tiny.pipe.transformer.requires_grad_(False)
+    with fs.accelerate(tiny.pipe, RARE) as handle:
+        for scale in (0.7, 0.1, 0.33):
+            tiny.run(8, joint_attention_kwargs={"scale": scale})
+            assert handle.record is not None
+            assert handle.record.computed_steps == (0, 4)
+            assert handle.record.begun_late == []
+
+
 class Attention(nn.Module):
     def __init__(self, processor: Any) -> None:
         super().__init__()

@@ -56,12 +56,14 @@ def _with_settings(members: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | int | str)
 
 
 def _frozen(value: Any) -> Any:
     """A copy to compare with: plain values as they are, others by which object they are."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return f"{value:.9g}"  # a call's own LoRA scale is multiplied in and divided out again
+    if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):
         return tuple((name, _frozen(one)) for name, one in value.items())

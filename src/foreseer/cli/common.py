@@ -111,6 +111,13 @@ def call_options(
     return given
 
 
+def file_to_write(path: Path | None) -> Path | None:
+    """``path``, refused before any work is done where it names a folder."""
+    if path is not None and (not path.name or path.is_dir()):
+        raise typer.BadParameter(f"{path} is a folder; name a file.")
+    return path
+
+
 def _read_option(words: str) -> tuple[str, Any]:
     """A name and a value written as NAME=VALUE: JSON, else the words themselves; @FILE is a picture's path."""
     name, sign, value = words.partition("=")

@@ -28,6 +28,7 @@ from foreseer.cli.common import (
     Width,
     call_options,
     console,
+    file_to_write,
     progress_bar,
 )
 
@@ -41,7 +42,7 @@ def calibrate(
     steps: Annotated[int | None, typer.Option(min=2, help="Steps of the runs to record.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts.")] = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The kernel file to write.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The kernel file to write.")] = Path(
         "model.kernel.safetensors"
     ),
     site: SiteOption = "output",
@@ -107,7 +108,9 @@ def rollout(
     teacher_steps: Annotated[int | None, typer.Option(min=2, help="Follow a finer run with so many steps.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts; 4 go a long way.")] = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The plan to write.")] = Path("rollout.plan.safetensors"),
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The plan to write.")] = Path(
+        "rollout.plan.safetensors"
+    ),
     height: Height = None,
     width: Width = None,
     guidance: Guidance = None,
@@ -162,7 +165,9 @@ def frontier(
     evaluations: Annotated[
         bool, typer.Option("--evaluations", help="Count calls of the network, each branch at steps of its own.")
     ] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also draw the curve into this PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="Also draw the curve into this PNG.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Expected error of the final sample against network evaluations, with the knee marked."""
@@ -209,7 +214,9 @@ def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
 def portrait(
     kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
     nfe: Annotated[int, typer.Option(min=1, help="Evaluations of the plan that is shown.")] = 9,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("portrait.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The PNG to write.")] = Path(
+        "portrait.png"
+    ),
 ) -> None:
     """Draw what a kernel shows: projection fidelity, expected error per step, weights, trajectories."""
     from foreseer.calibration.analysis import Portrait

@@ -30,6 +30,7 @@ from foreseer.cli.common import (
     Width,
     call_options,
     console,
+    file_to_write,
     gated_policy,
     kernel_policy,
     method_policy,
@@ -46,7 +47,9 @@ Gated = Annotated[
     bool, typer.Option("--gated", help="With a kernel: spend on each image what it needs; --nfe is the mean.")
 ]
 MaxNfe = Annotated[int | None, typer.Option(min=1, help="Evaluations that no gated run may exceed.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="PNG (GIF for video); numbered if several.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", callback=file_to_write, help="PNG (GIF for video); numbered if several.")
+]
 
 
 def generate(

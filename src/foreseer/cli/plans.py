@@ -20,6 +20,7 @@ from foreseer.cli.common import (
     SiteOption,
     Speedup,
     console,
+    file_to_write,
     kernel_policy,
     method_policy,
     parse_shape,
@@ -78,7 +79,9 @@ def plan_make(
     ] = None,
     site: SiteOption = None,
     matrix: Matrix = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write the plan to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="File to write the plan to.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
