@@ -11,7 +11,7 @@ import numpy as np
 
 from foreseer.kernel.kernel import Kernel, KernelError
 
-_LATER = ("denoiser", "weights", "scheduler_config", "dtype", "options")  # older files lack some
+_LATER = ("denoiser", "weights", "dtype", "options")  # older files lack some
 _SETTING = ("model", "scheduler", "guidance", *_LATER)
 
 
