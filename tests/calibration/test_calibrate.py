@@ -115,6 +115,15 @@ def test_a_rollout_says_with_which_guidance_it_was_made(loop, kernel):
     assert plan.provenance["guidance"] == "2.0"
 
 
+def test_a_run_much_finer_than_the_recording_is_said_to_be_a_guess(loop):
+    coarse = fs.calibrate(loop, TRAINING[:2], num_inference_steps=6, response_prompts=0)
+    with fs.accelerate(loop, fs.learned(coarse, nfe=4)):
+        sample(loop, "one", 7, num_inference_steps=12)  # a warning would be an error
+        with pytest.warns(fs.ForeseerWarning, match=r"13 steps, .* on runs of 6: .* Calibrate with 7 steps or more"):
+            sample(loop, "one", 7, num_inference_steps=13)
+        sample(loop, "one", 7, num_inference_steps=14)
+
+
 def test_weights_are_told_apart_by_some_of_their_numbers():
     model = nn.Linear(300, 300)
     known = weights_of([model])

@@ -19,7 +19,7 @@ def is_transformed() -> bool:
 
     What is computed there stands for other numbers than it shows, and must not outlive the transform.
     """
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+    return getattr(forward_ad, "_current_level", -1) >= 0 or peek_interpreter_stack() is not None
 
 
 def asks_for_gradients(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

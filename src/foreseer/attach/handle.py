@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -158,8 +159,9 @@ class Handle:
             return
         self._said_fineness = True
         warnings.warn(
-            f"This run has {steps} steps, and the rows were learned on runs of {known}: what lies between those is a "
-            f"guess, and errors may be larger than expected. Calibrate with {steps // FINER} steps or more. Said once.",
+            f"This run has {steps} steps, and the rows were learned on runs of {known}: what lies between is a guess, "
+            f"and errors may be larger than expected. Calibrate with {math.ceil(steps / FINER)} steps or more. "
+            "Said once.",
             ForeseerWarning,
             stacklevel=2,
         )
