@@ -105,6 +105,9 @@ def test_what_kernels_may_differ_in_is_named(kernel):
     with pytest.raises(KernelError, match="dtype 'float32', the other 'bfloat16'"):
         kernel.subset([1]).merge(other)
     assert kernel.subset([1]).merge(other, may_differ=["dtype"]).prompts == 2
+    for unknown in ("dtype", ["dtypes"]):
+        with pytest.raises(KernelError, match="expected a list of words out of model"):
+            kernel.subset([1]).merge(other, may_differ=unknown)
     with pytest.raises(KernelError, match="go from outputs to samples in other ways"):
         kernel.subset([1]).merge(replace(kernel.subset([0]), sampler=2.0 * kernel.sampler))
 

@@ -189,7 +189,7 @@ class Kernel:
 
         Raises:
             KernelError: they are of other grids, sites, samplers or models or were recorded otherwise, or a run of one
-                is in the other too and may not be.
+                is in the other too and may not be; or ``may_differ`` holds an unknown word.
         """
         from foreseer.kernel.merge import merge
 

@@ -56,6 +56,8 @@ def merge(one: Kernel, other: Kernel, *, may_share: bool, may_differ: Collection
 
 
 def _check_same_setting(one: Kernel, other: Kernel, may_differ: Collection[str]) -> None:
+    if isinstance(may_differ, str) or not isinstance(may_differ, Collection) or not {*may_differ} <= {*_SETTING}:
+        raise KernelError(f"may_differ is {may_differ!r}; expected a list of words out of {', '.join(_SETTING)}.")
     if not one.grid.matches(other.grid):
         raise KernelError(f"These kernels do not add up: one has grid {one.grid!r}, the other {other.grid!r}.")
     compared: list[tuple[str, str | None, str | None]] = [("site", one.site, other.site)]
