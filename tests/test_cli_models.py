@@ -99,6 +99,15 @@ def test_what_the_pipeline_refuses_is_said_in_its_words(tmp_path, command):
     assert not out.exists()
 
 
+def test_a_picture_is_not_asked_for_where_memory_is_short():
+    class Fails(Redraws):
+        def __call__(self, prompt=None, image=None, generator=None):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(PipelineError, match=r"^Fails cannot draw this: RuntimeError: out of memory\.$"):
+        run(Fails(), {}, seed=0)
+
+
 def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
     class Refuses(Redraws):
         def __call__(self, prompt=None, image=None, generator=None):

@@ -189,7 +189,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         name, why = type(pipe).__name__, in_one_line(error)
-        if pictures:
+        if pictures and not isinstance(error, RuntimeError):  # memory, sizes: a picture would not help
             raise PipelineError(
                 f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
             ) from error

@@ -138,6 +138,11 @@ def test_a_kernel_refuses_grids_that_it_cannot_cover():
         kernel.on(fs.Grid([900.0, 500.0], unit="timestep"))
 
 
+def test_what_is_no_grid_is_refused(as_users_call):
+    with pytest.raises(KernelError, match="grid is a str; expected a Grid"):
+        kernel_of(trajectories()).on("x")
+
+
 def test_a_resampled_grid_is_the_one_that_flow_matching_would_visit():
     assert resampled(fs.Grid.uniform(50), 20).levels == pytest.approx(fs.Grid.uniform(20).levels)
 

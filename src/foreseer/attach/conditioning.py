@@ -39,9 +39,10 @@ class Places:
 
     def surprised(self, place: Place, written: bool) -> bool:
         """Whether it was not to be expected that ``place`` does not stay; the next time it is."""
-        expected = place in self.anew or not (written or place in self.staying)
-        self.come_anew({place} if not expected else set())
-        return not expected
+        if place in self.anew or not (written or place in self.staying):
+            return False
+        self.come_anew({place})
+        return True
 
 
 class Conditioning:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.files.writing import write_encoded
+from foreseer.files.writing import write_figure
 from foreseer.forecast.least_squares import ridge_solve
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import step_errors
@@ -131,4 +131,4 @@ class Portrait:
             components = principal_components(self.kernel, prompt)
             paths.plot(*components.T, marker=".", linewidth=0.8)
         paths.set(title="Trajectories in their principal components", xlabel="first", ylabel="second")
-        write_encoded(path, lambda buffer, kind: figure.savefig(buffer, format=kind))
+        write_figure(path, figure)

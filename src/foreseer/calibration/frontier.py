@@ -13,7 +13,7 @@ import numpy as np
 from foreseer.calibration.learned import STEER, joint_schedule
 from foreseer.calibration.validate import expected_error
 from foreseer.errors import ForeseerError
-from foreseer.files.writing import write_encoded
+from foreseer.files.writing import write_figure
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.schedule import Optimal
@@ -141,7 +141,7 @@ def draw_frontier(points: list[FrontierPoint], path: Path) -> None:
     axis.set_ylabel("expected relative error of the final sample")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)
-    write_encoded(path, lambda buffer, kind: figure.savefig(buffer, format=kind))
+    write_figure(path, figure)
 
 
 def _knee(budgets: list[int], errors: list[float]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from foreseer.evaluate.compare import Comparison, Result
 from foreseer.evaluate.page import as_png, data_uri, enlarged, template
 from foreseer.evaluate.pixels import as_bytes
-from foreseer.files.writing import write_encoded
+from foreseer.files.writing import write_figure
 
 
 def write_html(comparison: Comparison, path: Path, heading: str, environment: dict[str, str]) -> None:
@@ -51,7 +51,7 @@ def write_sheet(comparison: Comparison, path: Path) -> None:
                 axis.set_title(_caption(row, result is comparison.reference), fontsize=7)
             elif column:
                 axis.set_title(f"{_decibels(result.psnr[index])} dB", fontsize=6, pad=2)
-    write_encoded(path, lambda buffer, kind: figure.savefig(buffer, format=kind))
+    write_figure(path, figure)
 
 
 def _cell(result: Result, index: int, title: str) -> dict[str, Any]:

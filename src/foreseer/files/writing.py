@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from io import BufferedWriter, BytesIO
 from pathlib import Path
+from typing import Any
 
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.files.reading import without_waiting
@@ -74,6 +75,11 @@ def write_encoded(path: Path, save: Callable[[BytesIO, str], object]) -> None:
     except (ValueError, KeyError, OSError) as error:
         raise FormatError(f"Cannot write {path}: {in_one_line(error)}. Name it .png.") from error
     write_atomically(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure; see :func:`write_encoded`."""
+    write_encoded(path, lambda buffer, kind: figure.savefig(buffer, format=kind))
 
 
 @contextlib.contextmanager

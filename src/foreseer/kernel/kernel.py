@@ -214,8 +214,9 @@ class Kernel:
         """This kernel on another grid; see :func:`foreseer.kernel.interpolate.interpolate`.
 
         Raises:
-            KernelError: the grid reaches beyond the recorded noise levels, or is in another unit.
+            KernelError: the grid reaches beyond the recorded noise levels, is in another unit, or is no grid.
         """
+        check_kind("grid", grid, Grid, KernelError)
         if grid.matches(self.grid):
             return self
         found = self._interpolated.get(grid.key)
