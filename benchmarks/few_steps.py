@@ -14,7 +14,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, write
 from benchmarks.learning import CALIBRATION_SEED, Bench, captions
-from foreseer.calibration.validate import best_ridge, formula_error
+from foreseer.methods.validate import best_ridge, formula_error
 from foreseer.evaluate.measures import psnr
 from foreseer.schedule import Optimal
 

@@ -55,7 +55,7 @@ def teacache(bench: Any, trials: Trials) -> Iterator[dict[str, Any]]:
     gate = trials.fitted(TeaCache())
     for budget in BUDGETS:
         for title, site in SITES.items():
-            settled = trials.settle(GatedPolicy(gate, Reuse(), site=site, deciding="each"), budget)
+            settled = trials.settle(GatedPolicy(gate, Reuse(), site=site, decided_by="each"), budget)
             made, spent = run_gated(bench, settled.policy)
             nfe = float(spent.mean())
             row = {"asked": budget, "method": f"reuse of the {title}", "evaluations": nfe}

@@ -30,7 +30,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import write
 from benchmarks.soak_studio import Studio, draw_handle, draw_run
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 
 EVERY = 100
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foreseer import cli, zoo
-from foreseer.calibration.l2p import train_l2p
+from foreseer.methods.train_l2p import train_l2p
 from foreseer.forecast import TaylorSeer
 from foreseer.kernel import Kernel
 from foreseer.plan import Plan

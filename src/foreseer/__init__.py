@@ -23,32 +23,34 @@ _NAMES = {
     "ForeseerWarning": "foreseer.errors",
     "GatedPolicy": "foreseer.gate",
     "Grid": "foreseer.grid",
-    "Handle": "foreseer.attach",
+    "Handle": "foreseer.attach.handle",
     "Kernel": "foreseer.kernel",
     "Plan": "foreseer.plan",
     "Policy": "foreseer.plan",
-    "accelerate": "foreseer.attach",
+    "accelerate": "foreseer.attach.accelerate",
     "calibrate": "foreseer.calibration.calibrate",
-    "detach": "foreseer.attach",
-    "gated": "foreseer.calibration.gated",
-    "learned": "foreseer.calibration.learned",
+    "detach": "foreseer.attach.accelerate",
+    "gated": "foreseer.methods.gated",
+    "learned": "foreseer.methods.learned",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
-    "wrap": "foreseer.attach",
+    "wrap": "foreseer.attach.wrap",
 }
 
 if TYPE_CHECKING:
     from foreseer import forecast, gate, methods, schedule, site, zoo
-    from foreseer.attach import Handle, accelerate, detach, wrap
+    from foreseer.attach.accelerate import accelerate, detach
+    from foreseer.attach.handle import Handle
+    from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
-    from foreseer.calibration.gated import gated
-    from foreseer.calibration.learned import learned
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
     from foreseer.errors import ForeseerError, ForeseerWarning
     from foreseer.gate import GatedPolicy
     from foreseer.grid import Grid
     from foreseer.kernel import Kernel
+    from foreseer.methods.gated import gated
+    from foreseer.methods.learned import learned
     from foreseer.plan import Plan, Policy
 
 __all__ = [

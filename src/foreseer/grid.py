@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class Grid:
         """The levels of a diffusers scheduler after ``set_timesteps``.
 
         Its ``sigmas`` where there is one a step (bfloat16 pipelines round timesteps into duplicates, sigmas are
-        kept in float32), else its ``timesteps``. Rising sigmas (``invert_sigmas``) are read as 1 - sigma.
+        kept in float32), else its ``timesteps``. With ``invert_sigmas`` in its configuration, levels are 1 - sigma.
 
         Raises:
             GridError: ``set_timesteps`` was not called, or the scheduler visits a level twice by design (Heun, PNDM).
@@ -75,8 +75,7 @@ class Grid:
         sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
         name = type(scheduler).__name__
         if sigmas.size == timesteps.size + 1:
-            if sigmas.size > 2 and np.all(np.diff(sigmas[:-1]) > 0) and sigmas.min() >= 0 and sigmas.max() <= 1:
-                sigmas = 1.0 - sigmas
+            sigmas = 1.0 - sigmas if inverts_sigmas(scheduler) else sigmas
             return _named(name, sigmas[:-1], "sigma", float(min(sigmas[-1], sigmas[-2])))
         if timesteps.size < len(scheduler.timesteps):
             return _named(name, timesteps, "timestep", 0.0)
@@ -132,6 +131,63 @@ def has_steps(scheduler: Any) -> bool:
     return len(timesteps) != getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
 
 
+def inverts_sigmas(scheduler: Any) -> bool:
+    """Whether the scheduler's configuration says that its sigmas rise from noise to clean."""
+    config = getattr(scheduler, "config", None)
+    found = config.get("invert_sigmas") if isinstance(config, Mapping) else getattr(config, "invert_sigmas", False)
+    return bool(found)
+
+
+def level_sequences(scheduler: Any) -> tuple[tuple[Grid, ...], tuple[tuple[int, int], ...]]:
+    """The levels of a scheduler as sequences in which each occurs once: all first visits, all second visits, ...
+
+    A scheduler with one visit per level has one sequence, :meth:`Grid.from_scheduler`. Heun's method calls the network
+    twice at each level but the first, PNDM twice at its second level; each sequence of visits is smooth for itself.
+
+    Returns:
+        The sequences' grids, and for each step of the scheduler (sequence, position in it).
+
+    Raises:
+        GridError: ``set_timesteps`` was not called, or levels rise.
+
+    >>> from types import SimpleNamespace
+    >>> grids, places = level_sequences(SimpleNamespace(timesteps=[9.0, 6.0, 6.0, 3.0], num_inference_steps=3))
+    >>> [grid.noise_levels.tolist() for grid in grids], places
+    ([[9.0, 6.0, 3.0], [6.0]], ((0, 0), (0, 1), (1, 0), (0, 2)))
+    """
+    try:
+        grid = Grid.from_scheduler(scheduler)
+        return (grid,), tuple((0, step) for step in range(len(grid)))
+    except GridError:
+        if not has_steps(scheduler):
+            raise
+        levels, unit = _repeated_levels(scheduler)
+        visits: dict[str, int] = {}
+        sequences: list[list[float]] = []
+        places: list[tuple[int, int]] = []
+        for level in levels[:-1].tolist():
+            rounded = f"{level:.6g}"  # some schedulers compute the same level twice, each with its own rounding
+            visit = visits.get(rounded, 0)
+            visits[rounded] = visit + 1
+            if visit == len(sequences):
+                sequences.append([])
+            places.append((visit, len(sequences[visit])))
+            sequences[visit].append(level)
+        if len(sequences) < 2:
+            raise
+    final = min(float(levels[-1]), float(levels[-2]))
+    return tuple(_named(type(scheduler).__name__, np.asarray(each), unit, final) for each in sequences), tuple(places)
+
+
+def _repeated_levels(scheduler: Any) -> tuple[np.ndarray, Unit]:
+    """Each step's level and the final level, and their unit."""
+    timesteps = _to_array(visited(scheduler))
+    sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
+    if sigmas.size == timesteps.size + 1:
+        return (1.0 - sigmas if inverts_sigmas(scheduler) else sigmas), "sigma"
+    return np.append(timesteps, min(0.0, timesteps[-1])), "timestep"
+
+
 def visited(scheduler: Any) -> Any:
     """The timesteps of a scheduler at which the network is called.
 
@@ -161,7 +217,7 @@ def _as_levels(values: Any) -> np.ndarray:
         raise GridError(
             f"Noise levels must strictly decrease, but step {step} has {levels[step]:g} and step {step + 1} has "
             f"{levels[step + 1]:g}. Give each level once, from noise to clean; a scheduler that visits a level twice "
-            f"(Heun, PNDM) has no grid."
+            f"(Heun, PNDM) has several grids."
         )
     return levels
 

@@ -84,7 +84,7 @@ class Tokens(Site):
 
 
 @dataclasses.dataclass(frozen=True)
-class Change(Site):
+class Residual(Site):
     """The change that a range of blocks makes: its output minus its input. All else runs; the forecast is added.
 
     Over all blocks it is TeaCache's residual; with rear blocks early and front blocks late it is Delta-DiT's
@@ -100,7 +100,7 @@ class Change(Site):
         PlanError: a share is out of range, or a range is empty.
     """
 
-    name: ClassVar[str] = "change"
+    name: ClassVar[str] = "residual"
     blocks: tuple[float, float] = (0.0, 1.0)
     late: tuple[float, float] | None = None
     boundary: float = 0.5
@@ -124,8 +124,9 @@ def _checked_range(name: str, given: Any) -> tuple[float, float]:
     return float(given[0]), float(given[1])
 
 
-KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock, Modules, Tokens, Change)}
+KINDS: dict[str, type[Site]] = {kind.name: kind for kind in (Output, LastBlock, Modules, Tokens, Residual)}
 SITES: tuple[str, ...] = tuple(KINDS)
+_FORMER = {"change": "residual"}  # names in files of earlier versions
 
 _WORDS = re.compile(r"\s*([a-z_]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _OPTION = re.compile(r"\s*([a-z_]+)\s*=\s*")
@@ -143,7 +144,7 @@ def read_site(site: str | Site) -> Site:
     if isinstance(site, Site):
         return site
     matched = _WORDS.fullmatch(site) if isinstance(site, str) else None
-    kind = KINDS.get(matched[1]) if matched else None
+    kind = KINDS.get(_FORMER.get(matched[1], matched[1])) if matched else None
     if matched is None or kind is None:
         raise PlanError(f"Unknown site {site!r}: expected one of {', '.join(KINDS)}.")
     options = _read_options(site, matched[2] or "")

@@ -12,7 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from foreseer.attach.containers import UnknownContainerError, flatten, is_alike, rebuild, signature, strip
+from foreseer.attach.network.containers import UnknownContainerError, flatten, is_alike, rebuild, strip
 
 Pair = namedtuple("Pair", ["video", "audio"])
 
@@ -93,15 +93,6 @@ def test_an_unknown_container_is_refused(output: Any) -> None:
 def test_a_container_that_cannot_be_made_again_is_refused() -> None:
     with pytest.raises(UnknownContainerError, match="defaultdict"):
         strip(defaultdict(list, {"x": A}))
-
-
-def test_the_signature_tells_shapes_and_dtypes_apart_but_not_values() -> None:
-    given = signature((A, 3), {"cond": [B, C], "names": "x", "time": C})
-    assert given == signature((A + 1, 4), {"cond": [B * 2, C], "names": "y", "time": C})
-    assert given != signature((A[:1], 3), {"cond": [B, C], "names": "x", "time": C})
-    assert given != signature((A.double(), 3), {"cond": [B, C], "names": "x", "time": C})
-    assert given != signature((A, 3), {"cond": [B, B], "names": "x", "time": C})
-    assert len(given) == 4
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.output_site import OutputSite
-from foreseer.attach.pipeline import attach
+from foreseer.attach.accelerate import attach
+from foreseer.attach.sites.output import OutputSite
 from foreseer.errors import FailedOpenError, ForeseerWarning
 from foreseer.runtime import BranchRun
 from tests.attach.common import reference, tiny
@@ -48,14 +48,14 @@ class Remembering(OutputSite):
     def __init__(self, computed, made):
         self.computed, self.made = computed, made
 
-    def compute(self, forward, args, kwargs, branch):
-        output, tensors = super().compute(forward, args, kwargs, branch)
+    def compute(self, call, branch):
+        output, tensors = super().compute(call, branch)
         self.computed[branch.name, branch.run.last_step + 1] = tensors[0].clone()
         return output, tensors
 
-    def forecast(self, forward, args, kwargs, branch, feature):
+    def forecast(self, call, branch, feature):
         self.made[branch.name, branch.run.last_step] = feature[0].clone()
-        return super().forecast(forward, args, kwargs, branch, feature)
+        return super().forecast(call, branch, feature)
 
 
 @pytest.mark.parametrize("name", ["wan", "qwen_image"])
@@ -67,7 +67,7 @@ def test_each_branch_computes_at_its_own_steps_and_the_record_tells_the_truth(na
     record = handle.record
     assert record.computed == {"cond": list(COND), "uncond": list(UNCOND)}
     assert record.forecast == {"cond": [2, 5, 7], "uncond": [1, 3, 6, 7]}
-    assert (record.nfe, record.evaluations, record.failed_open) == (7, 9, [])
+    assert (record.nfe, record.forward_passes, record.failed_open) == (7, 9, [])
     assert record.forecast_steps == (7,)
     elements = record.feature_elements["uncond"]
     assert record.forecast_flops == 2 * elements * (3 + 2 + 3 + 1 + 1)
@@ -111,7 +111,7 @@ def test_exact_where_the_row_is_the_truth():
     plan = fs.Plan(grid, every, np.eye(STEPS), branch_rows=own, cross_rows={("uncond", "cond"): cross})
     with fs.accelerate(pipe.pipe, plan, strict=True) as handle:
         found = run()
-    assert handle.record.evaluations == STEPS + 1
+    assert handle.record.forward_passes == STEPS + 1
     assert torch.allclose(found, truth, atol=1e-4)
     assert not torch.equal(found, torch.zeros_like(found))
 
@@ -140,7 +140,7 @@ def test_a_wrapped_function_is_served_alike():
     assert denoise.record.computed == {"cond": list(COND), "uncond": list(UNCOND)}
     assert outputs[1]["uncond"].tolist() == [[3.0] * 3]
     assert outputs[6]["uncond"].tolist() == [[2.0] * 3]
-    assert (denoise.record.nfe, denoise.record.evaluations, denoise.record.failed_open) == (7, 9, [])
+    assert (denoise.record.nfe, denoise.record.forward_passes, denoise.record.failed_open) == (7, 9, [])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_guidance_that_begins_late_is_computed_and_the_record_says_why():
         loop(denoise, begins=3)
     assert denoise.record.computed == {"cond": list(range(STEPS)), "uncond": [3, 4, 5, 6, 7]}
     assert [(one.step, one.branch) for one in denoise.record.failed_open] == [(4, "uncond"), (6, "uncond")]
-    assert (denoise.record.nfe, denoise.record.evaluations) == (8, 13)
+    assert (denoise.record.nfe, denoise.record.forward_passes) == (8, 13)
 
 
 def test_a_feature_that_is_not_finite_or_was_changed_is_not_taken():
@@ -224,7 +224,7 @@ def test_features_are_given_back_as_soon_as_the_last_branch_has_used_them():
     plan = plan_on(fs.Grid.uniform(STEPS), cross={(3, 1): -0.25, (3, 3): 0.5, (6, 0): 0.125})
     runs: dict[str, BranchRun] = {}
     for name in ("cond", "uncond"):
-        runs[name] = BranchRun(plan.of_branch(name), 0, None, "device", runs)
+        runs[name] = BranchRun(plan.of_branch(name), 0, "device", runs)
     held = []
     for step in range(STEPS):
         for run in runs.values():
@@ -237,7 +237,7 @@ def test_features_are_given_back_as_soon_as_the_last_branch_has_used_them():
     # cond's 0 until uncond's step 6, its 1 until step 3, 4 and 6 for its own reuse
     assert [cond for cond, _ in held] == [(0,), (0, 1), (0, 1), (0,), (0, 4), (0,), (6,), ()]
     assert [uncond for _, uncond in held] == [(0,), (), (2,), (), (), (5,), (5,), ()]
-    alone = BranchRun(plan.of_branch("cond"), 0, None)  # uncond never comes
+    alone = BranchRun(plan.of_branch("cond"), 0)  # uncond never comes
     for step in range(STEPS):
         alone.computed(step, [torch.ones(2)])
     assert not alone.store.steps

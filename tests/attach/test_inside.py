@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.denoiser import DenoiserHook
-from foreseer.attach.hooks import HOOK_NAME
+from foreseer.attach.denoiser_hook import DenoiserHook
+from foreseer.attach.interception import HOOK_NAME
 from foreseer.gate import FirstBlock, Gate, GatedPolicy, TeaCache
 from tests.attach.common import STEPS, TinyDenoiser, flow_scheduler, reference, sample, tiny
 from tests.pipelines import randomise
@@ -33,7 +33,7 @@ CASES = [*(("flux", site) for site in SITES), *((name, site) for name in list(FI
 
 
 def gated(gate: Gate, site: str = "output", **options: Any) -> GatedPolicy:
-    return GatedPolicy(gate, fs.forecast.Reuse(), site, deciding="each", **options)
+    return GatedPolicy(gate, fs.forecast.Reuse(), site, decided_by="each", **options)
 
 
 def watched(name: str, policy: GatedPolicy, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Tensor], list[Tensor]]:
@@ -226,9 +226,9 @@ def test_the_first_block_is_the_one_that_the_sample_reaches_and_runs_once_a_step
     model, scheduler = randomise(Timed(), 2), flow_scheduler()
     with torch.no_grad(), fs.accelerate(model, gated(gate, "change(kept=3)"), scheduler=scheduler) as handle:
         sample(model, scheduler)
-        probe = model._diffusers_hook.get_hook(HOOK_NAME).probe
-        (first,) = probe._known.values()
-        assert first.link.module is model.blocks[0]
+        probe = model._diffusers_hook.get_hook(HOOK_NAME).signal
+        (first,) = probe._first_blocks.values()
+        assert first.block_call.module is model.blocks[0]
         if isinstance(gate, TeaCache):
             assert probe._matrices == {model.blocks[0]: model.blocks[0].layer}
         for block in (*model.refiners, *model.blocks):
@@ -259,7 +259,7 @@ class NoStack(TinyDenoiser):
     [
         (Timed, True, 1.0, "gradients are enabled"),
         (Timed, False, float("nan"), "not finite"),
-        (NoStack, False, 1.0, "NoStack has no block that takes its sample and hands it on"),
+        (NoStack, False, 1.0, "NoStack has no block that takes its sample and passes it on"),
     ],
 )
 def test_what_cannot_be_told_is_computed_and_said(
@@ -278,10 +278,10 @@ def test_what_cannot_be_told_is_computed_and_said(
 
 
 def test_any_forecaster_stands_behind_a_gate() -> None:
-    policy = GatedPolicy(TeaCache(0.5), fs.forecast.Newton(order=1), "last_block", deciding="each")
+    policy = GatedPolicy(TeaCache(0.5), fs.forecast.Newton(order=1), "last_block", decided_by="each")
     with fs.accelerate(tiny("flux").pipe, policy) as handle:
         found = tiny("flux").run()
-    plan = handle.record.plans["cond"]
+    plan = handle.record.plans["cond"].plan
     assert plan.computed_steps == tuple(handle.record.computed["cond"])
     with fs.accelerate(tiny("flux").pipe, plan):
         assert torch.equal(tiny("flux").run(), found)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME, Interception
+from foreseer.attach.interception import HOOK_NAME, Interception
 from foreseer.site import SITES
 from tests.attach.common import STEPS, accelerated, policy, tiny
 
@@ -61,7 +61,7 @@ def test_an_exception_inside_the_network(branch: int, step: int, site: str) -> N
     expected = accelerated("qwen_image", site=site)
     pipe = tiny("qwen_image").pipe
     with fs.accelerate(pipe, policy(site)) as handle:
-        tiny("qwen_image").run()  # the seam is found, so that calls of blocks can be counted
+        tiny("qwen_image").run()  # the boundary is found, so that calls of blocks can be counted
         calls = 0
 
         def fail(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The seam between blocks and head."""
+"""The boundary between blocks and head."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
-from foreseer.attach.last_block import LastBlockSite
+from foreseer.attach.interception import HOOK_NAME
+from foreseer.attach.sites.last_block import LastBlockSite
 from tests.attach.common import STEPS, TinyDenoiser, accelerated, flow_scheduler, policy, reference, sample, tiny
 from tests.pipelines import build, randomise
 
@@ -37,7 +37,7 @@ def test_the_head_begins_right_after_the_blocks(name: str) -> None:
     module = tiny(name).modules[0]
     with fs.accelerate(tiny(name).pipe, policy("last_block")):
         tiny(name).run()
-        heads = [path for path, one in module.named_modules() if one in site_of(module)._seam.heads]
+        heads = [path for path, one in module.named_modules() if one in site_of(module)._boundary.heads]
     assert heads == [FIRST_OF_THE_HEAD[name]]
 
 
@@ -53,7 +53,7 @@ def test_the_head_runs_with_the_current_timestep() -> None:
     everything_but_one = fs.schedule.Explicit([step for step in range(STEPS) if step != 4])
     reuse = fs.Policy(everything_but_one, fs.forecast.Reuse(), site="last_block")
     with fs.accelerate(pipe, reuse) as handle:
-        run.run()  # the seam is found
+        run.run()  # the boundary is found
         for found in (hidden, outputs, embeddings):
             found.clear()
         run.run()
@@ -106,7 +106,7 @@ def test_a_model_without_a_seam_is_computed_and_says_so() -> None:
     with torch.no_grad():
         expected = sample(model, scheduler)
         with fs.accelerate(model, policy("last_block"), scheduler=scheduler) as handle:
-            with pytest.warns(fs.ForeseerWarning, match="no seam between blocks and head of NoSeam.*site='output'"):
+            with pytest.warns(fs.ForeseerWarning, match="no boundary between blocks and head of NoSeam.*site='output'"):
                 found = sample(model, scheduler)
             assert torch.equal(sample(model, scheduler), expected)
     assert torch.equal(found, expected)
@@ -118,7 +118,7 @@ def test_a_model_with_two_heads_has_a_feature_for_each() -> None:
     model, scheduler = randomise(TwoHeads(), 2), flow_scheduler()
     with torch.no_grad(), fs.accelerate(model, policy("last_block"), scheduler=scheduler) as handle:
         sample(model, scheduler)
-        assert site_of(model)._seam.heads == (model.head, model.other_head)
+        assert site_of(model)._boundary.heads == (model.head, model.other_head)
     assert handle.record.failed_open == []
     assert handle.record.nfe == 4
 
@@ -140,14 +140,14 @@ def test_an_interrupted_proof_leaves_no_seam(passes: int, error: type[BaseExcept
 
         model.forward = fails
         with fs.accelerate(model, policy("last_block"), scheduler=scheduler) as handle:
-            if error is RuntimeError and passes > 1:  # such as a wrong seam raises: there is none then
-                with pytest.warns(fs.ForeseerWarning, match="no seam"):
+            if error is RuntimeError and passes > 1:  # such as a wrong boundary raises: there is none then
+                with pytest.warns(fs.ForeseerWarning, match="no boundary"):
                     sample(model, scheduler)
                 assert handle.record.nfe == STEPS
                 return
             with pytest.raises(error, match="stop"):
                 sample(model, scheduler)
-            assert site_of(model)._seam is None
+            assert site_of(model)._boundary is None
             assert not any(one._forward_pre_hooks for one in model.modules())
             found = sample(model, scheduler)
             assert handle.record.nfe == 4
@@ -194,7 +194,7 @@ def test_another_thread_detaches_while_the_network_runs(when: int) -> None:
 
     def let_go(*_: object) -> None:
         if (fresh.pipe.scheduler.step_index or 0) == when:
-            other = threading.Thread(target=handle.let_go)
+            other = threading.Thread(target=handle.detach_silently)
             other.start()
             other.join(2)
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.architecture import architecture_of, how_it_differs
+from foreseer.attach.network.architecture import architecture_of, how_it_differs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
-from foreseer.calibration.validate import expected_error
 from foreseer.errors import AttachError
 from foreseer.kernel import KernelError
+from foreseer.methods.validate import expected_error
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
 from tests.attach.common import denoiser, policy, tiny
 from tests.pipelines import build
@@ -52,7 +52,7 @@ def test_a_wrapped_function_takes_a_grid_and_whole_steps(as_users_call: None) ->
     with pytest.raises(AttachError, match="expected a Grid"):
         fs.wrap(lambda x, t: x, policy(), [1.0, 0.5])
     denoise = fs.wrap(lambda x, t: x, policy(), GRID)
-    with pytest.raises(AttachError, match=r"step is 0.5; expected a whole number"):
+    with pytest.raises(AttachError, match=r"step is 0.5; expected an integer"):
         denoise(0.5, torch.ones(1), 1.0)
 
 

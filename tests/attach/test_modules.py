@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
-from foreseer.attach.modules import ModuleSite
+from foreseer.attach.interception import HOOK_NAME
+from foreseer.attach.sites.modules import ModuleSite
 from foreseer.runtime import FeatureStore
 from tests.attach.common import STEPS, TinyDenoiser, flow_scheduler, policy, reference, sample, tiny
 from tests.pipelines import randomise
@@ -41,10 +41,10 @@ def site_of(module: nn.Module) -> ModuleSite:
 def test_the_modules_are_those_that_a_block_adds_up(name: str) -> None:
     with fs.accelerate(tiny(name).pipe, policy("modules")) as handle:
         tiny(name).run(2)
-        taken = site_of(tiny(name).modules[0]).taken
+        skipped = site_of(tiny(name).modules[0]).skipped
     assert list(handle.record.modules) == TAKEN[name].split()
-    assert set(taken.features.values()) == set(handle.record.modules)
-    assert len(taken.idle) == {"flux": 4, "sd3": 1}.get(name, 0)
+    assert set(skipped.features.values()) == set(handle.record.modules)
+    assert len(skipped.idle) == {"flux": 4, "sd3": 1}.get(name, 0)
 
 
 class Block(nn.Module):
@@ -131,7 +131,7 @@ def test_a_record_tells_what_a_plan_needs_to_tell_the_memory(monkeypatch: pytest
     with fs.accelerate(tiny("sd3").pipe, policy("modules")) as handle:
         tiny("sd3").run()
     (parts,) = handle.record.features.values()
-    explained = handle.record.plans["call 1"].explain([part.shape for part in parts])
+    explained = handle.record.plans["call 1"].plan.explain([part.shape for part in parts])
     assert explained.live_bytes == max(held)
     assert explained.feature_bytes == sum(part.bytes for part in parts)
     told = handle.record.to_dict()["features"]["call 1"]
@@ -221,7 +221,7 @@ def test_an_interrupted_proof_stands_before_no_module(passes: int) -> None:
     with torch.no_grad(), fs.accelerate(model, policy("modules"), scheduler=scheduler) as handle:
         with pytest.raises(KeyboardInterrupt):
             sample(model, scheduler)
-        assert site_of(model).taken is None
+        assert site_of(model).skipped is None
         assert not any(one._forward_hooks or vars(one).get("_compiled_call_impl") for one in model.blocks.modules())
         sample(model, scheduler)
     assert handle.record.nfe == 4

@@ -11,7 +11,7 @@ from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from torch import nn
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from foreseer.errors import AttachError
 from tests.attach.common import TinyDenoiser, denoiser, flow_scheduler, policy, reference, tiny
 
@@ -84,7 +84,7 @@ def test_what_holds_no_denoiser_or_no_scheduler_is_refused(thing: Any) -> None:
 @pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("wrong", [fs.forecast.Reuse(), fs.schedule.Uniform(2), None, "taylor"])
 def test_what_is_no_policy_is_refused(wrong: Any) -> None:
-    words = f"Expected a Policy, a GatedPolicy or a Plan, received {type(wrong).__name__}"
+    words = f"Expected a Policy or a Plan, received {type(wrong).__name__}"
     with pytest.raises(AttachError, match=words):
         fs.accelerate(tiny("flux").pipe, wrong)
     assert not is_hooked(tiny("flux").pipe.transformer)

@@ -101,7 +101,7 @@ ROUNDED = ("flux", "sd3", "chroma", "lumina2", "qwen_image", "wan", "ltx", "cogv
 
 # The blocks of a U-Net change the shape of what they take: they have no change to forecast.
 @pytest.mark.parametrize(
-    ("name", "site"), [(name, site) for name in ROUNDED for site in SITES if (name, site) != ("sdxl", "change")]
+    ("name", "site"), [(name, site) for name in ROUNDED for site in SITES if (name, site) != ("sdxl", "residual")]
 )
 def test_bfloat16_rounds_timesteps_but_loses_no_step(name: str, site: str) -> None:
     run, steps = in_bfloat16(name), 20
@@ -195,7 +195,7 @@ def test_the_record_is_plain_data(name: str) -> None:
     read = json.loads(json.dumps(handle.record.to_dict()))
     assert read["computed"] == handle.record.computed
     assert read["forecast"] == handle.record.forecast
-    assert read["evaluations"] == sum(map(len, read["computed"].values()))
+    assert read["forward_passes"] == sum(map(len, read["computed"].values()))
     assert (read["steps"], read["failed_open"]) == (STEPS, [])
     assert 0 < read["forecast_seconds"] < 10
 
@@ -254,7 +254,7 @@ def test_threads_on_one_model_do_not_mix(site: str) -> None:
 
 
 def test_calls_at_unknown_steps_count_as_evaluations() -> None:
-    from foreseer.attach import RunRecord
+    from foreseer.attach.run_record import RunRecord
 
     record = RunRecord(steps=10, computed={"call 1": [-1] * 10, "call 2": [-1] * 9})
     assert record.computed_steps == ()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
-from foreseer.attach.token_scores import CELL, Scores
+from foreseer.attach.interception import HOOK_NAME
+from foreseer.attach.sites.token_scores import CELL, TokenScores
 from foreseer.evaluate.flops import FlopCount
 from foreseer.site import Tokens
 from tests.attach.common import STEPS, TinyDenoiser, flow_scheduler, sample, tiny
@@ -80,7 +80,7 @@ def test_chosen_rows_are_the_mlps_own_and_stay(share: float) -> None:
         assert handle.record.forecast == {"call 1": [4, 5]}
         site = model._diffusers_hook.get_hook(HOOK_NAME).site
         assert site._tokenwise == {block.mlp for block in model.blocks}
-        scores = {name: Scores(Tokens(share=share), {}) for name in ("blocks.0.mlp", "blocks.1.mlp")}
+        scores = {name: TokenScores(Tokens(share=share), {}) for name in ("blocks.0.mlp", "blocks.1.mlp")}
         now = {name: computed[name] for name in scores}
         for name, score in scores.items():
             score.add(0, now[name])
@@ -105,14 +105,14 @@ def test_chosen_rows_are_the_mlps_own_and_stay(share: float) -> None:
 def test_the_best_score_is_influence_age_and_spread() -> None:
     influence = torch.tensor([[1.0, 2.0, 3.5, 4.0, 1.0, 1.0, 1.0, 3.0]])
     assert CELL == 4
-    scores = Scores(Tokens(share=0.25, age=1.0, spread=0.0), {8: influence})
+    scores = TokenScores(Tokens(share=0.25, age=1.0, spread=0.0), {8: influence})
     scores.add(7, torch.ones(1, 8, 2))
     assert scores.kind == "attention maps"
     assert scores.choose(7).tolist() == [[2, 3]]
     scores.grow_older()
     scores.refresh(7, torch.tensor([[2, 3]]), torch.ones(1, 2, 2))
     assert scores.choose(7).tolist() == [[1, 7]]  # a step old: 2 / 2.06 + 1 is more than 4 / 2.06
-    spread = Scores(Tokens(share=0.25, age=0.0, spread=0.6), {8: influence})
+    spread = TokenScores(Tokens(share=0.25, age=0.0, spread=0.6), {8: influence})
     spread.add(7, torch.ones(1, 8, 2))
     assert spread.choose(7).tolist() == [[3, 7]]  # the best of each four
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from foreseer.errors import AttachError, ForeseerWarning
 from tests.attach.common import STEPS, TinyDenoiser, denoiser, flow_scheduler, policy, sample
 from tests.pipelines import randomise
@@ -136,7 +136,7 @@ def test_a_model_without_a_seam_is_computed_there_and_served_at_its_output() -> 
     with torch.no_grad():
         reference = sample(model, scheduler)
         handle = fs.accelerate(model, policy("last_block"), scheduler=scheduler)
-        with handle, pytest.warns(ForeseerWarning, match="no seam between blocks and head of Seamless"):
+        with handle, pytest.warns(ForeseerWarning, match="no boundary between blocks and head of Seamless"):
             drawn = sample(model, scheduler)
         assert torch.equal(drawn, reference)
         assert handle.record is not None

@@ -156,7 +156,7 @@ def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, e
     for given in (policy, fs.rollout(loop, guided, TRAINING, evaluations=evaluations, guidance_scale=3.0)):
         with fs.accelerate(loop, given, strict=True) as handle:
             sample(loop, "a word", 3, num_inference_steps=STEPS, guidance_scale=3.0)
-        assert handle.record.evaluations == evaluations
+        assert handle.record.forward_passes == evaluations
         errors.append(measured_error(loop, given, guidance_scale=3.0))
     assert errors[1] < errors[0] < 0.5
     assert errors[0] < measured_error(loop, fs.learned(guided, nfe=evaluations // 2 - 1), guidance_scale=3.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import foreseer as fs
-from foreseer.calibration.validate import expected_error, formula_error
+from foreseer.methods.validate import expected_error, formula_error
 from foreseer.forecast import Reuse
 from foreseer.schedule import Optimal
 from tests.loop_pipeline import relative, sample

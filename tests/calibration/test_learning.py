@@ -12,10 +12,10 @@ import torch
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
-from foreseer.calibration.l2p import train_l2p
+from foreseer.methods.train_l2p import train_l2p
 from foreseer.calibration.record import record_run
 from foreseer.calibration.response import best_response
-from foreseer.calibration.validate import RIDGES, best_ridge, expected_error, held_out_errors
+from foreseer.methods.validate import RIDGES, best_ridge, expected_error, held_out_errors
 from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
 from foreseer.schedule.optimal import Search

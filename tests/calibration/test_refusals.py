@@ -10,7 +10,7 @@ import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import FrontierError, trace_frontier
 from foreseer.calibration.record import record_run
-from foreseer.calibration.validate import expected_error
+from foreseer.methods.validate import expected_error
 from foreseer.kernel.interpolate import resampled
 from tests.calibration.conftest import STEPS, TRAINING
 from tests.loop_pipeline import LoopPipeline, sample

@@ -43,7 +43,7 @@ def reference_of(name: str) -> Tensor:
 @pytest.fixture(params=NAMES)
 def tiny(request: pytest.FixtureRequest) -> Iterator[TinyPipeline]:
     """One of the tiny pipelines."""
-    from foreseer.attach.hooks import is_hooked
+    from foreseer.attach.interception import is_hooked
 
     reference_of(request.param)
     found = built(request.param)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foreseer import schedule
-from foreseer.attach import RunRecord
+from foreseer.attach.run_record import RunRecord
 from foreseer.schedule import Schedule
 from tests.pipelines import TinyPipeline
 
@@ -48,4 +48,4 @@ def check_pattern(tiny: TinyPipeline, record: RunRecord, rule: Schedule, steps: 
     assert record.computed == computed
     assert record.forecast == {name: done for name, done in forecast.items() if done}
     assert record.nfe == len({step for done in computed.values() for step in done})
-    assert record.evaluations == sum(map(len, computed.values()))
+    assert record.forward_passes == sum(map(len, computed.values()))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
+from foreseer.attach.interception import HOOK_NAME
 from foreseer.runtime import BranchRun
 from tests.contract.conftest import STEPS
 from tests.contract.expected import SCHEDULES, check_pattern, seen_steps
@@ -83,7 +83,7 @@ def test_layers_run_at_computed_steps_only(tiny: TinyPipeline, site: str) -> Non
         tiny.run(STEPS)
     policy = fs.Policy(SCHEDULES["growing"], fs.forecast.Reuse(), site=site)
     with fs.accelerate(tiny.pipe, policy) as handle:
-        tiny.run(STEPS)  # the last block's seam is put to the proof here
+        tiny.run(STEPS)  # the last block's boundary is put to the proof here
         with counting(tiny) as accelerated:
             tiny.run(STEPS)
     skipped = 0
@@ -133,7 +133,7 @@ def test_a_true_row_gives_the_reference(
         next(position)
         computed(run, step, tensors, names)
 
-    def foresee(run: BranchRun, step: int) -> list[Tensor]:
+    def simulate(run: BranchRun, step: int) -> list[Tensor]:
         nonlocal wrong
         true_feature = truth[next(position)]
         reused = forecast(run, step)
@@ -143,7 +143,7 @@ def test_a_true_row_gives_the_reference(
     policy = fs.Policy(SCHEDULES["growing"], fs.forecast.Reuse(), site=site)
     with fs.accelerate(tiny.pipe, policy) as handle:
         monkeypatch.setattr(BranchRun, "computed", count)
-        monkeypatch.setattr(BranchRun, "forecast", foresee)
+        monkeypatch.setattr(BranchRun, "forecast", simulate)
         sample = tiny.run(STEPS)
     check_pattern(tiny, handle.record, SCHEDULES["growing"], STEPS)
     assert next(position, None) is None

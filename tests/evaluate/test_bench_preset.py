@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from foreseer import cli, zoo
-from foreseer.calibration.l2p import train_l2p
+from foreseer.methods.train_l2p import train_l2p
 from foreseer.evaluate.presets import PRESETS, PresetError, load_preset
 from foreseer.evaluate.ready import Request, Table, compare_preset
 from foreseer.forecast import L2P

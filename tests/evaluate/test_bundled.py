@@ -61,7 +61,7 @@ def test_guidance_keeps_two_branches(pipe, options):
     with fs.accelerate(pipe, policy, strict=True) as handle:
         draw(pipe, options, true_cfg_scale=3.0, negative_prompt="")
     assert len(handle.record.computed) == 2
-    assert handle.record.evaluations == 12
+    assert handle.record.forward_passes == 12
     assert handle.record.nfe == 6
 
 

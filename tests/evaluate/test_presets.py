@@ -12,7 +12,7 @@ from foreseer.evaluate.presets.load import make_preset
 from foreseer.evaluate.random_models import RANDOM_MODELS
 from foreseer.forecast import L2P
 from foreseer.grid import Grid
-from foreseer.site import Change, Tokens, read_site
+from foreseer.site import Residual, Tokens, read_site
 
 ALL = pytest.mark.parametrize("name", PRESETS)
 IDENTITY = [[float(i == j) for j in range(50)] for i in range(50)]

@@ -10,9 +10,9 @@ import foreseer as fs
 from foreseer.errors import ScheduleError
 from foreseer.forecast import KernelRows, TaylorSeer
 from foreseer.gate import ForecastErrorGate, GatedPolicy, GateError
-from foreseer.gate.course import FARTHEST, Course
+from foreseer.gate.replanner import FARTHEST, Replanner
 from foreseer.gate.forecast_error import moments_of
-from foreseer.gate.misses import mean_squares
+from foreseer.gate.squared_errors import mean_squares
 from foreseer.kernel.branches import Branches
 from tests.gate.toy import GRID, KERNEL, STEPS, trajectories
 
@@ -38,7 +38,7 @@ def spent(policy, wiggle, prompts=6):
 
 
 def test_without_trust_every_image_gets_the_fewest_steps_whose_expected_error_is_within_the_target():
-    course = Course(KERNEL, ROWS, 0.0)
+    course = Replanner(KERNEL, ROWS, 0.0)
     allowed = 0.1 * course.scale
     records = [sample(policy(trust=0.0), one[None])[0] for one in trajectories(4, 3.0, seed=5)]
     assert len({record.computed_steps for record in records}) == 1
@@ -67,7 +67,7 @@ def test_what_was_spent_keeps_errors_alike():
 @pytest.mark.parametrize("most", [1, 2, 4, 7])
 def test_the_maximum_is_never_exceeded_and_the_steps_are_spread_as_the_search_would(most):
     record, _ = sample(policy(max_error=1e-6, max_nfe=most), trajectories(1, 5.0, seed=1))
-    assert record.computed_steps == Course(KERNEL, ROWS, 1.0).search.best_after((0,), most)
+    assert record.computed_steps == Replanner(KERNEL, ROWS, 1.0).search.best_after((0,), most)
     assert record.failed_open == []
 
 
@@ -81,14 +81,14 @@ def test_of_a_batch_the_hardest_image_decides():
 
 def test_other_rows_behind_the_same_gate():
     record, _ = sample(policy(0.3, forecaster=TaylorSeer(order=1)), trajectories(1, seed=2))
-    course = Course(KERNEL, TaylorSeer(order=1), 1.0)
+    course = Replanner(KERNEL, TaylorSeer(order=1), 1.0)
     assert record.computed_steps[:2] == course.search.fewest_within((0,), 0.3 * course.scale, STEPS, 4)[:2]
     plan = next(iter(record.plans.values()))
     assert (plan.rows == TaylorSeer(order=1).rows(record.computed_steps, GRID)).all()
 
 
 def test_difficulty_is_the_mean_of_comparisons_shrunk_and_no_single_one_rules():
-    course = Course(KERNEL, ROWS, 1.0)
+    course = Replanner(KERNEL, ROWS, 1.0)
     assert course.difficulty([]) == 1.0
     assert course.difficulty([np.array([np.log(4.0)])]) == pytest.approx(2.0)
     assert course.difficulty([np.log([2.0, 4.0]), np.log([2.0, 4.0])]) == pytest.approx(4.0 ** (2 / 3))
@@ -127,17 +127,17 @@ def test_gated_meets_a_mean_number_of_evaluations_on_the_kernel_s_prompts():
     found = fs.gated(KERNEL, nfe=6, max_nfe=9)
     gate = found.gate
     assert isinstance(gate, ForecastErrorGate)
-    course = gate.course(GRID, found.forecaster)
-    assert abs(course.foresee(gate.max_error).nfe.mean() - 6) <= 0.5
+    replanner = gate.replanner(GRID, found.forecaster)
+    assert abs(replanner.simulate(gate.max_error).nfe.mean() - 6) <= 0.5
     assert max(spent(found, 4.0)) <= 9
 
 
-def test_what_the_gate_foresees_is_what_runs_on_the_kernel_s_features_spend():
+def test_what_the_gate_simulates_is_what_runs_on_the_kernel_s_features_spend():
     chosen = policy()
-    foreseen = chosen.gate.course(GRID, ROWS).foresee(0.1)
+    simulation = chosen.gate.replanner(GRID, ROWS).simulate(0.1)
     runs = [sample(chosen, one[None])[0].nfe for one in trajectories(12)]
-    assert runs == foreseen.nfe.tolist()
-    assert 0.02 < np.sqrt(np.mean(foreseen.errors**2)) <= 0.15
+    assert runs == simulation.nfe.tolist()
+    assert 0.02 < np.sqrt(np.mean(simulation.errors**2)) <= 0.15
 
 
 @pytest.mark.parametrize("wrong", [{}, {"nfe": 6, "max_error": 0.1}, {"nfe": 1}, {"nfe": 99}])

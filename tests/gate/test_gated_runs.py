@@ -100,7 +100,7 @@ def test_branches_decide_together_or_each_for_itself(deciding):
             return _At(At((2 + number,)))
 
     calls.clear()
-    gated, _ = run(GatedPolicy(Once(), Reuse(), deciding=deciding), branches=("cond", "uncond"))
+    gated, _ = run(GatedPolicy(Once(), Reuse(), decided_by=deciding), branches=("cond", "uncond"))
     second = [0, 2] if deciding == "first" else [0, 3]
     assert gated.record.computed == {"cond": [0, 2], "uncond": second}
     assert gated.record.nfe == (2 if deciding == "first" else 3)
@@ -111,7 +111,7 @@ def test_features_that_no_later_row_needs_are_freed():
 
     class Watch(_At):
         def computes(self, step, left, signal):
-            held.append(max(len(known.run._run.store) for known in denoise._branches.values()))
+            held.append(max(len(branch.run.store) for branch in denoise._branches.values()))
             return True
 
     @dataclass(frozen=True)
@@ -123,4 +123,4 @@ def test_features_that_no_later_row_needs_are_freed():
     for i, t in enumerate(GRID):
         denoise(i, torch.ones(2), t)
     assert max(held) == 3
-    assert len(denoise._branches[""].run._run.store) == 0
+    assert len(denoise._branches[""].run.store) == 0

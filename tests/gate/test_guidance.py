@@ -74,7 +74,7 @@ def test_branches_keep_the_maximum_and_the_record_tells_the_calls(emoji, gates, 
     assert set(record.computed) == {"cond", "uncond"}
     steps = [set(computed) for computed in record.computed.values()]
     assert 1 < len(steps[0] | steps[1]) == record.nfe <= MOST
-    assert len(calls) == record.evaluations == sum(map(len, steps))
+    assert len(calls) == record.forward_passes == sum(map(len, steps))
     assert {name: plan.computed_steps for name, plan in record.plans.items()} == {
         name: tuple(computed) for name, computed in record.computed.items()
     }
@@ -107,12 +107,12 @@ def reference(emoji):
     ],
 )
 def test_a_gate_that_computes_every_step_changes_nothing(emoji, reference, gate, site, deciding):
-    policy = GatedPolicy(gate, Reuse(), site, deciding=deciding)
+    policy = GatedPolicy(gate, Reuse(), site, decided_by=deciding)
     told = pytest.warns(ForeseerWarning, match="let none of 12 steps be forecast")
     with told, fs.accelerate(emoji, policy) as handle:
         assert torch.equal(draw(emoji), reference)
     assert handle.record.nfe == STEPS
-    assert handle.record.evaluations == 2 * STEPS
+    assert handle.record.forward_passes == 2 * STEPS
 
 
 def test_guidance_in_one_batch_is_one_branch():
@@ -133,7 +133,7 @@ def test_guidance_in_one_batch_is_one_branch():
                 assert torch.equal(tiny.run(STEPS), first)
         assert handle.record.failed_open == []
         assert list(handle.record.computed) == ["call 1"]
-        assert 1 < handle.record.nfe == handle.record.evaluations == len(calls) <= MOST
+        assert 1 < handle.record.nfe == handle.record.forward_passes == len(calls) <= MOST
     with pytest.warns(ForeseerWarning, match="saved nothing"), fs.accelerate(tiny.pipe, every) as handle:
         assert torch.equal(tiny.run(STEPS), reference)
     assert handle.record.nfe == STEPS

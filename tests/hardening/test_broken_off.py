@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
-from foreseer.attach.hooks import Interception, is_hooked
+from foreseer.attach.interception import Interception, is_hooked
 from foreseer.runtime import branch as branch_of_runtime
 from foreseer.site import SITES
 from tests.attach.common import STEPS, TinyDenoiser, accelerated, flow_scheduler, policy, sample, tiny

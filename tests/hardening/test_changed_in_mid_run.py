@@ -12,9 +12,9 @@ from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import HOOK_NAME
-from foreseer.attach.settings import Settings
-from foreseer.attach.tracker import MOST_CALLS
+from foreseer.attach.interception import HOOK_NAME
+from foreseer.attach.run.network_state import NetworkState
+from foreseer.attach.run.tracker import MOST_CALLS
 from foreseer.errors import AttachError, ForeseerWarning
 from tests.attach.common import policy
 from tests.pipelines import TinyPipeline, build, embeds
@@ -94,7 +94,7 @@ class ModuleProcessor(nn.Module):
 @pytest.mark.parametrize("kind", [Processor, ModuleProcessor])
 def test_settings_are_seen_to_change(kind: type[Any]) -> None:
     network = nn.Sequential(nn.Linear(2, 2), Attention(kind()))
-    settings = Settings(network)
+    settings = NetworkState(network).adapters
     assert not settings.changed()
     network[1].processor.scale[0] = 0.0
     assert settings.changed()
@@ -208,7 +208,7 @@ def test_foreign_calls_after_a_run_broken_off(monkeypatch: pytest.MonkeyPatch) -
             for t in scheduler.timesteps:
                 network(x, timestep=t.expand(1) / 1000, **given)
         assert sum(len(branch.run.store) for branch in tracker._branches.values()) < 8
-        handle.let_go()
+        handle.detach_silently()
 
 
 @pytest.mark.cell("runs", "more calls at one step than any run has", "fails open")
@@ -221,7 +221,7 @@ def test_more_calls_at_a_step_than_any_run_has() -> None:
             unet(sample, scheduler.timesteps[0], encoder_hidden_states=embedding)
         with pytest.warns(ForeseerWarning, match=f"more than {MOST_CALLS} times"):
             unet(sample, scheduler.timesteps[0], encoder_hidden_states=embedding)
-        handle.let_go()
+        handle.detach_silently()
 
 
 @pytest.mark.cell("hosts", "a cache of diffusers' put inside the model by its function, before", "refused")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from foreseer.errors import AttachError
 from tests.attach.common import TinyDenoiser, flow_scheduler, policy, sample
 from tests.hardening.served import FORECAST, WHEN
@@ -80,7 +80,7 @@ def test_compiled(how: str, site: str, when: str) -> None:
         if when == "after":
             assert torch.equal(tiny.run(), expected)
             compile_as(how, tiny, backend)
-        tiny.run()  # last block: the seam is put to the proof here
+        tiny.run()  # last block: the boundary is put to the proof here
         compiled, backend.runs = backend.graphs, 0
         for _ in range(2):
             assert torch.allclose(tiny.run(), expected, rtol=1e-5, atol=1e-5)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from foreseer.forecast import Reuse
-from foreseer.gate import AnyPolicy, FirstBlock, GatedPolicy, TeaCache
+from foreseer.gate import Policy, FirstBlock, GatedPolicy, TeaCache
 from tests.attach.common import policy
 from tests.hardening.served import WHEN
 from tests.pipelines import TinyPipeline, build
@@ -19,8 +19,8 @@ from tests.pipelines import TinyPipeline, build
 LOST = "left out what it called|not called as when|other (order|modules|blocks)"
 BETWEEN = {
     "change": policy("change"),
-    "TeaCache": GatedPolicy(TeaCache(0.3), Reuse(), site="change", deciding="each"),
-    "first block": GatedPolicy(FirstBlock(0.8), Reuse(), site="change(kept=1)", deciding="each"),
+    "TeaCache": GatedPolicy(TeaCache(0.3), Reuse(), site="change", decided_by="each"),
+    "first block": GatedPolicy(FirstBlock(0.8), Reuse(), site="change(kept=1)", decided_by="each"),
 }
 
 
@@ -40,7 +40,7 @@ def compile_blocks(tiny: TinyPipeline, how: str = "in place") -> None:
 @pytest.mark.usefixtures("as_users_call")
 @WHEN
 @pytest.mark.parametrize("chosen", BETWEEN.values(), ids=BETWEEN)
-def test_between_compiled_blocks(chosen: AnyPolicy, when: str) -> None:
+def test_between_compiled_blocks(chosen: Policy, when: str) -> None:
     tiny = build("flux")
     with fs.accelerate(tiny.pipe, chosen) as handle:
         expected = {batch: tiny.run(batch=batch) for batch in (2, 1)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from tests.attach.common import policy
 from tests.hardening.emoji import PANDA, draw, emoji
 from tests.hardening.served import SITES

@@ -52,7 +52,7 @@ def test_a_scheduler_works_or_fails_open(name: str) -> None:
                 else:
                     assert torch.equal(sample, expected)
                     assert record.forecast == {}
-                    assert len(record.failed_open) == record.evaluations > 0
+                    assert len(record.failed_open) == record.forward_passes > 0
                     said = next(said for begins, said in SAID.items() if why.startswith(begins))
                     assert said in record.failed_open[0].reason
             assert torch.equal(drive.run(scheduler)[0], sample)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import foreseer as fs
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
 from tests.attach.common import TinyDenoiser, denoiser, flow_scheduler, policy, sample
 from tests.pipelines import build, randomise
 

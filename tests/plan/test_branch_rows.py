@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from foreseer.errors import PlanError, PlanFileError
 from foreseer.files import checksum
+from foreseer.plan.explain import explain
 from foreseer.plan import Plan
 from foreseer.plan.file import PLAN_FILE
 from tests.plan.cases import make_plan
@@ -35,9 +36,9 @@ def test_each_branch_follows_its_own_rows_and_others_the_shared_ones():
     cond = PLAN.of_branch("cond")
     assert np.array_equal(cond.rows, scaled(PLAN, 2.0))
     assert (cond.grid, cond.computed_steps, cond.site) == (PLAN.grid, PLAN.computed_steps, PLAN.site)
-    assert dict(cond.provenance) == {"made": "by hand", "branch": "cond"}
+    assert (cond.name, cond.plan) == ("cond", PLAN)
     assert PLAN.of_branch("cond") is cond
-    assert PLAN.of_branch("call 3") is PLAN
+    assert PLAN.of_branch("call 3") is PLAN.of_branch("") and PLAN.of_branch("").plan is PLAN
     for step, (used, weights) in PLAN.sparse_rows.items():
         assert cond.sparse_rows[step] == (used, [2.0 * weight for weight in weights])
 
@@ -75,7 +76,7 @@ def test_rows_of_branches_are_checked_and_frozen(as_users_call):
 
 def test_every_branch_is_explained():
     told = PLAN.explain((4, 4), "float16")
-    assert told.branches["cond"] == PLAN.of_branch("cond").explain((4, 4), "float16")
+    assert told.branches["cond"] == explain(PLAN.of_branch("cond"), (4, 4), "float16")
     assert set(told.to_dict()["branches"]) == {"cond", "uncond"}
     text = str(told)
     assert text.index("shared rows") < text.index("rows of cond:") < text.index("rows of uncond:")

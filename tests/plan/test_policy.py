@@ -74,9 +74,8 @@ PLAN = Policy(Uniform(4.0), Reuse()).compile(Grid.uniform(20))
         lambda: Policy(Uniform(4.0), Reuse(), "attention"),
         lambda: Policy.from_plan("nine.plan.safetensors"),
         lambda: Policy.from_plan(None),
-        lambda: Policy(None, None, plan="nine.plan.safetensors"),
-        lambda: Policy(None, None, "last_block", PLAN),
-        lambda: Policy(Uniform(5.0), Reuse(), plan=PLAN),
+        lambda: Policy.from_plan(PLAN, otherwise=PLAN),
+        lambda: Policy.from_plan(PLAN, otherwise=Policy(Uniform(5.0), Reuse(), "last_block")),
     ],
 )
 def test_arguments_of_the_wrong_kind_are_refused(make, as_users_call):

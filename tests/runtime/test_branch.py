@@ -20,10 +20,10 @@ def held(run, steps):
 def test_forecasts_are_the_rows_on_features_and_memory_is_what_later_rows_need(plan, first_step, keep, seed):
     steps = len(plan.grid)
     features = torch.randn(steps, 2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    run = BranchRun(plan, first_step, "shapes", keep)
+    run = BranchRun(plan.of_branch(""), first_step, keep)
     for local in range(steps):
         step = first_step + local
-        assert run.continues(step, "shapes")
+        assert run.last_step == step - 1
         assert run.forecasts(step) == (local not in plan.computed_steps)
         if not run.forecasts(step):
             run.computed(step, list(features[local].clone()))
@@ -40,15 +40,16 @@ def test_forecasts_are_the_rows_on_features_and_memory_is_what_later_rows_need(p
     assert run.store.bytes == 0
 
 
-def test_a_run_continues_with_the_next_step_and_the_same_shapes_only():
-    run = BranchRun(make_plan(0, steps=8), 3, ("shape", 1))
-    assert run.continues(3, ("shape", 1))
-    assert not run.continues(3, ("shape", 2))
-    assert not run.continues(4, ("shape", 1))
+def test_a_run_accepts_features_of_one_layout_only():
+    run = BranchRun(make_plan(0, steps=8).of_branch(""), 3)
+    assert run.last_step == 2
+    assert run.accepts([torch.ones(5)])
     run.computed(3, [torch.ones(2)])
-    assert run.continues(4, ("shape", 1))
-    assert not run.continues(3, ("shape", 1))
-    assert not run.continues(5, ("shape", 1))
+    assert run.last_step == 3
+    assert run.accepts([torch.zeros(2)])
+    assert not run.accepts([torch.ones(3)])
+    assert not run.accepts([torch.ones(2, dtype=torch.float64)])
+    assert not run.accepts([torch.ones(2), torch.ones(2)])
 
 
 ROWS = np.eye(6)
@@ -59,7 +60,7 @@ TWO_REUSES = Plan(Grid.uniform(6), (0, 3), ROWS)
 
 @pytest.mark.parametrize("fault", ["nan", "in place"])
 def test_a_feature_that_cannot_be_trusted_stops_the_forecast(fault):
-    run, feature = BranchRun(TWO_REUSES, 0, None), torch.ones(4)
+    run, feature = BranchRun(TWO_REUSES.of_branch(""), 0), torch.ones(4)
     if fault == "nan":
         feature[2] = float("nan")
     run.computed(0, [feature])
@@ -75,12 +76,12 @@ def test_a_feature_that_cannot_be_trusted_stops_the_forecast(fault):
 
 
 def test_a_missing_feature_stops_the_forecast():
-    run = BranchRun(TWO_REUSES, 0, None)
+    run = BranchRun(TWO_REUSES.of_branch(""), 0)
     assert "step 0 is missing" in run.why_not(1)
 
 
 def test_a_step_computed_in_place_of_its_forecast_frees_what_only_it_needed():
-    run = BranchRun(TWO_REUSES, 0, None)
+    run = BranchRun(TWO_REUSES.of_branch(""), 0)
     run.computed(0, [torch.full((4,), float("nan"))])
     run.computed(1, [torch.ones(4)])
     assert len(run.store) == 1
@@ -89,7 +90,7 @@ def test_a_step_computed_in_place_of_its_forecast_frees_what_only_it_needed():
 
 
 def test_runs_of_one_plan_share_nothing():
-    first, second = BranchRun(TWO_REUSES, 0, None), BranchRun(TWO_REUSES, 0, None)
+    first, second = BranchRun(TWO_REUSES.of_branch(""), 0), BranchRun(TWO_REUSES.of_branch(""), 0)
     first.computed(0, [torch.ones(2)])
     second.computed(0, [torch.full((2,), 5.0)])
     assert first.forecast(1)[0].tolist() == [1.0, 1.0]
@@ -105,7 +106,7 @@ def test_parts_of_the_network_go_by_rows_of_their_own(keep):
         rows[name][4:, [0, 3]] = weights
         rows[name][[1, 2], [1, 2]] = 0.0
     plan = Plan(Grid.uniform(6), (0, 3), ROWS, branch_rows=rows)
-    run = BranchRun(plan, 0, None, keep)
+    run = BranchRun(plan.of_branch(""), 0, keep)
     names = ["attn", "mlp", "attn", "elsewhere"]
     run.computed(0, [torch.full((2,), float(k)) for k in range(4)], names)
     assert [tensor[0].item() for tensor in run.forecast(1)] == [0.0, 3.0, 6.0, 3.0]

@@ -1,22 +1,26 @@
-"""How a model is hooked, and let go."""
+"""Attaching: a policy on a pipeline's denoisers, or around a plain function. Each instance for itself, and reversibly.
 
-from typing import TYPE_CHECKING
+    accelerate.py      fs.accelerate, fs.detach: find the denoisers, put a hook on each
+    denoiser_hook.py   one denoiser's calls: computed or forecast
+    handle.py          what the user holds; run_record.py: what happened in one run
+    wrap.py            fs.wrap: a loop of one's own
+    interception.py    intercept one module's calls, and hear of diffusers' cache contexts
 
-from foreseer.attach.callable import WrappedModel, wrap
-from foreseer.attach.handle import Handle
-from foreseer.attach.record import FailOpen, RunRecord
+    run/               which run, step and branch a call belongs to
+      scheduler_watch  counts runs: each set_timesteps begins one
+      step_reader      the step, from the scheduler's own state
+      guard            the fingerprint of a call, and the constant arguments of a branch
+      network_state    one walk over the modules per run; adapters and processors at each call
+      tracker          puts these together, and compiles the policy when a branch begins
 
-if TYPE_CHECKING:
-    from foreseer.attach.pipeline import accelerate, detach
+    network/           what a network is made of, found by watching one forward pass; no class names
+      call, containers, denoisers, architecture
+      boundary         between blocks and head            module_finder    attention and MLP modules
+      block_trace      streams from block to block        interceptor      answer the calls of submodules
+      required_modules, verification                      proofs by equal bits
 
-__all__ = ["FailOpen", "Handle", "RunRecord", "WrappedModel", "accelerate", "detach", "wrap"]
+    sites/             where a feature is taken: output, last_block, modules, tokens, residual
+    signals/           what gates measure inside a network before they decide
 
-
-def __getattr__(name: str) -> object:
-    # Attaching needs diffusers; wrapping a function does not.
-    if name in ("accelerate", "detach"):
-        from foreseer.attach import pipeline
-
-        globals()[name] = getattr(pipeline, name)
-        return globals()[name]
-    raise AttributeError(f"module 'foreseer.attach' has no attribute {name!r}")
+A call goes: interception -> denoiser_hook -> tracker (run, step, branch) -> the branch's rows -> the site.
+"""

@@ -1,4 +1,4 @@
-"""The handle that `accelerate` returns: what happened, and the way back."""
+"""The handle that `accelerate` returns: records of runs, and detaching."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
 from torch import Tensor
 
-from foreseer.attach.record import FailOpen, RunRecord
+from foreseer.attach.run_record import FailOpen, RunRecord
 from foreseer.errors import AttachError, FailedOpenError, ForeseerWarning
-from foreseer.gate import AnyPolicy, GatedPolicy
-from foreseer.plan import Plan, Policy
+from foreseer.plan import CompiledRows, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
-from foreseer.schedule import Explicit, Uniform
 
-FINER = 2  # times the steps of a kernel's recording, on which its rows and expected errors were seen to hold
+FINER = 2  # times the steps of a kernel's recording, up to which its rows and expected errors were seen to hold
 
 
 class Handle:
@@ -33,7 +30,7 @@ class Handle:
 
     def __init__(
         self,
-        policy: AnyPolicy,
+        policy: Policy,
         detachers: list[Callable[[], None]],
         strict: bool = False,
         replaced: Callable[[], list[str]] = list,
@@ -62,25 +59,25 @@ class Handle:
         return self._last_record
 
     def detach(self) -> None:
-        """Leave the model as it was found; what there is to say is said then. May be called again."""
+        """Restore the model, and warn of what went wrong. May be called again."""
         last = self._last_record if self._detachers else None
         replaced = self._replaced_now()
-        self.let_go()
+        self.detach_silently()
         self._say_replaced(replaced)
         self._check_saving(last)
 
-    def let_go(self) -> None:
-        """Detach, and say nothing of what was saved."""
-        said: ForeseerWarning | None = None
+    def detach_silently(self) -> None:
+        """Restore the model, without a warning that nothing was saved."""
+        raised: ForeseerWarning | None = None
         while self._detachers:
             try:
                 self._detachers[-1]()
-            except ForeseerWarning as warning:  # where warnings are errors: what is left to do comes first
-                said = said or warning
+            except ForeseerWarning as warning:  # where warnings are errors: detach the others first
+                raised = raised or warning
                 continue
             self._detachers.pop()
-        if said is not None:
-            raise said
+        if raised is not None:
+            raise raised
 
     @property
     def _last_record(self) -> RunRecord | None:
@@ -90,7 +87,7 @@ class Handle:
         return self._replaced() if self._detachers and not self._said_replaced else []
 
     def _say_replaced(self, names: list[str]) -> None:
-        """Say once that the pipeline now runs other denoisers than those attached to."""
+        """Warn once that the pipeline now runs other denoisers than those attached to."""
         if names:
             self._said_replaced = True
             warnings.warn(
@@ -101,73 +98,69 @@ class Handle:
             )
 
     def _check_saving(self, finished: RunRecord | None) -> None:
-        """Say once that a run saved nothing where no step failed open, and why."""
-        reason = (
-            None
-            if finished is None or asks_for_every_step(self.policy)
-            else finished.why_nothing_saved(isinstance(self.policy, GatedPolicy))
-        )
-        if reason is not None and not self._said_nothing_saved:
+        """Warn once that a run saved nothing although no step failed open, and why."""
+        if finished is None or self.policy.names_every_step or self._said_nothing_saved:
+            return
+        reason = finished.why_nothing_saved()
+        if reason is not None:
             self._said_nothing_saved = True
             warnings.warn(f"A run saved nothing: {reason}. Said once.", ForeseerWarning, stacklevel=3)
 
-    def begin_run(self, identity: Any, denoiser: str) -> RunRecord:
-        """The record of the run that ``identity`` stands for: joined if another denoiser began it, else a new one."""
+    def begin_run(self, run: tuple[int, int], denoiser: str) -> RunRecord:
+        """The record of ``run``: the one that another denoiser began, else a new one."""
         threads = self._threads
-        known = getattr(threads, "record", None) is not None and threads.identity is identity
-        if not known or denoiser in threads.denoisers:
-            finished = getattr(threads, "record", None)
-            threads.identity, threads.denoisers = identity, set()
+        finished = getattr(threads, "record", None)
+        if finished is None or threads.run != run or denoiser in threads.denoisers:
+            threads.run, threads.denoisers = run, set()
             threads.record = self._last = RunRecord()
             self._check_saving(finished)
         threads.denoisers.add(denoiser)
         return threads.record
 
-    def spent(self, identity: Any, step: int) -> int:
-        """Steps before ``step`` that were computed already in this thread's run that ``identity`` stands for."""
+    def computed_steps(self, run: tuple[int, int]) -> tuple[int, ...]:
+        """The steps that this thread's ``run`` has computed so far."""
         record = getattr(self._threads, "record", None)
-        if record is None or self._threads.identity is not identity:
-            return 0
-        return sum(one < step for one in record.computed_steps)
+        return () if record is None or self._threads.run != run else record.computed_steps
 
-    def current_run(self) -> RunRecord:
+    def current_run(self, run: tuple[int, int], denoiser: str) -> RunRecord:
         """The record of this thread's current run."""
-        return self._threads.record
+        record = getattr(self._threads, "record", None)
+        return self.begin_run(run, denoiser) if record is None else record
 
     def failed_open(self, step: int, branch: str, reason: str) -> None:
-        """Note that a step is computed against the plan; warn once, or raise in strict mode.
+        """Record that a step is computed against the plan; warn once, or raise in strict mode.
 
         Raises:
             FailedOpenError: the handle is strict.
         """
-        words = f"Step {step} ({branch}) is computed instead of forecast: {reason.rstrip('.')}."
+        message = f"Step {step} ({branch}) is computed instead of forecast: {reason.rstrip('.')}."
         if self.strict:
-            raise FailedOpenError(words)
-        self.current_run().failed_open.append(FailOpen(step, branch, reason))
+            raise FailedOpenError(message)
+        self._threads.record.failed_open.append(FailOpen(step, branch, reason))
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{words} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
+            warnings.warn(f"{message} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
 
     def check_fineness(self, steps: int) -> None:
-        """Say once where a run has many more steps than the runs that its rows were learned on.
+        """Warn once where a run has many more steps than the runs that its rows were learned on.
 
         Args:
-            steps: on the run's grid.
+            steps: number of steps on the run's grid.
         """
-        known = self.policy.learned_on.get("steps", "")
-        if self._said_fineness or not known.isdecimal() or steps <= FINER * int(known):
+        learned_steps = self.policy.learned_on.get("steps", "")
+        if self._said_fineness or not learned_steps.isdecimal() or steps <= FINER * int(learned_steps):
             return
         self._said_fineness = True
         warnings.warn(
-            f"This run has {steps} steps, and the rows were learned on runs of {known}: what lies between is a guess, "
-            f"and errors may be larger than expected. Calibrate with {math.ceil(steps / FINER)} steps or more. "
+            f"This run has {steps} steps, and the rows were learned on runs of {learned_steps}: what lies between is a "
+            f"guess, and errors may be larger than expected. Calibrate with {math.ceil(steps / FINER)} steps or more. "
             "Said once.",
             ForeseerWarning,
             stacklevel=2,
         )
 
-    def check_rounding(self, plan: Plan, feature: Sequence[Tensor]) -> None:
-        """Say once where rows are so large that the rounding of the features spoils a forecast."""
+    def check_rounding(self, plan: CompiledRows, feature: Sequence[Tensor]) -> None:
+        """Warn once where rows are so large that the rounding of the features spoils a forecast."""
         if self._said_rounding or not feature:
             return
         dtype = str(feature[0].dtype).removeprefix("torch.")
@@ -194,12 +187,4 @@ class Handle:
         if error is None:
             self.detach()
         else:
-            self.let_go()
-
-
-def asks_for_every_step(policy: AnyPolicy) -> bool:
-    """Whether ``policy`` names every step it computes: then one that saves nothing is as asked for."""
-    if not isinstance(policy, Policy):
-        return False
-    rule = policy.schedule
-    return rule is None or isinstance(rule, Explicit) or (isinstance(rule, Uniform) and rule.interval == 1)
+            self.detach_silently()

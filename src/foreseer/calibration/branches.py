@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreseer.attach.output_site import OutputSite
-from foreseer.attach.pipeline import attach
-from foreseer.attach.site import Forward
-from foreseer.attach.tracker import TrackedBranch
+from foreseer.attach.accelerate import attach
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.run.tracker import TrackedBranch
+from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.record import Trajectory, gram
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.forecast import Reuse
@@ -45,11 +45,9 @@ class BranchRecorder(OutputSite):
         self.outputs: dict[str, dict[int, Tensor]] = {}
         self.trouble: str | None = None
 
-    def compute(
-        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
-    ) -> tuple[Any, list[Tensor]]:
+    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Run the network and remember."""
-        output, tensors = super().compute(forward, args, kwargs, branch)
+        output, tensors = super().compute(call, branch)
         step = len(self._trajectory.outputs)
         if step > 0 and len(self.outputs) < 2:
             self.outputs.clear()

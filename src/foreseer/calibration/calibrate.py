@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.attach.denoisers import find_denoisers
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
+from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.branches import BranchRecorder, NotMixedError, record_branches
 from foreseer.calibration.identity import identity_of
 from foreseer.calibration.inside import Inside, record_inside

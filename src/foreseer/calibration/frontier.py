@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.learned import STEER, joint_schedule
-from foreseer.calibration.validate import expected_error
 from foreseer.errors import ForeseerError
 from foreseer.files.writing import write_figure
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel
+from foreseer.methods.learned import STEER, joint_schedule
+from foreseer.methods.validate import expected_error
 from foreseer.schedule import Optimal
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from foreseer import __version__
-from foreseer.attach.architecture import architecture_of
-from foreseer.attach.denoisers import find_denoisers
-from foreseer.attach.settings import Settings
+from foreseer.attach.network.architecture import architecture_of
+from foreseer.attach.network.denoisers import find_denoisers
+from foreseer.attach.run.network_state import NetworkState
 
 SAMPLED = 64  # numbers of each weight
 
@@ -60,7 +60,7 @@ def weights_of(denoisers: Iterable[nn.Module]) -> str:
             flat = weight.detach().reshape(-1) if type(weight) is nn.Parameter else torch.empty(0)
             some = flat[:: max(1, flat.numel() // SAMPLED)] if not flat.is_meta else torch.empty(0)
             digest.update(f"{name} {tuple(weight.shape)} {fingerprint(some)} ".encode())
-        digest.update(repr(Settings(module).plain).encode())
+        digest.update(repr(NetworkState(module).adapters.plain).encode())
     return digest.hexdigest()[:16]
 
 

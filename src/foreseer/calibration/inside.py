@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreseer.attach.pipeline import attach, make_hook
-from foreseer.attach.site import Forward, NoFeatureError, SiteHook
-from foreseer.attach.tracker import TrackedBranch
+from foreseer.attach.accelerate import attach, make_hook
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.site_errors import NoFeatureError
+from foreseer.attach.run.tracker import TrackedBranch
+from foreseer.attach.sites.base import SiteHook
 from foreseer.calibration.record import Trajectory, gram
 from foreseer.errors import ForeseerWarning
 from foreseer.forecast import Reuse
@@ -63,7 +65,7 @@ class Inside:
             if len(vectors) != steps:
                 self.trouble = self.trouble or f"{words} was there at {len(vectors)} of {steps} steps"
             elif len({vector.numel() for vector in vectors}) != 1:
-                self.trouble = self.trouble or f"{words} changes its shape in the course of a run"
+                self.trouble = self.trouble or f"{words} changes its shape during a run"
             else:
                 grams.append(gram(vectors, vectors))
         return Parts(tuple(self._calls), np.array(grams)) if self.trouble is None else None
@@ -76,28 +78,19 @@ class _Recorded:
         self._site = site
         self._inside = inside
 
-    def compute(
-        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
-    ) -> tuple[Any, list[Tensor]]:
+    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Run the network and remember its feature."""
         try:
-            output, tensors = self._site.compute(forward, args, kwargs, branch)
+            output, tensors = self._site.compute(call, branch)
         except NoFeatureError as error:
             self._inside.trouble = str(error)
             raise
         self._inside.keep(tensors, branch.memory.get("names", ()))
         return output, tensors
 
-    def forecast(
-        self,
-        forward: Forward,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        branch: TrackedBranch,
-        feature: Sequence[Tensor],
-    ) -> Any:
+    def forecast(self, call: NetworkCall, branch: TrackedBranch, feature: Sequence[Tensor]) -> Any:
         """As the site; every step is computed while it is recorded."""
-        return self._site.forecast(forward, args, kwargs, branch, feature)
+        return self._site.forecast(call, branch, feature)
 
     def detach(self) -> None:
         """As the site."""

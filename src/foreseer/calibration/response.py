@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.attach.pipeline import accelerate
+from foreseer.attach.accelerate import accelerate
 from foreseer.calibration.record import record_run
 from foreseer.forecast.kernel import KernelRows
 from foreseer.kernel import Kernel

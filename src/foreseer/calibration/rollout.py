@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from foreseer.attach.containers import flatten
-from foreseer.attach.output_site import OutputSite
-from foreseer.attach.pipeline import attach
-from foreseer.attach.site import Forward
-from foreseer.attach.tracker import TrackedBranch
+from foreseer.attach.accelerate import attach
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.containers import flatten
+from foreseer.attach.run.tracker import TrackedBranch
+from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.learned import STEERED
 from foreseer.calibration.moments import Moments, Student
 from foreseer.calibration.record import record_run
 from foreseer.calibration.references import References, Work
@@ -27,6 +26,7 @@ from foreseer.errors import FailedOpenError
 from foreseer.forecast.joint import JointRows
 from foreseer.forecast.kernel import OWN, KernelRows
 from foreseer.kernel import Kernel
+from foreseer.methods.learned import STEERED
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
@@ -42,18 +42,14 @@ class ReplaySite(OutputSite):
     def __init__(self, seen: dict[tuple[str, int], Any]) -> None:
         self._seen = seen
 
-    def compute(
-        self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
-    ) -> tuple[Any, list[Tensor]]:
+    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Replay the step, or run the network and remember."""
         key = (branch.name, branch.run.last_step + 1)
 
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            if key not in self._seen:
-                self._seen[key] = forward(*args, **kwargs)
-            return self._seen[key]
-
-        return super().compute(remembered, args, kwargs, branch)
+        if key not in self._seen:
+            self._seen[key] = call.run()
+        replay = NetworkCall(lambda *args, **kwargs: self._seen[key], call.args, call.kwargs)
+        return super().compute(replay, branch)
 
 
 def rollout(

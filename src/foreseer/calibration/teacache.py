@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from foreseer.attach.pipeline import accelerate
+from foreseer.attach.accelerate import accelerate
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.checks import check_count
 from foreseer.errors import FailedOpenError, ForeseerWarning
 from foreseer.forecast import Reuse
 from foreseer.gate import Gate, GatedPolicy, GateRun, Setting, SignalError, TeaCache
-from foreseer.gate.relative import relative_change
+from foreseer.gate.relative_l1 import relative_change
 from foreseer.pipelines import call_arguments, run
 
 
@@ -67,7 +67,7 @@ def fit_teacache(
     check_count("degree", degree, CalibrationError, least=1)
     given = {"output_type": "latent", **options, "num_inference_steps": num_inference_steps}
     watching = _Watching()
-    policy = GatedPolicy(watching, Reuse(), deciding="each")
+    policy = GatedPolicy(watching, Reuse(), decided_by="each")
     try:
         with warnings.catch_warnings(), accelerate(pipe, policy, strict=True):
             warnings.simplefilter("ignore", ForeseerWarning)  # that no step was saved

@@ -18,7 +18,6 @@ from foreseer.site import SITES, read_site
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from foreseer.gate import AnyPolicy
     from foreseer.grid import Grid
     from foreseer.plan import Plan, Policy
 
@@ -133,7 +132,7 @@ def _read_option(words: str) -> tuple[str, Any]:
         return name, value
 
 
-def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> AnyPolicy:
+def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
     """A method by name as a policy."""
     chosen = find(method)
     if matrix is not None:
@@ -152,8 +151,8 @@ def kernel_policy(
     matrix: Path | None = None,
 ) -> Policy:
     """Steps searched on a kernel file, and a method's rows: the kernel's own, L2P's or a fixed formula's."""
-    from foreseer.calibration.learned import learned
     from foreseer.kernel import Kernel
+    from foreseer.methods.learned import learned
     from foreseer.plan import Policy
     from foreseer.schedule import Optimal
 
@@ -181,26 +180,24 @@ def kernel_policy(
     if matrix is not None:
         chosen = chosen.with_matrix(matrix)
     elif chosen.name == "l2p":
-        from foreseer.calibration.l2p import train_l2p
+        from foreseer.methods.train_l2p import train_l2p
 
         chosen = replace(chosen, forecaster=train_l2p(loaded))
     rows = chosen.policy().forecaster
     return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, loaded.site)
 
 
-def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_nfe: int | None) -> AnyPolicy:
+def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_nfe: int | None) -> Policy:
     """The forecast-error gate on a kernel file."""
-    from foreseer.calibration.gated import gated
     from foreseer.kernel import Kernel
+    from foreseer.methods.gated import gated
 
     return gated(Kernel.load(kernel), nfe=nfe, max_error=max_error, max_nfe=max_nfe)
 
 
-def planned(policy: AnyPolicy, grid: Grid) -> Plan:
+def planned(policy: Policy, grid: Grid) -> Plan:
     """The plan of a policy that has one beforehand."""
-    from foreseer.plan import Policy
-
-    if not isinstance(policy, Policy):
+    if policy.decides_while_sampling:
         raise PlanError("A gate decides while sampling: it has no plan beforehand. Its record holds what came out.")
     return policy.compile(grid)
 

@@ -191,7 +191,7 @@ def frontier(
 
 
 def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
-    from foreseer.calibration.validate import plus_minus
+    from foreseer.methods.validate import plus_minus
 
     table = Table(box=None, pad_edge=False)
     budget = ("calls", "NFE") if evaluations else ("NFE",)
@@ -220,8 +220,8 @@ def portrait(
 ) -> None:
     """Draw what a kernel shows: projection fidelity, expected error per step, weights, trajectories."""
     from foreseer.calibration.analysis import Portrait
-    from foreseer.calibration.learned import learned
     from foreseer.kernel import Kernel
+    from foreseer.methods.learned import learned
 
     loaded = Kernel.load(kernel)
     Portrait(loaded, learned(loaded, nfe=nfe).compile(loaded.grid)).draw(out)

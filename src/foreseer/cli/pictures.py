@@ -41,7 +41,7 @@ from foreseer.plan import Plan, Policy
 
 if TYPE_CHECKING:
     from foreseer.evaluate.compare import Comparison
-    from foreseer.gate import AnyPolicy
+    from foreseer.plan import Policy
 
 Gated = Annotated[
     bool, typer.Option("--gated", help="With a kernel: spend on each image what it needs; --nfe is the mean.")
@@ -89,7 +89,7 @@ def generate(
         raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
 
     @cache
-    def policy_for(run_steps: int) -> tuple[AnyPolicy | None, int]:
+    def policy_for(run_steps: int) -> tuple[Policy | None, int]:
         if plan is not None:
             return Policy.from_plan(Plan.load(plan)), run_steps
         if kernel is not None and gated:

@@ -31,7 +31,7 @@ from foreseer.methods import METHODS
 from foreseer.plan import Plan
 
 if TYPE_CHECKING:
-    from foreseer.gate import AnyPolicy
+    from foreseer.plan import Policy
 
 
 class MakeByDefault(TyperGroup):
@@ -140,7 +140,7 @@ def _policy_and_grid(
     matrix: Path | None,
     *,
     method: str,
-) -> tuple[AnyPolicy, Grid]:
+) -> tuple[Policy, Grid]:
     from foreseer.kernel import Kernel
     from foreseer.kernel.interpolate import resampled
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from foreseer.attach.accelerate import accelerate
 from foreseer.attach.handle import Handle
-from foreseer.attach.pipeline import accelerate
-from foreseer.gate import AnyPolicy
+from foreseer.plan import Policy
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contender(ABC):
 class Accelerated(Contender):
     """A policy of ours attached."""
 
-    policy: AnyPolicy = field(kw_only=True)
+    policy: Policy = field(kw_only=True)
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:

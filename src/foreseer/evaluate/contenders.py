@@ -11,7 +11,6 @@ from typing import Any
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.files import read_whole, reason
-from foreseer.gate import AnyPolicy
 from foreseer.methods import METHODS, Method
 from foreseer.plan import Plan, Policy
 
@@ -130,9 +129,9 @@ class Choice:
 
     def _kernel_rows(self, name: str, path: Path, budget: int) -> Callable[[Any], Contender]:
         def make(pipe: Any) -> Contender:
-            from foreseer.calibration.gated import gated
-            from foreseer.calibration.learned import learned
             from foreseer.kernel import Kernel
+            from foreseer.methods.gated import gated
+            from foreseer.methods.learned import learned
 
             kernel = Kernel.load(path)
             kind = name.partition(":")[0]
@@ -173,8 +172,8 @@ class Choice:
         if self.matrix is not None:
             return method.with_matrix(self.matrix)
         if self.kernels:
-            from foreseer.calibration.l2p import train_l2p
             from foreseer.kernel import Kernel
+            from foreseer.methods.train_l2p import train_l2p
 
             return replace(method, forecaster=train_l2p(Kernel.load(self.kernels[0])))
         return method
@@ -190,8 +189,8 @@ class Choice:
         return make
 
 
-def _settings(policy: AnyPolicy) -> dict[str, Any]:
-    decides = ("schedule", policy.schedule) if isinstance(policy, Policy) else ("gate", policy.gate)
+def _settings(policy: Policy) -> dict[str, Any]:
+    decides = ("schedule", policy.schedule) if not policy.decides_while_sampling else ("gate", policy.gate)
     return {decides[0]: repr(decides[1]), "forecaster": repr(policy.forecaster), "site": policy.site}
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from foreseer.attach.denoisers import find_denoisers
-from foreseer.attach.hooks import Interception
+from foreseer.attach.interception import Interception
+from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.evaluate.environment import runs_on_gpu
 from foreseer.evaluate.flops import FlopCount
 

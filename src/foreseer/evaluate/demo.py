@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreseer import zoo
-from foreseer.calibration.learned import learned
 from foreseer.evaluate.compare import Comparison, compare
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.evaluate.environment import environment
@@ -16,6 +15,7 @@ from foreseer.evaluate.report import write_html, write_sheet
 from foreseer.evaluate.table_text import finite
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS
+from foreseer.methods.learned import learned
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.plan import Plan, Policy
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import pipelines
-from foreseer.attach.pipeline import accelerate
-from foreseer.attach.record import RunRecord
+from foreseer.attach.accelerate import accelerate
+from foreseer.attach.run_record import RunRecord
 from foreseer.evaluate.loop import watch_loop
 from foreseer.evaluate.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.files.writing import write_encoded
-from foreseer.gate import AnyPolicy
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline, split_sampling
+from foreseer.plan import Policy
 
 DEFAULT_STEPS = 50
 
@@ -80,7 +80,7 @@ class Made:
 
 
 def generate_all(
-    request: Request, policy_for: Callable[[int], tuple[AnyPolicy | None, int]], quiet: bool = False
+    request: Request, policy_for: Callable[[int], tuple[Policy | None, int]], quiet: bool = False
 ) -> Iterator[Made]:
     """Draw, write and yield one picture a prompt.
 

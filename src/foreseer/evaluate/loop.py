@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foreseer.attach.denoisers import find_denoisers
+from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.record import stepping
 
 

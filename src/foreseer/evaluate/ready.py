@@ -117,8 +117,8 @@ class Table:
         if self.matrix is not None:
             return L2P.from_text(self.matrix)
         if kernel is not None:
-            from foreseer.calibration.l2p import train_l2p
             from foreseer.kernel import Kernel
+            from foreseer.methods.train_l2p import train_l2p
 
             return train_l2p(Kernel.load(kernel))
         return meaningless_matrix(STEPS) if self.scale is not None else None

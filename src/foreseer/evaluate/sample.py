@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from foreseer import pipelines
-from foreseer.attach.record import RunRecord
+from foreseer.attach.run_record import RunRecord
 from foreseer.calibration.record import record_run
 from foreseer.evaluate.contender import Contender, Unaccelerated
 from foreseer.evaluate.loop import Loop, watch_loop

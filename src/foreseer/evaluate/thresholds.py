@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from foreseer.attach.pipeline import accelerate
+from foreseer.attach.accelerate import accelerate
 from foreseer.calibration.teacache import fit_teacache
 from foreseer.errors import ForeseerWarning, PlanError
 from foreseer.evaluate.peers.probe import settle

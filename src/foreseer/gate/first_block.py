@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foreseer.checks import check_number
 from foreseer.gate.base import Gate, GateError, GateRun, Setting
-from foreseer.gate.relative import relative_change
+from foreseer.gate.relative_l1 import relative_change
 
 
 @dataclass(frozen=True)

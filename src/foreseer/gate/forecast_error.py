@@ -12,8 +12,8 @@ from torch import Tensor
 from foreseer.checks import check_kind, check_number
 from foreseer.forecast.base import Forecaster
 from foreseer.gate.base import Gate, GateError, GateRun, Setting
-from foreseer.gate.course import Course, Ratios, expected_log, log_ratios, missing
-from foreseer.gate.misses import squared_errors
+from foreseer.gate.replanner import Ratios, Replanner, expected_log, log_ratios, missing
+from foreseer.gate.squared_errors import squared_errors
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 
@@ -42,7 +42,7 @@ class ForecastErrorGate(Gate):
     kernel: Kernel = field(repr=False)
     max_error: float
     trust: float = 1.0
-    _courses: dict[tuple[bytes, Forecaster], Course] = field(default_factory=dict, init=False, repr=False)
+    _replanners: dict[tuple[bytes, Forecaster], Replanner] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, GateError)
@@ -59,9 +59,9 @@ class ForecastErrorGate(Gate):
         Raises:
             KernelError: the kernel cannot cover the grid.
         """
-        return _Run(self.course(setting.grid, setting.forecaster), setting, self.max_error)
+        return _Run(self.replanner(setting.grid, setting.forecaster), setting, self.max_error)
 
-    def course(self, grid: Grid, forecaster: Forecaster) -> Course:
+    def replanner(self, grid: Grid, forecaster: Forecaster) -> Replanner:
         """What all runs on ``grid`` share; the same object when asked again.
 
         Raises:
@@ -69,18 +69,18 @@ class ForecastErrorGate(Gate):
         """
         kernel = self.kernel.on(grid)
         key = (kernel.grid.key, forecaster)
-        found = self._courses.get(key)
+        found = self._replanners.get(key)
         if found is None:
-            found = self._courses[key] = Course(kernel, forecaster, self.trust)
+            found = self._replanners[key] = Replanner(kernel, forecaster, self.trust)
         return found
 
 
 class _Run(GateRun):
-    def __init__(self, course: Course, setting: Setting, max_error: float) -> None:
-        self._course = course
+    def __init__(self, replanner: Replanner, setting: Setting, max_error: float) -> None:
+        self._replanner = replanner
         self._max_error = max_error
         self._plan_after = setting.plan_after
-        self._grams = moments_of(course.kernel, setting.branch)
+        self._grams = moments_of(replanner.kernel, setting.branch)
         self._computed: tuple[int, ...] = ()
         self._told: list[Ratios] = []
         self._steps: tuple[int, ...] | None = None
@@ -91,8 +91,8 @@ class _Run(GateRun):
             return True
         if not self._settled:
             guess = None if self._steps is None else len(self._steps)
-            difficulty = self._course.difficulty(self._told)
-            self._steps = self._course.steps_after(self._computed, difficulty, self._max_error, left, guess)
+            difficulty = self._replanner.difficulty(self._told)
+            self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
             self._settled = True
         assert self._steps is not None
         return step in self._steps
@@ -102,7 +102,7 @@ class _Run(GateRun):
         if found is not None:
             computed = list(self._computed)
             row = self._plan_after(self._computed).rows[step, computed]
-            miss = missing(row, computed, step, self._course.search.total)
+            miss = missing(row, computed, step, self._replanner.search.total)
             told = log_ratios(squared_errors(feature, found), expected_log(self._grams, miss))
             if not self._told or told.shape == self._told[0].shape:
                 self._told.append(told)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foreseer.checks import check_count, check_number
 from foreseer.gate.base import Gate, GateError, GateRun, Setting
-from foreseer.gate.misses import mean_squares, squared_errors
+from foreseer.gate.squared_errors import mean_squares, squared_errors
 
 LEAST, MOST = 0.2, 3.0  # what one comparison changes a gap by
 ROUNDING = 1e-9

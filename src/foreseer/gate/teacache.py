@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foreseer.checks import check_number
 from foreseer.gate.base import Gate, GateError, GateRun, Setting
-from foreseer.gate.relative import relative_change
+from foreseer.gate.relative_l1 import relative_change
 
 # As in the programs released with the paper (github.com/ali-vilab/TeaCache), highest power first. Wan's are left out:
 # its program compares time embeddings, not modulated inputs.

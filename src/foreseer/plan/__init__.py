@@ -1,8 +1,20 @@
-"""Compile once: a grid, a schedule and a forecaster become a frozen plan. NumPy only, never torch."""
+"""Plans: a grid, its computed steps and their rows, frozen; and policies, which compile to plans. Never torch."""
 
+from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.differences import DifferenceExpansion
 from foreseer.plan.explain import PlanExplanation
 from foreseer.plan.plan import Plan
-from foreseer.plan.policy import Policy
+from foreseer.plan.policy import BranchDecisions, FixedPlan, PlanDecisions, Policy, RunDecisions, ScheduledPolicy
 
-__all__ = ["DifferenceExpansion", "Plan", "PlanExplanation", "Policy"]
+__all__ = [
+    "BranchDecisions",
+    "CompiledRows",
+    "DifferenceExpansion",
+    "FixedPlan",
+    "Plan",
+    "PlanDecisions",
+    "PlanExplanation",
+    "Policy",
+    "RunDecisions",
+    "ScheduledPolicy",
+]

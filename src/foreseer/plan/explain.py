@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foreseer.errors import PlanError
-from foreseer.plan.plan import Plan
+from foreseer.plan.compiled import CompiledRows
+
+if TYPE_CHECKING:
+    from foreseer.plan.plan import Plan
 
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # Unit roundoff: half the distance from 1 to the next number.
@@ -151,13 +154,13 @@ class PlanExplanation:
         return lines
 
 
-def explain(plan: Plan, feature_shape: Shapes | None = None, dtype: str = "float32") -> PlanExplanation:
-    """Explain ``plan``, with memory for features of ``feature_shape`` and ``dtype``.
+def explain(plan: Plan | CompiledRows, feature_shape: Shapes | None = None, dtype: str = "float32") -> PlanExplanation:
+    """Explain a plan, or the rows of one of its branches.
 
     Args:
-        plan: the plan.
-        feature_shape: of a feature, or of each of its tensors (at module sites, those of a run's record).
-        dtype: of the features.
+        plan: the plan, or ``plan.of_branch(name)``.
+        feature_shape: shape of the feature, or of each of its tensors (at module sites: those of a run's record).
+        dtype: dtype of the features.
 
     Raises:
         PlanError: the dtype is unknown, or a dimension of the shape is not positive.
@@ -165,20 +168,24 @@ def explain(plan: Plan, feature_shape: Shapes | None = None, dtype: str = "float
     if dtype not in ITEM_BYTES:
         raise PlanError(f"Unknown dtype {dtype!r}: expected one of {', '.join(ITEM_BYTES)}.")
     shapes = _shapes(feature_shape)
-    forecasts = tuple(_explain_step(plan, step, dtype) for step in plan.forecast_steps)
+    rows = plan if isinstance(plan, CompiledRows) else plan.of_branch("")
+    whole = rows.plan
+    forecasts = tuple(_explain_step(rows, step, dtype) for step in rows.forecast_steps)
     feature_bytes = sum(map(math.prod, shapes)) * ITEM_BYTES[dtype] if shapes else None
     return PlanExplanation(
-        computed_steps=plan.computed_steps,
-        steps=len(plan.grid),
-        site=plan.site,
+        computed_steps=rows.computed_steps,
+        steps=len(rows.grid),
+        site=whole.site,
         forecasts=forecasts,
-        most_live=plan.most_live,
+        most_live=rows.most_live,
         dtype=dtype,
         feature_bytes=feature_bytes,
-        live_bytes=None if feature_bytes is None else plan.most_live * feature_bytes,
+        live_bytes=None if feature_bytes is None else rows.most_live * feature_bytes,
         rounding=ROUNDOFF[dtype] * max((one.l1_gain for one in forecasts), default=0.0),
-        provenance=dict(plan.provenance),
-        branches={name: explain(plan.of_branch(name), feature_shape, dtype) for name in plan.branch_rows},
+        provenance={**whole.provenance, "branch": rows.name} if rows.name else dict(whole.provenance),
+        branches={}
+        if rows.name
+        else {name: explain(whole.of_branch(name), feature_shape, dtype) for name in whole.branch_rows},
     )
 
 
@@ -190,7 +197,7 @@ def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:
     return [tuple(shape) for shape in shapes]
 
 
-def worst_rounding(plan: Plan, dtype: str) -> tuple[int, float]:
+def worst_rounding(plan: Plan | CompiledRows, dtype: str) -> tuple[int, float]:
     """The step whose forecast suffers most from the rounding of ``dtype`` features, and its expected relative error.
 
     >>> from foreseer import Grid, Policy, forecast, schedule
@@ -206,20 +213,20 @@ def worst_rounding(plan: Plan, dtype: str) -> tuple[int, float]:
     return plan.forecast_steps[worst], ROUNDOFF[dtype] / math.sqrt(3) * float(sizes[worst])
 
 
-def _explain_step(plan: Plan, step: int, dtype: str) -> ForecastExplanation:
-    row = plan.rows[step]
+def _explain_step(rows: CompiledRows, step: int, dtype: str) -> ForecastExplanation:
+    row = rows.rows[step]
     taken = {
-        other: dict(zip(used, weights, strict=True)) for other, used, weights in plan.sparse_cross_rows.get(step, ())
+        other: dict(zip(used, weights, strict=True)) for other, used, weights in rows.sparse_cross_rows.get(step, ())
     }
     every = [*row[row != 0].tolist(), *(weight for weights in taken.values() for weight in weights.values())]
     return ForecastExplanation(
         step=step,
-        noise_level=float(plan.grid.levels[step]),
+        noise_level=float(rows.grid.levels[step]),
         weights={int(j): float(row[j]) for j in np.flatnonzero(row)},
         taken=taken,
         row_sum=float(sum(every)),
         l1_gain=float(sum(map(abs, every))),
         rounding=ROUNDOFF[dtype] / math.sqrt(3) * float(np.linalg.norm(every)),
-        span=step - max(j for j in plan.computed_steps if j < step),
-        live_features=len(plan.live_steps(step)),
+        span=step - max(j for j in rows.computed_steps if j < step),
+        live_features=len(rows.live_steps(step)),
     )

@@ -33,10 +33,8 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write ``plan``.
 
     Raises:
-        PlanFileError: it is what one branch follows and takes features of another, or the file cannot be written.
+        PlanFileError: the file cannot be written.
     """
-    if plan.sparse_cross_rows:
-        raise PlanFileError(f"What {plan.provenance['branch']!r} follows is part of a plan: save the whole plan.")
     arrays = {
         "noise_levels": plan.grid.levels,
         "computed_steps": np.asarray(plan.computed_steps, dtype=np.int64),

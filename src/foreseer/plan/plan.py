@@ -1,4 +1,4 @@
-"""The plan: a grid, its computed steps and one row of weights a step, frozen."""
+"""The plan: a grid, its computed steps and one row of weights per step, frozen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
+from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.invariants import are_equal, check_cross_rows, check_provenance, checked_rows
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
@@ -33,17 +34,15 @@ class Plan:
         computed_steps: the steps at which the network runs, ascending from 0.
         rows: shape (T, T), float64. Row i of a skipped step holds its weights, which lie in columns of computed steps
             before i; row i of a computed step is the unit row.
-        site: where in the network the feature is taken, in words (`foreseer.site`); a site object is taken too.
-        provenance: words about where the plan comes from (schedule, forecaster, model), kept with the file.
-        branch_rows: for branches of guidance that have rows of their own, by name in the order of their calls. Of the
-            same form, but a branch may compute at fewer steps, 0 among them: where its row is the unit row. All other
-            branches go by ``rows``.
-        cross_rows: by (branch, other), both with rows of their own, the other called before: weights of the other's
-            features in the branch's forecasts; its computed steps up to the step itself may carry some.
-        whole: for what a branch follows (:meth:`of_branch`): the plan that it is a part of.
+        site: where in the network the feature is taken, as text (`foreseer.site`) or as a site object.
+        provenance: text about the plan's origin (schedule, forecaster, model), kept with the file.
+        branch_rows: rows of guidance branches that have their own, by name in call order. Same form, but a branch may
+            compute at fewer steps (step 0 among them), where its row is the unit row. Other branches follow ``rows``.
+        cross_rows: by (branch, other), both with rows of their own and ``other`` called first: weights of the other's
+            features in the branch's forecasts, over the other's computed steps up to the step itself.
 
     Raises:
-        PlanError: a shape, a step, a site or a weight is not as said above.
+        PlanError: a shape, a step, a site or a weight violates the above.
     """
 
     grid: Grid
@@ -53,7 +52,6 @@ class Plan:
     provenance: Mapping[str, str] = field(default_factory=dict)
     branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
     cross_rows: Mapping[tuple[str, str], Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
-    whole: Plan | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -101,109 +99,46 @@ class Plan:
         own, cross = forecaster.branch_rows(*apart), forecaster.cross_rows(*apart)
         return cls(grid, computed, rows, str(site), words, own, cross)
 
-    def of_branch(self, name: str) -> Plan:
-        """What the branch ``name`` follows: a plan with the branch's own steps and rows, or this one."""
-        return self._of_branches.get(name, self)
+    def of_branch(self, name: str) -> CompiledRows:
+        """The rows that the branch ``name`` follows: its own where the plan has them, else the shared ones."""
+        return self._compiled.get(name) or self._compiled[""]
 
     @cached_property
-    def _of_branches(self) -> Mapping[str, Plan]:
-        return {
-            name: Plan(
-                self.grid,
-                tuple(np.flatnonzero(np.diag(rows)).tolist()),
-                rows,
-                self.site,
-                {**self.provenance, "branch": name},
-                whole=self,
-            )
+    def _compiled(self) -> Mapping[str, CompiledRows]:
+        branches = {
+            name: CompiledRows(self, name, tuple(np.flatnonzero(np.diag(rows)).tolist()), rows)
             for name, rows in self.branch_rows.items()
         }
+        return {**branches, "": CompiledRows(self, "", self.computed_steps, self.rows)}
 
     @property
     def nfe(self) -> int:
-        """Network evaluations of a run without guidance: the number of computed steps."""
+        """The number of computed steps: network evaluations of a run without guidance."""
         return len(self.computed_steps)
 
-    @cached_property
+    @property
     def forecast_steps(self) -> tuple[int, ...]:
         """The steps that are forecast."""
-        return tuple(sorted(set(range(len(self.grid))) - set(self.computed_steps)))
+        return self.of_branch("").forecast_steps
 
-    @cached_property
+    @property
     def last_uses(self) -> Mapping[int, int]:
-        """For each computed step whose feature some later row needs: the last step that needs it."""
-        uses: dict[int, int] = {}
-        needed = np.any([self.rows, *self.branch_rows.values()], axis=0)
-        for step in self.forecast_steps:
-            uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
-        for kept, (step, _) in self._lent.items():
-            uses[kept] = max(step, uses.get(kept, 0))
-        return MappingProxyType(uses)
+        """For each computed step whose feature a later row needs: the last step that needs it."""
+        return self.of_branch("").last_uses
 
-    @cached_property
-    def _lent(self) -> Mapping[int, tuple[int, str]]:
-        """For each computed step whose feature another branch needs: the last step that does, and the last branch."""
-        lent: dict[int, tuple[int, str]] = {}
-        for (branch, other), rows in self.whole.cross_rows.items() if self.whole is not None else ():
-            for kept in np.flatnonzero(rows.any(axis=0)).tolist() if other == self.provenance["branch"] else ():
-                last = int(np.flatnonzero(rows[:, kept])[-1])
-                if last >= lent.get(kept, (0, ""))[0]:
-                    lent[kept] = last, branch
-        return lent
-
-    @cached_property
-    def freed_after(self) -> Mapping[int, tuple[int, ...]]:
-        """Per step after which features are needed no more: the computed steps that they are of.
-
-        Where another branch needs one last, which is called after this one, that is the next step; it gives them back
-        earlier, by :attr:`given_back`.
-        """
-        freed: dict[int, tuple[int, ...]] = {}
-        for kept, last in self.last_uses.items():
-            after = last + 1 if self._lent.get(kept, (-1, ""))[0] == last else last
-            freed[after] = (*freed.get(after, ()), kept)
-        return MappingProxyType(freed)
-
-    @cached_property
-    def given_back(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
-        """Per step the features of other branches that this one is the last to need: branch and computed step."""
-        back: dict[int, tuple[tuple[str, int], ...]] = {}
-        others = self.whole._of_branches if self.whole is not None else {}
-        for other, plan in others.items():
-            for kept, (last, branch) in plan._lent.items():
-                if branch == self.provenance.get("branch") and plan.last_uses[kept] == last:
-                    back[last] = (*back.get(last, ()), (other, kept))
-        return MappingProxyType(back)
-
-    @cached_property
-    def sparse_cross_rows(self) -> Mapping[int, tuple[tuple[str, list[int], list[float]], ...]]:
-        """Per forecast step the other branches whose features carry weight, their computed steps, and the weights."""
-        found: dict[int, tuple[tuple[str, list[int], list[float]], ...]] = {}
-        for (branch, other), rows in self.whole.cross_rows.items() if self.whole is not None else ():
-            for step in np.flatnonzero(rows.any(axis=1)).tolist() if branch == self.provenance["branch"] else ():
-                used = np.flatnonzero(rows[step]).tolist()
-                found[step] = (*found.get(step, ()), (other, used, rows[step, used].tolist()))
-        return MappingProxyType(found)
-
-    @cached_property
+    @property
     def sparse_rows(self) -> Mapping[int, tuple[list[int], list[float]]]:
-        """Per forecast step the computed steps that carry weight, and their weights."""
-        rows = {step: np.flatnonzero(self.rows[step]).tolist() for step in self.forecast_steps}
-        return MappingProxyType({step: (used, self.rows[step, used].tolist()) for step, used in rows.items()})
-
-    def weights_at(self, step: int) -> int:
-        """How many features are weighed in the forecast of ``step``; 0 where it computes."""
-        own, _ = self.sparse_rows.get(step, ([], []))
-        return len(own) + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
+        """For each forecast step: the computed steps that carry weight, and their weights."""
+        return self.of_branch("").sparse_rows
 
     def live_steps(self, step: int) -> tuple[int, ...]:
-        """The computed steps whose features are held while ``step`` runs, its own included if a later row needs it."""
-        return tuple(kept for kept, last in self.last_uses.items() if kept <= step <= last)
+        """Computed steps whose features are held while ``step`` runs, including its own if a later row needs it."""
+        return self.of_branch("").live_steps(step)
 
-    @cached_property
+    @property
     def most_live(self) -> int:
         """The largest number of features held at once."""
-        return max((len(self.live_steps(step)) for step in range(len(self.grid))), default=0)
+        return self.of_branch("").most_live
 
     def explain(
         self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"
@@ -241,8 +176,6 @@ class Plan:
         return load_plan(path)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.whole is not None:
-            return Plan.of_branch, (self.whole, self.provenance["branch"])
         words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)
         return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, own, cross)
 
@@ -253,7 +186,6 @@ class Plan:
             and np.array_equal(self.rows, other.rows)
             and are_equal(self.branch_rows, other.branch_rows)
             and are_equal(self.cross_rows, other.cross_rows)
-            and self.sparse_cross_rows == other.sparse_cross_rows
         )
 
     def __hash__(self) -> int:

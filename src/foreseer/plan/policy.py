@@ -2,31 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
 
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
+from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.plan import Plan
 from foreseer.schedule.base import Schedule
+from foreseer.schedule.explicit import Explicit
+from foreseer.schedule.uniform import Uniform
 from foreseer.site import Site, read_site
 
 KEPT_PLANS = 64
 
+Signal = Callable[[], Sequence[Any]]
+Preview = Callable[[], list[Any] | None]
 
-@dataclass(frozen=True, eq=False)
-class Policy:
-    """A schedule rule, a forecaster and a site; or one plan, for its own grid only (:meth:`from_plan`).
 
-    Args:
-        schedule: which steps compute.
-        forecaster: how the others are forecast.
-        site: where the feature is taken (`foreseer.site`), as words or as an object: ``"output"`` (the whole network is
-            bypassed), ``"last_block"`` (the blocks are, the head runs with the current timestep), ...
+def no_signal() -> Sequence[Any]:
+    """Signal of a branch that measures nothing inside the network."""
+    return ()
 
-    Raises:
-        PlanError: the site is unknown, or an argument is of the wrong kind.
+
+class BranchDecisions(ABC):
+    """Which steps of one branch compute, and the rows of the others. Steps count from the branch's first one.
+
+    Attributes:
+        rows: the rows that are followed now.
+    """
+
+    rows: CompiledRows
+
+    @abstractmethod
+    def forecasts(self, step: int, signal: Signal) -> bool:
+        """Whether ``step`` is forecast. ``signal`` measures inside the network, where the decision needs it."""
+
+    def why_not(self) -> str | None:
+        """Reason why the forecast decided on last must not be made, else ``None``."""
+        return None
+
+    def computed(self, step: int, feature: Sequence[Any], preview: Preview) -> None:
+        """Note the feature computed at ``step``; ``preview`` makes the forecast that would have replaced it."""
+        return
+
+
+class RunDecisions(ABC):
+    """One run under a policy."""
+
+    @abstractmethod
+    def branch(self, name: str, first_step: int, spent: int) -> BranchDecisions:
+        """Decisions for the branch ``name``, which begins at ``first_step`` of the run.
+
+        Args:
+            name: the branch's name.
+            first_step: the run's step at which the branch begins.
+            spent: steps that the run has already computed; budgeted rules subtract them.
+
+        Raises:
+            ForeseerError: the policy cannot serve the rest of the run.
+        """
+
+
+class Policy(ABC):
+    """What a user asks for. ``Policy(schedule, forecaster, site=...)`` makes a :class:`ScheduledPolicy`.
+
+    A policy is attached, not a plan: it is compiled for each run's actual grid, so that another step count or image to
+    image just works. Subclass it for rules that neither a schedule nor a gate can express.
+
+    Attributes:
+        site: where the feature is taken, as text (`foreseer.site`).
+        signal: name of what is measured inside the network before each decision, ``None`` for nothing.
 
     >>> from foreseer.schedule import Uniform
     >>> from foreseer.forecast import Reuse
@@ -34,25 +83,100 @@ class Policy:
     10
     """
 
-    schedule: Schedule | None
-    forecaster: Forecaster | None
+    site: str | Site
+    signal: ClassVar[str | None] | str | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Policy:
+        """A scheduled policy where the abstract class itself is called."""
+        return super().__new__(ScheduledPolicy if cls is Policy else cls)
+
+    @staticmethod
+    def from_plan(plan: Plan, otherwise: Policy | None = None) -> FixedPlan:
+        """The policy that serves ``plan``; see :class:`FixedPlan`."""
+        return FixedPlan(plan, otherwise)
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """Provenance of what the rows were learned from, as a kernel records it; empty for a formula."""
+        return {}
+
+    @property
+    def names_every_step(self) -> bool:
+        """Whether the user listed the computed steps, so that a run which saves nothing needs no warning."""
+        return False
+
+    @property
+    def decides_while_sampling(self) -> bool:
+        """Whether decisions depend on what the network computes, so that there is no plan before the run."""
+        return False
+
+    @abstractmethod
+    def begin(self, grid: Grid) -> RunDecisions:
+        """Decisions for one run on ``grid``.
+
+        Raises:
+            ForeseerError: the policy cannot serve this grid.
+        """
+
+    @abstractmethod
+    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
+        """The plan for the part of ``grid`` that begins at ``first_step``; repeated calls return the same object.
+
+        Args:
+            grid: the noise levels of the whole run.
+            first_step: the run's step at which the plan's step 0 falls.
+            spent: steps that the run has already computed; a schedule with a budget subtracts them.
+
+        Raises:
+            ForeseerError: the policy cannot serve this grid, or decides while sampling and has no plan.
+        """
+
+
+class _Scheduled(RunDecisions):
+    """Decisions known before the run."""
+
+    def __init__(self, policy: Policy, grid: Grid) -> None:
+        self._policy = policy
+        self._grid = grid
+
+    def branch(self, name: str, first_step: int, spent: int) -> BranchDecisions:
+        return PlanDecisions(self._policy.compile(self._grid, first_step, spent).of_branch(name))
+
+
+class PlanDecisions(BranchDecisions):
+    """Follow the rows of a plan to the end."""
+
+    def __init__(self, rows: CompiledRows) -> None:
+        self.rows = rows
+        self._forecast = rows.sparse_rows
+
+    def forecasts(self, step: int, signal: Signal) -> bool:
+        """Whether the plan forecasts ``step``."""
+        return step in self._forecast
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ScheduledPolicy(Policy):
+    """A schedule and a forecaster, compiled to a plan for each grid.
+
+    Args:
+        schedule: which steps compute.
+        forecaster: how the others are forecast.
+        site: where the feature is taken (`foreseer.site`), as text or object: ``"output"`` (the whole network is
+            skipped), ``"last_block"`` (the blocks are skipped; the head runs with the current timestep), ...
+
+    Raises:
+        PlanError: the site is unknown, or an argument has the wrong type.
+    """
+
+    schedule: Schedule
+    forecaster: Forecaster
     site: str | Site = "output"
-    plan: Plan | None = field(default=None, repr=False)
-    otherwise: Policy | None = field(default=None, repr=False)
     _plans: dict[tuple[bytes, int, int], Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", str(read_site(self.site)))
-        if self.plan is not None:
-            if not isinstance(self.plan, Plan) or (self.schedule, self.forecaster) != (None, None):
-                raise PlanError("A policy is a schedule and a forecaster, or one plan: see Policy.from_plan(plan).")
-            if self.plan.site != self.site:
-                raise PlanError(f"The plan's site is {self.plan.site!r}, the policy's {self.site!r}.")
-            if self.otherwise is not None and self.otherwise.site != self.site:
-                raise PlanError(
-                    f"The plan's site is {self.site!r}, that of what serves otherwise {self.otherwise.site!r}."
-                )
-            return
         if not isinstance(self.schedule, Schedule) or not isinstance(self.forecaster, Forecaster):
             raise PlanError(
                 f"A policy takes a schedule (fs.schedule...) and a forecaster (fs.forecast...), received "
@@ -61,71 +185,103 @@ class Policy:
 
     @property
     def learned_on(self) -> Mapping[str, str]:
-        """Words about what its rows were learned from, as a kernel's provenance has them; empty for a formula."""
-        if self.plan is not None:
-            return self.plan.provenance
-        assert self.forecaster is not None
+        """The forecaster's."""
         return self.forecaster.learned_on
 
-    @classmethod
-    def from_plan(cls, plan: Plan, otherwise: Policy | None = None) -> Policy:
-        """A policy that serves ``plan`` on the plan's own grid.
+    @property
+    def names_every_step(self) -> bool:
+        """Whether the schedule lists its steps, or is asked to compute all of them."""
+        rule = self.schedule
+        return isinstance(rule, Explicit) or (isinstance(rule, Uniform) and rule.interval == 1)
 
-        Args:
-            plan: the plan.
-            otherwise: what serves other grids (``fs.learned(kernel, ...)`` for a rollout); its plans then say in their
-                provenance that they stand in. Without it, runs on another grid compute every step.
-
-        Raises:
-            PlanError: an argument is of the wrong kind, or the two take features at different sites.
-        """
-        if not isinstance(plan, Plan):
-            raise PlanError(f"Expected a Plan, received {type(plan).__name__}; load a file with fs.Plan.load(path).")
-        return cls(None, None, plan.site, plan, otherwise)
+    def begin(self, grid: Grid) -> RunDecisions:
+        """The plan's steps."""
+        return _Scheduled(self, grid)
 
     def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
-        """The plan for the part of ``grid`` that begins at ``first_step``; the same object when asked again.
-
-        Args:
-            grid: the noise levels of the whole run.
-            first_step: where the branch begins that is to follow the plan; the plan counts its steps from there.
-            spent: steps that the run has computed before; a schedule with a budget has so many less for the rest.
-
-        Raises:
-            ForeseerError: the schedule or the forecaster cannot serve this grid, or the policy's plan is for another.
-        """
+        """The plan; see :meth:`Policy.compile`."""
         part = grid.tail(first_step)
-        if self.plan is not None:
-            if not self.plan.grid.matches(part) and self.otherwise is not None:
-                found = self.otherwise.compile(grid, first_step, spent)
-                words = f"stands in for a plan of another grid ({_words(self.plan.grid)})"
-                return replace(found, provenance={**found.provenance, "note": words})
-            if not self.plan.grid.matches(part):
-                raise PlanError(
-                    f"This plan is for another grid ({_words(self.plan.grid)}) than the run's ({_words(part)}). "
-                    f"Sample as it was made for, or attach a policy that compiles to any grid."
-                )
-            return self.plan
         key = (grid.key, first_step, spent)
-        found = self._plans.get(key)
-        if found is None:
-            assert self.schedule is not None
-            assert self.forecaster is not None
-            known = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
-            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **known}
+        plan = self._plans.get(key)
+        if plan is None:
+            model = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
+            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **model}
             computed = self.schedule.on(grid, first_step, spent)
-            apart = self.schedule.branch_steps(grid, first_step)
-            found = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=apart)
+            branch_steps = self.schedule.branch_steps(grid, first_step)
+            plan = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=branch_steps)
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
-            self._plans[key] = found
-        return found
+            self._plans[key] = plan
+        return plan
 
     def __repr__(self) -> str:
-        if self.plan is not None:
-            return f"Policy.from_plan(<plan of {self.plan.nfe} of {len(self.plan.grid)} steps>)"
         return f"Policy({self.schedule!r}, {self.forecaster!r}, site={self.site!r})"
 
 
-def _words(grid: Grid) -> str:
+@final
+@dataclass(frozen=True, eq=False)
+class FixedPlan(Policy):
+    """One plan, for its own grid.
+
+    Args:
+        plan: the plan.
+        otherwise: serves other grids (``fs.learned(kernel, ...)`` for a rollout); its plans say so in their provenance.
+            Without it, runs on another grid compute every step.
+
+    Raises:
+        PlanError: an argument has the wrong type, or the two take features at different sites.
+    """
+
+    plan: Plan
+    otherwise: Policy | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.plan, Plan):
+            kind = type(self.plan).__name__
+            raise PlanError(f"Expected a Plan, received {kind}; load a file with fs.Plan.load(path).")
+        if self.otherwise is not None and not isinstance(self.otherwise, Policy):
+            raise PlanError(f"otherwise is a {type(self.otherwise).__name__}; expected a Policy.")
+        if self.otherwise is not None and self.otherwise.site != self.site:
+            raise PlanError(
+                f"The plan's site is {self.site!r}, that of what serves other grids {self.otherwise.site!r}."
+            )
+
+    @property
+    def site(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The plan's."""
+        return self.plan.site
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """The plan's provenance."""
+        return self.plan.provenance
+
+    @property
+    def names_every_step(self) -> bool:
+        """True: a plan lists its steps."""
+        return True
+
+    def begin(self, grid: Grid) -> RunDecisions:
+        """The plan's steps."""
+        return _Scheduled(self, grid)
+
+    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
+        """The plan itself, or what serves other grids; see :meth:`Policy.compile`."""
+        part = grid.tail(first_step)
+        if self.plan.grid.matches(part):
+            return self.plan
+        if self.otherwise is None:
+            raise PlanError(
+                f"This plan is for another grid ({_describe(self.plan.grid)}) than the run's ({_describe(part)}). "
+                f"Sample as it was made for, or attach a policy that compiles to any grid."
+            )
+        plan = self.otherwise.compile(grid, first_step, spent)
+        note = f"replaces a plan made for another grid ({_describe(self.plan.grid)})"
+        return replace(plan, provenance={**plan.provenance, "note": note})
+
+    def __repr__(self) -> str:
+        return f"Policy.from_plan(<plan of {self.plan.nfe} of {len(self.plan.grid)} steps>)"
+
+
+def _describe(grid: Grid) -> str:
     return f"{len(grid)} steps, {grid.unit} {grid.levels[0]:.4g} to {grid.levels[-1]:.4g}"

@@ -1,19 +1,23 @@
-"""One branch of one run: which step computes, and what is forecast from what."""
+"""One branch of one run: computes or forecasts each step, by rows that are fixed or decided while sampling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from foreseer.plan import Plan
+from foreseer.grid import Grid
+from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
+from foreseer.plan.policy import Signal, no_signal
 from foreseer.runtime.combine import weighted_sum
 from foreseer.runtime.store import FeatureStore, Keep, Kept
 
+Layout = list[tuple[object, ...]]
+
 
 class Forecast(Sequence[Tensor]):
-    """A forecast feature, each of whose tensors is made when it is asked for, and not kept."""
+    """A forecast feature. Each tensor is made when it is read, and not kept."""
 
     def __init__(self, parts: list[tuple[list[Kept], list[float]]]) -> None:
         self._parts = parts
@@ -26,72 +30,102 @@ class Forecast(Sequence[Tensor]):
         return weighted_sum([feature[index] for feature in features], weights)
 
 
-@dataclass
-class BranchRun:
-    """Applies a plan to the features of one branch, from ``first_step`` of the run on.
+class PolicyRun:
+    """One run of one denoiser under a policy; makes its branches.
 
     Args:
-        plan: compiled for the part of the run that this branch sees.
-        first_step: the run's step at which the plan's step 0 falls.
-        signature: what must not change while the branch lives (shapes, dtypes and device of the inputs).
+        policy: decides which steps compute.
+        grid: the noise levels of the whole run.
         keep: where features are kept.
-        others: the runs of the branches by name, this one's among them as soon as it is called; the plan may weigh
-            their features too. Held weakly by whoever makes it, so that no run keeps another alive.
     """
 
-    plan: Plan
-    first_step: int
-    signature: object
-    keep: Keep = "device"
-    others: Mapping[str, BranchRun] = field(default_factory=dict, repr=False)
-    last_step: int = field(init=False)
-    store: FeatureStore = field(init=False)
-    layout: list[object] = field(init=False, default_factory=list)
-    _names: tuple[str, ...] = field(init=False, default=())
-    _freed_after: Mapping[int, tuple[int, ...]] = field(init=False)
+    def __init__(self, policy: Policy, grid: Grid, keep: Keep = "device") -> None:
+        self._decisions = policy.begin(grid)
+        self._keep: Keep = keep
+        self._branches: WeakValueDictionary[str, BranchRun] = WeakValueDictionary()
 
-    def __post_init__(self) -> None:
-        self.last_step = self.first_step - 1
-        self.store = FeatureStore(self.keep)
-        self.follow(self.plan)
+    def branch(self, name: str, step: int, spent: int = 0) -> BranchRun:
+        """The branch ``name``, beginning at ``step`` of a run that has computed ``spent`` steps before.
 
-    def follow(self, plan: Plan) -> None:
-        """Go on by ``plan``, made for the same grid; features that none of its later rows needs are freed."""
-        self.plan = plan
-        self._freed_after = plan.freed_after
-        now = self.last_step - self.first_step
-        self.store.drop([kept for kept in self.store.steps if plan.last_uses.get(kept, -1) <= now])
+        Raises:
+            ForeseerError: the policy cannot serve the rest of the run.
+        """
+        run = BranchRun(self._decisions.branch(name, step, spent), step, self._keep, self._branches)
+        self._branches[name] = run
+        return run
 
-    def continues(self, step: int, signature: object) -> bool:
-        """Whether a call at ``step`` is the next one of this branch, with the same shapes."""
-        return step == self.last_step + 1 and signature == self.signature
 
-    def forecasts(self, step: int) -> bool:
-        """Whether the plan forecasts ``step``."""
-        return step - self.first_step in self.plan.sparse_rows
+class BranchRun:
+    """Applies rows to the features of one branch, from ``first_step`` of the run on.
+
+    Args:
+        decisions: which steps compute and the rows of the others; :class:`CompiledRows` are followed as they are.
+        first_step: the run's step at which the rows' step 0 falls.
+        keep: where features are kept.
+        others: the runs of all branches by name; rows may weigh their features too. Hold it weakly, so that no run
+            keeps another alive.
+    """
+
+    def __init__(
+        self,
+        decisions: BranchDecisions | CompiledRows,
+        first_step: int,
+        keep: Keep = "device",
+        others: Mapping[str, BranchRun] | None = None,
+    ) -> None:
+        self._decisions = PlanDecisions(decisions) if isinstance(decisions, CompiledRows) else decisions
+        self.rows = self._decisions.rows
+        self.first_step = first_step
+        self.last_step = first_step - 1
+        self.store = FeatureStore(keep)
+        self.layout: Layout = []
+        self._others = {} if others is None else others
+        self._names: tuple[str, ...] = ()
+        self._decided = (first_step - 1, False)
+
+    def forecasts(self, step: int, signal: Signal = no_signal) -> bool:
+        """Whether ``step`` is forecast; decided when first asked.
+
+        Args:
+            step: the run's step.
+            signal: measures inside the network what a gate needs; may raise SignalError.
+        """
+        if self._decided[0] != step:
+            self._decided = step, self._decisions.forecasts(step - self.first_step, signal)
+        return self._decided[1]
+
+    def last_use(self, step: int) -> int | None:
+        """The run's last step that needs the feature of ``step``; -1 for none, ``None`` while a gate decides."""
+        if not isinstance(self._decisions, PlanDecisions):
+            return None
+        last = self.rows.last_uses.get(step - self.first_step)
+        return -1 if last is None else last + self.first_step
 
     def why_not(self, step: int) -> str | None:
-        """Why the forecast that the plan asks for at ``step`` must not be made, or ``None``."""
+        """Reason why the forecast decided on for ``step`` must not be made, else ``None``."""
+        reason = self._decisions.why_not()
+        if reason is not None:
+            return reason
+        cross_terms = self.rows.sparse_cross_rows.get(step - self.first_step, ())
         sources: set[int] = set()
-        crossing = self.plan.sparse_cross_rows.get(step - self.first_step, ())
         for name in dict.fromkeys(self._names) or ("",):
-            of_part, _ = self._row(name, step)
-            if not of_part and not crossing:
+            used, _ = self._row(name, step)
+            if not used and not cross_terms:
                 return "its row holds no weight"
-            sources.update(of_part)
+            sources.update(used)
         for source in sorted(sources):
             reason = self.store.why_unusable(source)
             if reason is not None:
                 return reason
-        for other, used, _ in crossing:
+        for other, used, _ in cross_terms:
             reason = self._why_not_of(other, used)
             if reason is not None:
                 return reason
         return None
 
     def _why_not_of(self, other: str, used: Sequence[int]) -> str | None:
-        """Why the features that another branch computed at ``used`` cannot be weighed here, or ``None``."""
-        run = self.others.get(other)
+        """Reason why the features that another branch computed at ``used`` cannot be weighed here, else ``None``."""
+        run = self._others.get(other)
         if run is None or run.first_step != self.first_step:
             return f"it needs features of {other}, which did not begin at the same step"
         for source in used:
@@ -102,58 +136,70 @@ class BranchRun:
             return f"it needs features of {other}, which have another shape, dtype or device"
         return None
 
+    def accepts(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
+        return not self.layout or not tensors or self.layout == _layout(tensors)
+
     def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> None:
-        """Take note of what the network gave at ``step``; kept only if a later row needs it.
+        """Note the feature that the network computed at ``step``; kept only if a later row needs it.
 
         Args:
             step: the run's step.
-            tensors: the feature.
-            names: of the parts of the network that the tensors are from, where they may have rows of their own.
+            tensors: the feature; of the layout of the earlier ones (:meth:`accepts`).
+            names: the network part of each tensor, where parts may have rows of their own.
         """
-        self.last_step = step
-        self._names = tuple(names)
-        before = self.layout
-        self.layout = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
-        if before and self.layout and before != self.layout:
-            self.store.give_up(f"step {step} gave another shape, dtype or device")
         local = step - self.first_step
-        if local in self.plan.last_uses:
+        self._decisions.computed(local, tensors, lambda: self._preview(step))
+        self._names = tuple(names)
+        self.layout = _layout(tensors)
+        if self._decisions.rows is not self.rows:
+            self.rows = self._decisions.rows
+            self.store.drop([kept for kept in self.store.steps if self.rows.last_uses.get(kept, -1) < local])
+        self.last_step = step
+        if local in self.rows.last_uses:
             self.store.put(local, tensors)
         self._free(local)
 
     def forecast(self, step: int) -> Forecast:
         """The forecast feature of ``step``; frees what no later row needs."""
-        result = self._forecast(step)
+        forecast = self._forecast(step)
         self.last_step = step
         self._free(step - self.first_step)
-        return result
+        return forecast
 
-    def preview(self, step: int) -> list[Tensor]:
-        """The forecast feature of ``step``, and nothing else done."""
+    def _preview(self, step: int) -> list[Tensor] | None:
+        """The forecast that would have replaced a computed step, ``None`` where there is none."""
+        if step - self.first_step not in self.rows.sparse_rows or self.why_not(step) is not None:
+            return None
         return list(self._forecast(step))
 
     def _forecast(self, step: int) -> Forecast:
-        taken: list[Kept] = []
-        given: list[float] = []
-        for other, used, weights in self.plan.sparse_cross_rows.get(step - self.first_step, ()):
-            taken += [self.others[other].store.get(source) for source in used]
-            given += weights
-        used, weights = self._row("", step)
+        borrowed: list[Kept] = []
+        borrowed_weights: list[float] = []
+        for other, used, weights in self.rows.sparse_cross_rows.get(step - self.first_step, ()):
+            borrowed += [self._others[other].store.get(source) for source in used]
+            borrowed_weights += weights
         if not self._names:
-            features = [self.store.get(source) for source in used] + taken
-            return Forecast([(features, weights + given)] * len(features[0]))
+            used, weights = self.rows.sparse_rows[step - self.first_step]
+            features = [self.store.get(source) for source in used] + borrowed
+            return Forecast([(features, weights + borrowed_weights)] * len(features[0]))
         rows = {name: self._row(name, step) for name in dict.fromkeys(self._names)}
-        features = {name: [self.store.get(source) for source in sources] for name, (sources, _) in rows.items()}
-        return Forecast([(features[name] + taken, rows[name][1] + given) for name in self._names])
+        kept = {name: [self.store.get(source) for source in used] for name, (used, _) in rows.items()}
+        return Forecast([(kept[name] + borrowed, rows[name][1] + borrowed_weights) for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
-        """The computed steps that carry weight in the forecast of the part called ``name``, and their weights."""
-        return self.plan.of_branch(name).sparse_rows[step - self.first_step]
+        """The computed steps that carry weight in the forecast of the network part ``name``, and their weights."""
+        return self.rows.of_part(name).sparse_rows[step - self.first_step]
 
     def _free(self, local: int) -> None:
-        if local in self._freed_after:
-            self.store.drop(self._freed_after[local])
-        for other, source in self.plan.given_back.get(local, ()):
-            run = self.others.get(other)
+        freed = self.rows.freed_after.get(local)
+        if freed:
+            self.store.drop(freed)
+        for other, source in self.rows.released.get(local, ()):
+            run = self._others.get(other)
             if run is not None and run.first_step == self.first_step:
                 run.store.drop((source,))
+
+
+def _layout(tensors: Sequence[Tensor]) -> Layout:
+    return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from foreseer.attach.denoisers import find_denoisers
-from foreseer.attach.hooks import is_hooked
+from foreseer.attach.interception import is_hooked
+from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.errors import ForeseerError
 
 # Peers never touch these; offloading replaces what is in them while a pipeline runs.

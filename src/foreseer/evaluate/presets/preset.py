@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from foreseer.attach.denoisers import find_denoisers
+from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.forecast import L2P, Chebyshev, Forecaster, Reuse, TaylorSeer

@@ -1,0 +1,249 @@
+"""`accelerate`: put a policy on a pipeline's denoisers, or on one module."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from foreseer.attach.denoiser_hook import DenoiserHook
+from foreseer.attach.handle import Handle
+from foreseer.attach.interception import foreign_cache, is_compiled, is_hooked, listener_of, unwrapped
+from foreseer.attach.network.architecture import how_it_differs
+from foreseer.attach.network.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
+from foreseer.attach.signals.base import SIGNALS, SignalProbe
+from foreseer.attach.sites.base import SiteHook
+from foreseer.attach.sites.last_block import LastBlockSite
+from foreseer.attach.sites.modules import ModuleSite
+from foreseer.attach.sites.output import OutputSite
+from foreseer.attach.sites.residual import ResidualSite
+from foreseer.attach.sites.tokens import TokenSite
+from foreseer.errors import AttachError, ForeseerWarning
+from foreseer.plan import Plan, Policy
+from foreseer.runtime import KEEPS, Keep
+from foreseer.site import LastBlock, Modules, Output, Residual, Site, Tokens, read_site
+
+_HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
+    Output: lambda module, site: OutputSite(),
+    LastBlock: lambda module, site: LastBlockSite(module),
+    Modules: lambda module, site: ModuleSite(module),
+    Tokens: TokenSite,
+    Residual: ResidualSite,
+}
+
+_NOT_INSIDE = (
+    "The site {site} lies inside of this {name}, and a network that is compiled as a whole cannot be entered: compile "
+    "its blocks (model.compile_repeated_blocks()) instead, or use site='output'."
+)
+
+
+def accelerate(
+    pipe_or_model: Any,
+    policy: Policy | Plan,
+    *,
+    scheduler: Any = None,
+    keep: Keep = "device",
+    strict: bool = False,
+) -> Handle:
+    """Attach ``policy`` to a diffusers pipeline, or to one denoiser.
+
+    Each run reads its own grid from the scheduler and compiles the policy for it. Works as a call, and as a context
+    manager that detaches on leaving. Nothing but this instance is touched.
+
+    Args:
+        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or with one module that
+            takes a timestep, whatever its name; or such a module itself.
+        policy: what to attach; a plan stands for ``Policy.from_plan(plan)``.
+        scheduler: for a bare module, the scheduler that its sampling loop uses; a pipeline brings its own.
+        keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
+        strict: raise where a step meant to be forecast would be computed, instead of computing it and saying so.
+
+    Returns:
+        The handle: ``.record`` of the last run, ``.detach()``.
+
+    Raises:
+        AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
+            site lies inside of a model that was compiled as a whole, or a bare module came without its scheduler.
+    """
+    return attach(pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict)
+
+
+def detach(pipe_or_model: Any) -> None:
+    """Detach whatever handle is attached, whoever holds it; nothing happens where none is.
+
+    Args:
+        pipe_or_model: what was attached to, or another pipeline that holds the same denoiser.
+
+    Raises:
+        AttachError: it has no denoiser that anything could be attached to.
+    """
+    single = {"": pipe_or_model} if isinstance(pipe_or_model, nn.Module) else {}
+    denoisers = single or find_denoisers(pipe_or_model)
+    if not denoisers:
+        raise AttachError(_nothing_to_attach_to(pipe_or_model))
+    for module in denoisers.values():
+        listener = listener_of(module)
+        if isinstance(listener, DenoiserHook) and listener.handle is not None:
+            listener.handle.detach()
+
+
+def attach(
+    pipe_or_model: Any,
+    policy: Policy | Plan,
+    *,
+    scheduler: Any = None,
+    keep: Keep = "device",
+    strict: bool = False,
+    make_site: Callable[[nn.Module], SiteHook] | None = None,
+) -> Handle:
+    """As :func:`accelerate`, with a site of one's own for each denoiser."""
+    if isinstance(policy, Plan):
+        policy = Policy.from_plan(policy)
+    if not isinstance(policy, Policy):
+        raise AttachError(f"Expected a Policy or a Plan, received {type(policy).__name__}.")
+    if keep not in KEEPS:
+        raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
+    denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
+    wanted = read_site(policy.site)
+    for name, module in denoisers.items():
+        _check_free(name or type(module).__name__, module, wanted)
+        _check_shared(name or type(module).__name__, module, policy, wanted)
+        _check_alike(name or type(module).__name__, module, policy)
+    detachers: list[Callable[[], None]] = []
+    handle = Handle(policy, detachers, strict, _replaced_denoisers(pipe_or_model, denoisers))
+    hooks = []
+    for name, module in denoisers.items():
+        site = make_site(module) if make_site is not None else make_hook(wanted, module)
+        prefix = f"{name} " if len(denoisers) > 1 else ""
+        hook = DenoiserHook(
+            module,
+            prefix,
+            scheduler=find_scheduler,
+            policy=policy,
+            keep=keep,
+            site=site,
+            signal=_signal(policy, module),
+        )
+        hook.handle = handle
+        no_compile = _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
+        hooks.append((hook, None if isinstance(wanted, Output) else no_compile))
+    try:
+        for hook, no_compile in hooks:
+            detachers.append(hook.detach)
+            hook.attach(no_compile)
+    except BaseException:
+        handle.detach_silently()
+        raise
+    return handle
+
+
+def make_hook(site: Site, module: nn.Module) -> SiteHook:
+    """The hook that takes features of ``module`` at ``site``."""
+    return _HOOKS[type(site)](module, site)
+
+
+def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module], Callable[[], Any]]:
+    """The denoisers by name, and a function that returns the scheduler of their next call."""
+    if isinstance(pipe_or_model, nn.Module):
+        if scheduler is None:
+            raise AttachError(
+                "A bare module does not know its sampling loop: pass scheduler=..., pass the whole pipeline, or use "
+                "fs.wrap for a loop of your own."
+            )
+        return {"": pipe_or_model}, lambda: scheduler
+    denoisers = find_denoisers(pipe_or_model)
+    if not denoisers or getattr(pipe_or_model, "scheduler", None) is None:
+        raise AttachError(_nothing_to_attach_to(pipe_or_model))
+    return denoisers, _scheduler_of(pipe_or_model) if scheduler is None else lambda: scheduler
+
+
+def _scheduler_of(pipe: Any) -> Callable[[], Any]:
+    """Returns the pipeline's scheduler; its last one where only its parts live on, in a pipeline made ``from_pipe``."""
+    reference, last = weakref.ref(pipe), [pipe.scheduler]
+
+    def scheduler() -> Any:
+        pipe = reference()
+        if pipe is not None:
+            last[0] = pipe.scheduler
+        return last[0]
+
+    return scheduler
+
+
+def _replaced_denoisers(pipe_or_model: Any, denoisers: dict[str, nn.Module]) -> Callable[[], list[str]]:
+    """Returns the names of the denoisers that the pipeline has replaced by other modules since."""
+    if isinstance(pipe_or_model, nn.Module):
+        return list
+    pipe = weakref.ref(pipe_or_model)
+
+    def replaced() -> list[str]:
+        now = {name: getattr(pipe(), name, None) for name in denoisers}
+        return [
+            name
+            for name, module in now.items()
+            if isinstance(module, nn.Module) and unwrapped(module) is not unwrapped(denoisers[name])
+        ]
+
+    return replaced
+
+
+def _nothing_to_attach_to(pipe: Any) -> str:
+    remedy = "Attach to its denoising module: fs.accelerate(module, policy, scheduler=...)."
+    if getattr(pipe, "scheduler", None) is None:
+        return f"{type(pipe).__name__} has no scheduler, which tells the steps. {remedy}"
+    taking = ", ".join(timestep_takers(pipe))
+    which = f"several modules that take a timestep ({taking})" if taking else "no module that takes a timestep"
+    return (
+        f"{type(pipe).__name__} has no denoiser by the names that diffusers uses ({', '.join(DENOISER_NAMES)}), and "
+        f"{which}. {remedy}"
+    )
+
+
+def _check_free(name: str, module: nn.Module, site: Site) -> None:
+    if is_hooked(module):
+        raise AttachError(
+            f"Foreseer is attached to this {name} already: detach first (handle.detach(), fs.detach(pipe))."
+        )
+    if getattr(module, "is_cache_enabled", False):
+        raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
+    cache = foreign_cache(module)
+    if cache is not None:
+        raise AttachError(f"Another cache is at work inside the {name} ({cache}): remove its hooks first.")
+    if not isinstance(site, Output) and is_compiled(module):
+        raise AttachError(_NOT_INSIDE.format(name=name, site=site))
+
+
+def _check_shared(name: str, module: nn.Module, policy: Policy, site: Site) -> None:
+    """Refuse a gate that sees this process's tokens only: processes could decide differently, and wait forever."""
+    shared = getattr(getattr(unwrapped(module), "_parallel_config", None), "context_parallel_config", None)
+    if shared is None or not policy.decides_while_sampling:
+        return
+    if not isinstance(site, Output) or policy.signal is not None:
+        raise AttachError(
+            f"The {name} works on a part of the tokens in each process, and this gate looks inside it: the processes "
+            "could decide differently. Use a Policy (a fixed schedule), or a gate on outputs with site='output'."
+        )
+
+
+def _check_alike(name: str, module: nn.Module, policy: Policy) -> None:
+    """Warn that the rows were learned on another network, where they forecast something else."""
+    learned_on = policy.learned_on.get("denoiser")
+    difference = how_it_differs(module, learned_on) if learned_on is not None else ""
+    if difference:
+        warnings.warn(
+            f"The rows of this policy were learned on another network than this {name}: on {difference}. They may "
+            "forecast poorly here: calibrate on this pipeline.",
+            ForeseerWarning,
+            stacklevel=4,
+        )
+
+
+def _signal(policy: Policy, module: nn.Module) -> SignalProbe | None:
+    if policy.signal is None:
+        return None
+    if policy.signal not in SIGNALS:
+        raise AttachError(f"Unknown signal {policy.signal!r}: expected one of {', '.join(SIGNALS)}.")
+    return SIGNALS[policy.signal](module)

@@ -1,0 +1,206 @@
+"""The hook on one denoiser: each of its calls is computed or forecast here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from foreseer.attach.interception import CacheContext, Forward, Interception, Listener, listen, unlisten
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.site_errors import NoFeatureError, SiteError
+from foreseer.attach.run.guard import GRADIENTS, ArgumentMemory
+from foreseer.attach.run.scheduler_watch import SchedulerWatch
+from foreseer.attach.run.tracker import Call, TrackedBranch, Tracker
+from foreseer.attach.run_record import RunRecord, describe_parts
+from foreseer.attach.signals.base import SignalProbe
+from foreseer.attach.sites.base import SiteHook
+from foreseer.errors import in_one_line
+from foreseer.plan import Policy
+from foreseer.runtime import Keep
+
+if TYPE_CHECKING:
+    from foreseer.attach.handle import Handle
+
+
+class DenoiserHook(Listener):
+    """Intercepts the calls of one denoiser. State belongs to a thread; the scheduler is read at every call."""
+
+    _is_stateful = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        *,
+        scheduler: Callable[[], Any],
+        policy: Policy,
+        keep: Keep,
+        site: SiteHook,
+        signal: SignalProbe | None = None,
+    ) -> None:
+        super().__init__()
+        self.context = CacheContext()
+        self.site = site
+        self.signal = signal
+        self.handle: Handle | None = None
+        self._module = module
+        self._name = name
+        self._find_scheduler = scheduler
+        self._scheduler: Any = None
+        self._policy = policy
+        self._keep: Keep = keep
+        self._memory: dict[str, ArgumentMemory] = {}
+        self._threads = threading.local()
+        self._lock = threading.RLock()
+        self._modules: list[Any] | None = None
+        self._tries_again = False
+        self._interception: Interception | None = None
+
+    def tracker(self) -> Tracker:
+        """This thread's tracker."""
+        tracker = getattr(self._threads, "tracker", None)
+        if tracker is None:
+            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._memory)
+            tracker.computed_steps = self._computed_steps
+        return tracker
+
+    def _computed_steps(self, run: tuple[int, int]) -> tuple[int, ...]:
+        return self.handle.computed_steps(run) if self.handle is not None else ()
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Free what is left of a run; diffusers calls this after a pipeline's run."""
+        self.tracker().reset()
+        return module
+
+    def attach(self, no_compile: str | None) -> None:
+        """Begin to intercept calls."""
+        self._follow_scheduler(self._find_scheduler())
+        self._interception = Interception(self._module, self.call, no_compile)
+        self._interception.install()
+        listen(self._module, self)
+
+    def detach(self) -> None:
+        """Restore the denoiser and the scheduler."""
+        self.site.detach()
+        if self.signal is not None:
+            self.signal.detach()
+        if self._interception is not None:
+            self._interception.remove()
+        unlisten(self._module)
+        self._follow_scheduler(None)
+
+    def call(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        """Compute or forecast one call."""
+        handle = self.handle
+        assert handle is not None
+        tracker = self.tracker()
+        scheduler = self._find_scheduler()
+        if scheduler is not self._scheduler and scheduler is not None:
+            self._follow_scheduler(scheduler)
+        call, fresh = tracker.enter(self._scheduler, self.context.name, args, kwargs)
+        if fresh:
+            self._begin_run(tracker)
+            record = handle.begin_run(tracker.reader.run, self._name)
+        else:
+            record = handle.current_run(tracker.reader.run, self._name)
+        network_call = NetworkCall(forward, args, kwargs)
+        name = f"{self._name}{call.name}"
+        branch, reason = call.branch, call.reason
+        if branch is not None and self._forecasts(branch, call, network_call):
+            began = time.perf_counter()
+            reason = self._why_not(branch, call, tracker)
+            if reason is None:
+                try:
+                    output = self.site.forecast(network_call, branch, branch.run.forecast(call.position))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever a skipped network raises, the whole one may not
+                    reason = (
+                        str(error) if isinstance(error, SiteError) else f"its forecast failed: {in_one_line(error)}"
+                    )
+                else:
+                    local = call.position - branch.run.first_step
+                    record.note_forecast(name, call.step, branch.run.rows, local, time.perf_counter() - began)
+                    return output
+        if call.late:
+            record.begun_late.append((call.step, name))
+        if reason is not None:
+            handle.failed_open(call.step, name, reason)
+        return self._compute(network_call, call, name, record, tracker)
+
+    def _follow_scheduler(self, scheduler: Any) -> None:
+        """Watch ``scheduler`` in place of the one watched before."""
+        if self._scheduler is not None:
+            SchedulerWatch.of(self._scheduler).leave(self._scheduler)
+        self._scheduler = scheduler
+        if scheduler is not None:
+            SchedulerWatch.of(scheduler).join()
+
+    def _begin_run(self, tracker: Tracker) -> None:
+        """Let the site search the network again where its modules changed, or nothing could be verified before."""
+        if tracker.network is None:
+            return
+        with self._lock:
+            modules, self._modules = self._modules, tracker.network.modules
+            if modules == self._modules and not self._tries_again:
+                return
+            self._tries_again = False
+            self.site.detach()
+            if self.signal is not None:
+                self.signal.detach()
+
+    def _forecasts(self, branch: TrackedBranch, call: Call, network_call: NetworkCall) -> bool:
+        signal = self.signal
+        if signal is None:
+            return branch.run.forecasts(call.position)
+        return branch.run.forecasts(call.position, lambda: signal.measure(network_call))
+
+    def _why_not(self, branch: TrackedBranch, call: Call, tracker: Tracker) -> str | None:
+        if torch.is_grad_enabled():
+            return GRADIENTS
+        if getattr(self._module, "is_cache_enabled", False):
+            return "the model's own cache was enabled after attaching: call disable_cache() on it"
+        network = tracker.network
+        if network is not None and network.foreign_cache is not None:
+            return f"another cache was put inside the model after attaching ({network.foreign_cache}): remove its hooks"
+        return branch.run.why_not(call.position)
+
+    def _compute(self, network_call: NetworkCall, call: Call, name: str, record: RunRecord, tracker: Tracker) -> Any:
+        """Run the network, and keep its feature for the branch."""
+        handle, branch = self.handle, call.branch
+        assert handle is not None
+        if branch is None:
+            output = network_call.run()
+            record.note_computed(name, call.step, tracker.total)
+            return output
+        try:
+            output, feature = self.site.compute(network_call, branch)
+        except NoFeatureError as error:
+            self._tries_again = self._tries_again or not error.lasting
+            handle.failed_open(call.step, name, str(error))
+            record.note_computed(name, call.step, tracker.total)
+            record.plans[name] = branch.run.rows
+            return error.output
+        feature = [tensor.detach() if tensor.requires_grad else tensor for tensor in feature]
+        storing = tracker.network.storing_processor() if tracker.network is not None else None
+        if storing is not None:
+            tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")
+        if not branch.run.accepts(feature):
+            branch = tracker.restart(branch, call.step, call.position)
+            record.begun_late.append((call.step, name))
+        names = branch.memory.get("names", ())
+        record.features[name] = describe_parts(feature, names)
+        if "note" in branch.memory:
+            record.notes[name] = branch.memory["note"]
+        if call.late or name not in record.plans:
+            handle.check_rounding(branch.run.rows, feature)
+            handle.check_fineness(branch.steps)
+        branch.run.computed(call.position, feature, names)
+        record.note_computed(name, call.step, tracker.total)
+        record.plans[name] = branch.run.rows
+        return output

@@ -1,0 +1,70 @@
+"""What a network returns, taken apart into tensors and put together again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HOLE = torch.empty(0)
+
+
+class UnknownContainerError(TypeError):
+    """A network returned something that cannot be rebuilt around forecast tensors."""
+
+
+def flatten(output: Any) -> list[Tensor]:
+    """The tensors in ``output`` in order: a tensor, or tuples, lists, mappings and diffusers' outputs of them."""
+    tensors: list[Tensor] = []
+    _collect(output, tensors)
+    return tensors
+
+
+def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
+    """``template`` with its tensors replaced, in order, by ``tensors``."""
+    if isinstance(template, Tensor):
+        return next(tensors)
+    if isinstance(template, tuple | list):
+        values = [rebuild(value, tensors) for value in template]
+        return type(template)(*values) if hasattr(template, "_fields") else type(template)(values)
+    if isinstance(template, Mapping):
+        values = {key: rebuild(value, tensors) for key, value in template.items()}
+        if not is_dataclass(template):
+            return type(template)(values)  # pyright: ignore[reportCallIssue]
+        # An output object leaves out of its items the fields that are None.
+        return type(template)(**{field.name: values.get(field.name) for field in fields(template)})
+    return template
+
+
+def strip(output: Any) -> Any:
+    """``output`` with an empty tensor in place of each of its own: a template that keeps no memory alive."""
+    try:
+        return rebuild(output, itertools.repeat(_HOLE))
+    except TypeError as error:
+        raise UnknownContainerError(
+            f"the network returned a {type(output).__name__}, which cannot be rebuilt"
+        ) from error
+
+
+def is_alike(template: Any, output: Any) -> bool:
+    """Whether ``output`` is plainly the container that ``template`` was made from: a tensor, or a tuple of one."""
+    if type(output) is not tuple or type(template) is not tuple:
+        return isinstance(output, Tensor) and isinstance(template, Tensor)
+    return len(output) == len(template) == 1 and isinstance(output[0], Tensor) and isinstance(template[0], Tensor)
+
+
+def _collect(output: Any, tensors: list[Tensor]) -> None:
+    if isinstance(output, Tensor):
+        tensors.append(output)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            _collect(value, tensors)
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            _collect(value, tensors)
+    elif not (output is None or isinstance(output, bool | int | float | str)):
+        raise UnknownContainerError(f"the network returned a {type(output).__name__}, which cannot be rebuilt")

@@ -1,0 +1,1 @@
+"""Which run, step and branch a call belongs to."""

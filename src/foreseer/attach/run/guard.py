@@ -1,0 +1,190 @@
+"""Whether a call is the next one of a branch: one flat fingerprint per call, and what each branch saw before."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count, repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+
+Place = tuple[Any, ...] | str | int
+Seen = tuple["weakref.ref[Tensor]", int | None]  # a tensor, and how often it was written to
+
+GRADIENTS = "gradients are enabled: sample under torch.no_grad()"
+TRANSFORMED = "a torch.func transform or forward-mode differentiation is active"
+_SUBSAMPLE = 1024  # elements
+_PLAIN = (str, bool, type(None), torch.dtype)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` (vmap, jvp, ...) or forward-mode differentiation is active.
+
+    Tensors computed there are wrappers that must not outlive the transform.
+    """
+    return getattr(forward_ad, "_current_level", -1) >= 0 or peek_interpreter_stack() is not None
+
+
+class CallInputs:
+    """Fingerprint of one call: the layout of its arguments, and which tensors it was given.
+
+    Attributes:
+        layout: shapes, dtypes, devices, plain values and nesting; equal for calls of the same kind.
+        tensors: by place, the tensors other than the sample and the timestep.
+        sample: the first tensor, ``None`` if there is none.
+    """
+
+    __slots__ = ("layout", "sample", "tensors")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], timestep: Any = None) -> None:
+        layout: list[Any] = []
+        tensors: dict[Place, Tensor] = {}
+        sample = None
+        pending: list[tuple[Place, Any]] = [*enumerate(args), *kwargs.items()]
+        for place, value in pending:  # grows while it is walked
+            if isinstance(value, Tensor):
+                layout += (place, value.shape, value.dtype, value.device)
+                if value is timestep:
+                    continue
+                if sample is None:
+                    sample = value
+                else:
+                    tensors[place] = value
+            elif isinstance(value, _PLAIN):
+                layout += (place, value)
+            elif isinstance(value, tuple | list):
+                pending += zip(zip(repeat(place), count()), value, strict=False)
+            elif isinstance(value, Mapping):
+                pending += zip(zip(repeat(place), value), value.values(), strict=False)
+        self.layout = tuple(layout)
+        self.tensors = tensors
+        self.sample = sample
+
+    def seen(self) -> dict[Place, Seen]:
+        """The tensors by weak reference, so that nothing is kept alive."""
+        return {place: (weakref.ref(tensor), _version(tensor)) for place, tensor in self.tensors.items()}
+
+
+@dataclass
+class ArgumentMemory:
+    """What earlier runs of a branch have shown about its arguments.
+
+    Attributes:
+        constant: places that held the same tensor at every call.
+        rebuilt: places that held another tensor, or one written to, at every call.
+    """
+
+    constant: set[Place] = field(default_factory=set)
+    rebuilt: set[Place] = field(default_factory=set)
+
+    def note_rebuilt(self, place: Place) -> None:
+        """Expect another tensor at ``place`` in calls to come."""
+        self.rebuilt.add(place)
+        self.constant.discard(place)
+
+
+class ConstantArguments:
+    """The arguments that make the calls of a branch one generation.
+
+    Arguments that are identical on calls 1 and 2 are constants; a changed constant restarts the branch. Arguments
+    rebuilt on every call (masks, indices, another modality's state) are ignored. A tensor written to in place counts
+    as changed. Values are never read, so that nothing waits for a device.
+
+    Args:
+        inputs: the branch's first call.
+        memory: what earlier runs have shown.
+    """
+
+    def __init__(self, inputs: CallInputs, memory: ArgumentMemory) -> None:
+        self.memory = memory
+        self._layout = inputs.layout
+        self._seen = inputs.seen()
+        self._constants: list[tuple[Place, weakref.ref[Tensor], int | None]] | None = None
+        self._calls = 1
+        self._subsample = _subsample(inputs.sample)
+
+    def score(self, inputs: CallInputs) -> int:
+        """Number of identical arguments if ``inputs`` may be the branch's next call, else -1."""
+        if inputs.layout != self._layout:
+            return -1
+        tensors = inputs.tensors
+        if self._constants is not None:
+            for place, reference, version in self._constants:
+                tensor = tensors.get(place)
+                if tensor is None or reference() is not tensor or _version(tensor) != version:
+                    return -1
+            if self._calls == 2 and self._repeats_second_call(tensors):
+                return -1
+            return len(self._constants)
+        same = 0
+        for place, tensor in tensors.items():
+            reference, version = self._seen.get(place, (_gone, None))
+            if reference() is tensor and _version(tensor) == version:
+                same += 1
+            elif place not in self.memory.rebuilt and (place in self.memory.constant or reference() is tensor):
+                self.memory.note_rebuilt(place)  # so that the next run expects it
+                return -1
+        return same
+
+    def advance(self, inputs: CallInputs, subsample: bool) -> None:
+        """Note that ``inputs`` was the branch's next call; ``subsample`` it where branches may be mistaken."""
+        if self._calls == 1:
+            seen, self._seen = self._seen, inputs.seen()
+            same = [place for place, (reference, version) in seen.items() if self._is(place, reference, version)]
+            self._constants = [(place, *seen[place]) for place in same]
+            self.memory.constant.update(same)
+            self.memory.rebuilt.difference_update(same)
+        elif self._calls == 2:
+            for place in self._seen.keys() - {place for place, _, _ in self._constants or ()}:
+                self.memory.note_rebuilt(place)
+            self._seen = {}
+        self._calls += 1
+        if subsample:
+            self._subsample = _subsample(inputs.sample)
+
+    def cosine_similarity(self, inputs: CallInputs) -> float:
+        """Cosine of the angle between this call's sample and the branch's last one; waits for their device."""
+        now, last = _subsample(inputs.sample), self._subsample
+        if now is None or last is None or now.shape != last.shape:
+            return 0.0
+        cosine = float(torch.nn.functional.cosine_similarity(now, last, dim=0))
+        return cosine if math.isfinite(cosine) else 0.0
+
+    def _is(self, place: Place, reference: weakref.ref[Tensor], version: int | None) -> bool:
+        """Whether the second call holds at ``place`` the tensor that the first held."""
+        tensor = reference()
+        return tensor is not None and self._seen.get(place) == (reference, version)
+
+    def _repeats_second_call(self, tensors: Mapping[Place, Tensor]) -> bool:
+        """Whether an argument that changed at call 2 stays at call 3: it was replaced then, not rebuilt per call."""
+        constant = {place for place, _, _ in self._constants or ()}
+        for place, (reference, version) in self._seen.items():
+            tensor = tensors.get(place)
+            repeated = tensor is not None and reference() is tensor and _version(tensor) == version
+            if place not in constant and place not in self.memory.rebuilt and repeated:
+                self.memory.constant.add(place)
+                return True
+        return False
+
+
+def _gone() -> None:
+    """Reference to no tensor."""
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; ``None`` for inference tensors, which do not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _subsample(sample: Tensor | None) -> Tensor | None:
+    """A few elements of a sample; ``None`` for other than plain strided tensors."""
+    if type(sample) not in (Tensor, nn.Parameter) or not sample.numel() or sample.layout != torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
+        return None
+    flat = sample.detach().reshape(-1)  # pyright: ignore[reportOptionalMemberAccess]
+    return flat[:: max(1, flat.numel() // _SUBSAMPLE)].clone()

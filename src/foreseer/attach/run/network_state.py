@@ -1,0 +1,115 @@
+"""What is read of a network's modules: once per run what they are, at each call which adapters act and how strongly."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from operator import is_
+from typing import Any
+
+from torch import Tensor, nn
+
+from foreseer.attach.interception import is_compiled, stateful_hook
+
+# Attributes of PEFT's layers, of diffusers' attention and its (IP-adapter's) processors, and of a model with adapters.
+_NAMES = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters", "scale", "processor")
+_MODEL_NAMES = ("peft_config", "_hf_peft_config_loaded")
+
+
+class NetworkState:
+    """One walk over the modules of a network.
+
+    Weights are not looked at: offloading moves and replaces them at every call.
+
+    Attributes:
+        modules: the modules inside, and whether each is compiled and in training mode.
+        foreign_cache: the hook of another cache inside, ``None`` where there is none.
+        adapters: the state of adapters and attention processors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules: list[tuple[weakref.ref[nn.Module], bool, bool]] = []
+        self.foreign_cache: str | None = None
+        self._processors: list[Any] = []
+        owners: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(vars(model), _MODEL_NAMES)]
+        for module in model.modules():
+            members, children = vars(module), module._modules
+            if module is not model:
+                self.modules.append((weakref.ref(module), is_compiled(module), module.training))
+            self.foreign_cache = self.foreign_cache or stateful_hook(members)
+            for holder in (members, children):
+                names = tuple(name for name in _NAMES if name in holder)
+                if names:
+                    owners.append((holder, names))
+                processor = holder.get("processor")
+                if processor is not None and not isinstance(processor, nn.Module):
+                    own = getattr(processor, "__dict__", {})
+                    names = tuple(name for name in _NAMES if name in own)
+                    owners += [(own, names)] if names else []
+                    self._processors.append(processor)
+        self.adapters = AdapterState(owners)
+
+    def storing_processor(self) -> str | None:
+        """An attention processor that keeps what it computed, for the pipeline to read; ``None`` where none does."""
+        for processor in self._processors:
+            if any(isinstance(value, Tensor) for value in getattr(processor, "__dict__", {}).values()):
+                return type(processor).__name__
+        return None
+
+
+class AdapterState:
+    """Which adapters act, how strongly, and which attention processors are in place.
+
+    Args:
+        owners: attribute dictionaries, and the names to read in each.
+    """
+
+    def __init__(self, owners: list[tuple[Mapping[str, Any], tuple[str, ...]]]) -> None:
+        self._owners = owners
+        self._values = self._read()
+        self._frozen = [_frozen(value) for value in self._values]
+
+    @property
+    def plain(self) -> list[Any]:
+        """The values that are numbers, text and tuples of them, in order."""
+        return [value for value in self._frozen if _is_plain(value)]
+
+    def changed(self) -> bool:
+        """Whether a value differs from when last read."""
+        values = self._read()
+        if len(values) == len(self._values) and all(map(is_, values, self._values)):
+            return False
+        frozen = [_frozen(value) for value in values]
+        before, self._values, self._frozen = self._frozen, values, frozen
+        return before != frozen
+
+    def _read(self) -> list[Any]:
+        """The values by identity, those of dictionaries and lists after them."""
+        values = [members.get(name) for members, names in self._owners for name in names]
+        for value in values[:]:
+            if isinstance(value, dict):
+                values += value.values()
+                values.append(len(value))
+            elif isinstance(value, list | set):
+                values += value
+                values.append(len(value))
+        return values
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | str)
+
+
+def _frozen(value: Any) -> Any:
+    """A copy to compare with: plain values as they are, other objects by identity."""
+    if isinstance(value, float):
+        return f"{value:.9g}"  # a LoRA scale given with the call is multiplied in and divided out again
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(each)) for name, each in value.items())
+    if isinstance(value, list | tuple | set):
+        return tuple(map(_frozen, value))
+    return id(value), value  # holds a reference, so that the id is not reused

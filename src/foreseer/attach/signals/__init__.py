@@ -1,0 +1,1 @@
+"""What gates measure inside a network before they decide."""

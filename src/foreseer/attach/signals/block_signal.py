@@ -1,0 +1,195 @@
+"""Signals taken at a network's first block, at every step before it is decided whether the step computes.
+
+A measurement runs the network up to the first block that its sample reaches, and returns placeholders for all blocks
+after it: it costs what embedders and head do. Blocks that ran for it do not run again in the same call.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreseer.attach.network.block_trace import tensor_arguments
+from foreseer.attach.network.boundary import find_blocks
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.containers import flatten
+from foreseer.attach.network.interceptor import WRONG_PLACE
+from foreseer.attach.run.guard import GRADIENTS, CallInputs
+from foreseer.attach.signals.handlers import (
+    FirstBlockCall,
+    FirstBlockHandler,
+    InputChecksums,
+    MemoizingInterceptor,
+    ShapeRecorder,
+    with_other_sample,
+)
+from foreseer.gate import SignalError
+
+
+class BlockSignal(ABC):
+    """Measures at the first block that the sample reaches, found by watching the network; no class names decide.
+
+    Args:
+        model: the denoiser.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._blocks = MemoizingInterceptor(model)
+        self._first_blocks: dict[tuple[Any, ...], FirstBlockCall] = {}
+        self._installed = False
+        self._lock = threading.RLock()
+
+    def measure(self, call: NetworkCall) -> Sequence[Tensor]:
+        """The signal of one call.
+
+        Raises:
+            SignalError: gradients are on, the network cannot be rehearsed, no block passes the sample on, or the order
+                of the blocks changes every time.
+        """
+        if torch.is_grad_enabled():
+            raise SignalError(GRADIENTS)
+        stateful = call.stateful_argument()
+        if stateful is not None:
+            raise SignalError(f"the network is given a {stateful}, which may keep state")
+        layout = CallInputs(call.args, call.kwargs).layout
+        for first in (self._first_blocks.get(layout), None):
+            if first is None:
+                with self._lock:
+                    first = self._first_blocks[layout] = self._learn(call)  # noqa: PLW2901
+            handler = FirstBlockHandler(first, self.look, self._blocks.forget())
+            try:
+                with self._blocks.handled_by(handler):
+                    call.rehearse()
+            except torch.OutOfMemoryError:
+                raise
+            except WRONG_PLACE as error:
+                raise SignalError(f"the network does not run with its blocks skipped: {error}") from error
+            if handler.signal is not None and not handler.lost:
+                return [handler.signal]
+        raise SignalError("the network calls its blocks in another order each time")
+
+    @abstractmethod
+    def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
+        """The signal, measured in a call of the first block; and the block's output, ``None`` if it did not finish."""
+
+    def detach(self) -> None:
+        """Remove everything that was put on the model."""
+        self._blocks.remove()
+        self._installed = False
+        self._first_blocks = {}
+
+    def _learn(self, call: NetworkCall) -> FirstBlockCall:
+        """Run the network once, and twice without its blocks, to see which ones another sample reaches."""
+        if not self._installed:
+            self._blocks.install(find_blocks(self._model))
+            self._installed = True
+        with self._blocks.handled_by(ShapeRecorder()) as shapes:
+            call.rehearse()
+        sums: list[list[dict[str, tuple[float, ...]]]] = []
+        try:
+            for variant in (call, with_other_sample(self._model, call)):
+                with self._blocks.handled_by(InputChecksums(shapes.placeholders)) as checksums:
+                    variant.rehearse()
+                sums.append(checksums.sums)
+        except WRONG_PLACE as error:
+            raise SignalError(f"the sample cannot be followed to the blocks: {error}") from error
+        for index, (block_call, before, after) in enumerate(zip(shapes.trace().calls, *sums, strict=True)):
+            streams = [name for name in block_call.sources if name is not None]
+            if not all(math.isfinite(number) for name in streams for number in before[name]):
+                raise SignalError("what reaches the blocks is not finite")
+            reached = [name for name in streams if before[name] != after[name]]
+            if reached:
+                largest = max(reached, key=lambda name: before[name][0])
+                return FirstBlockCall(shapes.placeholders, index, block_call, largest)
+        raise SignalError(f"{type(self._model).__name__} has no block that takes its sample and passes it on")
+
+
+class ModulatedInput(BlockSignal):
+    """Input of the first weight matrix that the first block's tokens meet: the tokens, normalised and modulated.
+
+    The block is left as soon as the matrix is reached.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._matrices: dict[nn.Module, nn.Module] = {}
+
+    def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
+        """Run the block up to the matrix."""
+        block = first.block_call.module
+        plain = NetworkCall(block._call_impl, call.args, call.kwargs)  # a compiled block would not stop
+        if block not in self._matrices:
+            stream = tensor_arguments(block, call)[first.stream]
+            with self._lock:
+                self._matrices[block] = _first_matrix(block, plain, stream)
+        thread = threading.get_ident()
+
+        def stop_there(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() == thread:
+                raise _ReachedError(_first_tensor(args, kwargs))
+
+        hook = self._matrices[block].register_forward_pre_hook(stop_there, with_kwargs=True)
+        try:
+            plain.rehearse()
+        except _ReachedError as reached:
+            return reached.value, None
+        finally:
+            hook.remove()
+        raise SignalError(f"a {type(block).__name__} does not call the same layer each time")
+
+    def detach(self) -> None:
+        """Remove everything that was put on the model."""
+        super().detach()
+        self._matrices = {}
+
+
+class FirstBlockChange(BlockSignal):
+    """What the first block adds to its input. The block has run then, and does not run again."""
+
+    def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
+        """Run the block."""
+        before = tensor_arguments(first.block_call.module, call)[first.stream]
+        output = call.run()
+        return flatten(output)[first.block_call.sources.index(first.stream)] - before, output
+
+
+class _ReachedError(Exception):
+    """Leaves a block at the layer looked for."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+
+
+def _first_matrix(block: nn.Module, call: NetworkCall, stream: Tensor) -> nn.Module:
+    """The first layer of ``block`` with a weight matrix that is given at least as many tokens as ``stream`` has."""
+    matrices: list[nn.Module] = []
+    tokens, thread = stream.numel() // stream.shape[-1], threading.get_ident()
+
+    def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = _first_tensor(args, kwargs)
+        if threading.get_ident() == thread and value.is_floating_point() and value.numel() // value.shape[-1] >= tokens:
+            matrices.append(layer)
+
+    weights = {module: getattr(module, "weight", None) for module in block.modules()}
+    layers = [module for module, weight in weights.items() if isinstance(weight, Tensor) and weight.dim() >= 2]
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+    try:
+        call.rehearse()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not matrices:
+        raise SignalError(f"a {type(block).__name__} has no weight matrix that meets its tokens")
+    return matrices[0]

@@ -1,0 +1,1 @@
+"""Where in the network a feature is taken: one file per site."""

@@ -1,0 +1,37 @@
+"""The output site: the whole network is skipped and its output forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.containers import UnknownContainerError, flatten, is_alike, rebuild, strip
+from foreseer.attach.network.site_errors import NoFeatureError
+
+if TYPE_CHECKING:
+    from foreseer.attach.run.tracker import TrackedBranch
+
+
+class OutputSite:
+    """The feature is the network's output, in whatever container it is returned."""
+
+    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
+        """Run the network; the feature is its output."""
+        output = call.run()
+        try:
+            tensors = flatten(output)
+            if not is_alike(branch.memory.get("output"), output):
+                branch.memory["output"] = strip(output)
+        except UnknownContainerError as error:
+            raise NoFeatureError(str(error), output) from error
+        return output, tensors
+
+    def forecast(self, call: NetworkCall, branch: TrackedBranch, feature: Sequence[Tensor]) -> Any:
+        """The forecast, in the container that the network last returned."""
+        return rebuild(branch.memory["output"], iter(feature))
+
+    def detach(self) -> None:
+        """Nothing was put on the model."""

@@ -1,0 +1,117 @@
+"""The forecast-error gate's arithmetic: where a run goes on from the steps computed and the difficulty found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from foreseer.forecast.base import Forecaster
+from foreseer.kernel import Kernel
+from foreseer.kernel.expected import final_errors
+from foreseer.schedule.continued import Continued
+
+FARTHEST = math.log(8.0)  # one comparison says at most that an image is so many times as hard, or as easy
+PRIOR = 1.0  # comparisons that a typical image is worth, before any was made
+TINY = float(np.finfo(np.float64).tiny)
+
+Ratios = Float64[np.ndarray, " B"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a gate does on the kernel's own prompts, if features are those of the full run.
+
+    Attributes:
+        nfe: shape (P,), network evaluations of each prompt.
+        errors: shape (P,), expected error of each prompt's final sample, in units of the prompts' mean size.
+    """
+
+    nfe: Int64[np.ndarray, " P"]
+    errors: Float64[np.ndarray, " P"]
+
+
+class Replanner:
+    """The search and the measure that all runs on one grid share.
+
+    Args:
+        kernel: on that grid.
+        forecaster: whose rows are used.
+        trust: how much of the difficulty counts.
+    """
+
+    def __init__(self, kernel: Kernel, forecaster: Forecaster, trust: float) -> None:
+        assert kernel.final_squares is not None
+        self.kernel = kernel
+        self.search = Continued(kernel, forecaster)
+        self.scale = math.sqrt(float(np.mean(kernel.final_squares)))
+        self._forecaster = forecaster
+        self._trust = trust
+
+    def difficulty(self, told: Sequence[Ratios]) -> float:
+        """Of the hardest image, from what each comparison told; 1 before any was made."""
+        if not told:
+            return 1.0
+        total = np.sum(np.clip(np.stack(told), -FARTHEST, FARTHEST), axis=0)
+        return math.exp(self._trust * float(total.max()) / (len(told) + PRIOR))
+
+    def steps_after(
+        self,
+        computed: tuple[int, ...],
+        difficulty: float,
+        max_error: float,
+        left: int | None = None,
+        guess: int | None = None,
+    ) -> tuple[int, ...]:
+        """The whole set of steps that is now the plan.
+
+        Args:
+            computed: the computed steps, ascending from 0.
+            difficulty: of the image.
+            max_error: relative error of the final sample to keep.
+            left: evaluations that the maximum still allows; ``None`` for any number.
+            guess: how many steps the plan had before.
+        """
+        most = self.search.total if left is None else len(computed) + left
+        allowed = max_error * self.scale / difficulty
+        return self.search.fewest_within(computed, allowed, most, guess or max(2, self.search.total // 6))
+
+    def simulate(self, max_error: float, prompts: Sequence[int] | None = None) -> Simulation:
+        """Run the gate on the kernel's own prompts, or on some of them by index."""
+        found = [self._run(prompt, max_error) for prompt in (prompts or range(self.kernel.prompts))]
+        return Simulation(np.array([len(steps) for steps, _ in found]), np.array([error for _, error in found]))
+
+    def _run(self, prompt: int, max_error: float) -> tuple[tuple[int, ...], float]:
+        grid, gram = self.kernel.grid, self.kernel.grams[prompt]
+        told: list[Ratios] = []
+        steps = self.steps_after((0,), 1.0, max_error)
+        count = 1
+        while count < len(steps):
+            computed, step = steps[:count], steps[count]
+            miss = missing(self._forecaster.row(computed, step, grid), computed, step, len(grid))
+            told.append(log_ratios(np.atleast_1d(miss @ gram @ miss), expected_log(self.kernel.grams, miss)))
+            count += 1
+            steps = self.steps_after(steps[:count], self.difficulty(told), max_error, guess=len(steps))
+        rows, of_branches = self._forecaster.rows(steps, grid), self._forecaster.branch_rows(steps, grid)
+        return steps, float(final_errors(self.kernel.subset([prompt]), rows, of_branches)[0]) / self.scale
+
+
+def missing(row: np.ndarray, computed: Sequence[int], step: int, total: int) -> Float64[np.ndarray, " T"]:
+    """The feature of ``step`` less its forecast, as a combination of all features."""
+    combination = np.zeros(total)
+    combination[list(computed)] = -row
+    combination[step] = 1.0
+    return combination
+
+
+def expected_log(grams: Float64[np.ndarray, "P T T"], miss: Float64[np.ndarray, " T"]) -> float:
+    """Mean over prompts of the logarithm of the squared error."""
+    return float(np.log(np.maximum(np.einsum("i,pij,j->p", miss, grams, miss), TINY)).mean())
+
+
+def log_ratios(squares: Float64[np.ndarray, " B"], expected: float) -> Ratios:
+    """Logarithm of each image's error over the typical one."""
+    return (np.log(np.maximum(squares, TINY)) - expected) / 2

@@ -1,0 +1,7 @@
+"""The methods by name, and what a kernel teaches: from a name or a kernel to a policy. NumPy only, but for gates."""
+
+from foreseer.methods.method import BudgetPolicy, Method
+from foreseer.methods.registry import L2P_STEPS, METHODS
+from foreseer.methods.resolve import find, names, resolve
+
+__all__ = ["L2P_STEPS", "METHODS", "BudgetPolicy", "Method", "find", "names", "resolve"]

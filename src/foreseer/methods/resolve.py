@@ -1,0 +1,148 @@
+"""From a name to a policy. Nothing else in Foreseer does this."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from foreseer.errors import ForeseerWarning, PlanError, ScheduleError, in_one_line
+from foreseer.kernel import Kernel
+from foreseer.methods.method import BudgetPolicy, Method, method_of
+from foreseer.methods.registry import METHODS
+from foreseer.plan import Plan, Policy, ScheduledPolicy
+from foreseer.schedule import Optimal
+
+GROUP = "foreseer.methods"  # entry points of installed packages
+LEARNED = ("kernel", "gated")  # methods that a kernel alone makes
+Profile = Kernel | Plan | str | os.PathLike[str]
+
+
+@lru_cache(maxsize=1)
+def _installed() -> Mapping[str, Method]:
+    """Methods of installed packages; one that fails to load is reported and left out."""
+    methods: dict[str, Method] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            methods[entry.name] = method_of(entry.name, entry.load())
+        except Exception as error:  # noqa: BLE001 - other people's code
+            message = f"The method {entry.name!r} of {entry.value} was left out: {in_one_line(error)}."
+            warnings.warn(message, ForeseerWarning, stacklevel=2)
+    return methods
+
+
+def names() -> tuple[str, ...]:
+    """The names that :func:`find` knows: Foreseer's methods, then those of installed packages."""
+    return tuple(dict.fromkeys([*METHODS, *_installed()]))
+
+
+def find(name: str) -> Method:
+    """The method called ``name``; ``module:attribute`` imports a method of your own.
+
+    Raises:
+        PlanError: there is none, or it cannot be imported.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if isinstance(name, str) and ":" in name:
+        return _imported(name)
+    installed = _installed()
+    if name in installed:
+        return installed[name]
+    near = get_close_matches(str(name), names(), 1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    raise PlanError(f"Unknown method {name!r}: expected one of {', '.join(names())}.{guess}")
+
+
+def _imported(name: str) -> Method:
+    module, _, attribute = name.partition(":")
+    try:
+        definition = getattr(importlib.import_module(module), attribute)
+        return method_of(name, definition)
+    except PlanError:
+        raise
+    except Exception as error:
+        raise PlanError(f"The method {name!r} cannot be loaded: {in_one_line(error)}.") from error
+
+
+def resolve(
+    name: str,
+    *,
+    steps: int | None = None,
+    nfe: int | None = None,
+    speedup: float | None = None,
+    max_error: float | None = None,
+    profile: Profile | None = None,
+    site: str | None = None,
+    matrix: str | os.PathLike[str] | None = None,
+) -> Policy:
+    """The policy of a method by name, at its published setting or at a budget.
+
+    Args:
+        name: of :func:`names`; ``"kernel"`` or ``"gated"`` for what ``profile`` teaches; or ``module:attribute``.
+        steps: the run's step count. Without it, a budget binds to each run's actual step count.
+        nfe: number of computed steps; or
+        speedup: steps divided by computed steps; or
+        max_error: relative error of the final sample to keep, with a kernel.
+        profile: a kernel, or a file of one. With it, a formula's steps are searched for its rows, and L2P is trained.
+        site: where the feature is taken, in place of the method's site.
+        matrix: a released L2P weight file.
+
+    Raises:
+        PlanError: the name is unknown, or something is missing or does not go together.
+        ScheduleError: the budget does not fit.
+    """
+    kernel = _kernel(profile)
+    if name in LEARNED:
+        if kernel is None:
+            raise PlanError(f"{name!r} needs a kernel: give profile=, from fs.calibrate(pipe, prompts).")
+        return _learned(name, kernel, nfe, speedup, max_error)
+    method = find(name)
+    if matrix is not None:
+        method = method.with_matrix(matrix)
+    elif method.name == "l2p" and kernel is not None:
+        from foreseer.methods.train_l2p import train_l2p
+
+        method = replace(method, forecaster=train_l2p(kernel))
+    if kernel is not None and method.forecaster is not None and method.gate is None and _count(nfe, speedup, max_error):
+        schedule = Optimal(kernel, nfe, speedup, max_error, method.forecaster)
+        return ScheduledPolicy(schedule, method.forecaster, site or kernel.site)
+    if max_error is not None:
+        raise PlanError(f"{method.title} expects no error without a kernel: give nfe or speedup, or profile=.")
+    if _count(nfe, speedup) == 2:
+        raise ScheduleError(f"Give one of nfe and speedup; received {nfe!r} and {speedup!r}.")
+    if not _count(nfe, speedup):
+        return method.policy(steps or 50, None, site)
+    if steps is None:
+        return BudgetPolicy(method, nfe, speedup, site)
+    return BudgetPolicy(method, nfe, speedup, site).of_run(steps)
+
+
+def _learned(name: str, kernel: Kernel, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
+    if name == "gated":
+        from foreseer.methods.gated import gated
+
+        if speedup is not None:
+            nfe = max(2, round(len(kernel.grid) / speedup))
+        return gated(kernel, nfe=nfe, max_error=max_error)
+    from foreseer.methods.learned import learned
+
+    return learned(kernel, nfe=nfe, speedup=speedup, max_error=max_error)
+
+
+def _kernel(profile: Profile | None) -> Kernel | None:
+    if profile is None or isinstance(profile, Kernel):
+        return profile
+    if isinstance(profile, str | os.PathLike):
+        return Kernel.load(profile)
+    raise PlanError(f"profile is a {type(profile).__name__}; expected a Kernel or a file of one.")
+
+
+def _count(*values: Any) -> int:
+    return sum(value is not None for value in values)

@@ -1,0 +1,145 @@
+"""The rows of one branch, prepared for the runtime: what is weighed at each step and when features are freed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64
+
+if TYPE_CHECKING:
+    from foreseer.grid import Grid
+    from foreseer.plan.plan import Plan
+
+CrossTerm = tuple[str, list[int], list[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledRows:
+    """Rows that one branch follows; made by :meth:`foreseer.Plan.of_branch`.
+
+    Attributes:
+        plan: the plan that the rows belong to.
+        name: the branch with rows of its own; empty for the rows that all other branches share.
+        computed_steps: the steps at which the branch computes, ascending from 0.
+        rows: shape (T, T), float64, as in the plan.
+    """
+
+    plan: Plan = field(repr=False)
+    name: str
+    computed_steps: tuple[int, ...]
+    rows: Float64[np.ndarray, "T T"] = field(repr=False)
+
+    @property
+    def grid(self) -> Grid:
+        """The plan's grid."""
+        return self.plan.grid
+
+    @property
+    def site(self) -> str:
+        """Where the plan takes features."""
+        return self.plan.site
+
+    @property
+    def nfe(self) -> int:
+        """The number of computed steps."""
+        return len(self.computed_steps)
+
+    @cached_property
+    def forecast_steps(self) -> tuple[int, ...]:
+        """The steps that are forecast."""
+        return tuple(sorted(set(range(len(self.grid))) - set(self.computed_steps)))
+
+    @cached_property
+    def sparse_rows(self) -> Mapping[int, tuple[list[int], list[float]]]:
+        """For each forecast step: the computed steps that carry weight, and their weights."""
+        used = {step: np.flatnonzero(self.rows[step]).tolist() for step in self.forecast_steps}
+        return MappingProxyType({step: (steps, self.rows[step, steps].tolist()) for step, steps in used.items()})
+
+    @cached_property
+    def sparse_cross_rows(self) -> Mapping[int, tuple[CrossTerm, ...]]:
+        """For each forecast step: other branches whose features carry weight, their computed steps, the weights."""
+        terms: dict[int, tuple[CrossTerm, ...]] = {}
+        for (branch, other), rows in self.plan.cross_rows.items() if self.name else ():
+            for step in np.flatnonzero(rows.any(axis=1)).tolist() if branch == self.name else ():
+                used = np.flatnonzero(rows[step]).tolist()
+                terms[step] = (*terms.get(step, ()), (other, used, rows[step, used].tolist()))
+        return MappingProxyType(terms)
+
+    @cached_property
+    def last_uses(self) -> Mapping[int, int]:
+        """For each computed step whose feature a later row needs: the last step that needs it."""
+        uses: dict[int, int] = {}
+        # Parts of the network with rows of their own share a run with the shared rows, and so its features.
+        needed = self.rows if self.name else np.any([self.rows, *self.plan.branch_rows.values()], axis=0)
+        for step in self.forecast_steps:
+            uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
+        for source, (step, _) in self._lent.items():
+            uses[source] = max(step, uses.get(source, 0))
+        return MappingProxyType(uses)
+
+    @cached_property
+    def _lent(self) -> Mapping[int, tuple[int, str]]:
+        """For each computed step whose feature another branch needs: the last step that does, and the last branch."""
+        lent: dict[int, tuple[int, str]] = {}
+        for (branch, other), rows in self.plan.cross_rows.items() if self.name else ():
+            for source in np.flatnonzero(rows.any(axis=0)).tolist() if other == self.name else ():
+                last = int(np.flatnonzero(rows[:, source])[-1])
+                if last >= lent.get(source, (0, ""))[0]:
+                    lent[source] = last, branch
+        return lent
+
+    @cached_property
+    def freed_after(self) -> Mapping[int, tuple[int, ...]]:
+        """For each step: the computed steps whose features no later step needs.
+
+        A feature that another branch, called later in the step, uses last is freed one step later here; that branch
+        releases it earlier (:attr:`released`).
+        """
+        freed: dict[int, tuple[int, ...]] = {}
+        for source, last in self.last_uses.items():
+            after = last + 1 if self._lent.get(source, (-1, ""))[0] == last else last
+            freed[after] = (*freed.get(after, ()), source)
+        return MappingProxyType(freed)
+
+    @cached_property
+    def released(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
+        """For each step: features of other branches that this branch is the last to use, as (branch, computed step)."""
+        released: dict[int, tuple[tuple[str, int], ...]] = {}
+        for other in self.plan.branch_rows if self.name else ():
+            rows = self.plan.of_branch(other)
+            for source, (last, branch) in rows._lent.items():
+                if branch == self.name and rows.last_uses[source] == last:
+                    released[last] = (*released.get(last, ()), (other, source))
+        return MappingProxyType(released)
+
+    def of_part(self, name: str) -> CompiledRows:
+        """Rows of the network part ``name`` within this branch: its own where the plan has them, else the branch's."""
+        return self if self.name or not name else self.plan.of_branch(name)
+
+    def weights_at(self, step: int) -> int:
+        """Number of features weighed in the forecast of ``step``; 0 where it computes."""
+        own, _ = self.sparse_rows.get(step, ([], []))
+        return len(own) + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
+
+    def live_steps(self, step: int) -> tuple[int, ...]:
+        """Computed steps whose features are held while ``step`` runs, including its own if a later row needs it."""
+        return tuple(source for source, last in self.last_uses.items() if source <= step <= last)
+
+    @cached_property
+    def most_live(self) -> int:
+        """The largest number of features held at once."""
+        return max((len(self.live_steps(step)) for step in range(len(self.grid))), default=0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self.plan).of_branch, (self.plan, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CompiledRows) and (self.name, self.plan) == (other.name, other.plan)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.plan))
