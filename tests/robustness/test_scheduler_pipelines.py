@@ -13,10 +13,9 @@ from torch import Tensor
 
 import foreseer as fs
 from tests.support.attaching import STEPS, policy
+from tests.support.networks import HEADS, sana_model
+from tests.support.parts import tiny_wan_vae
 from tests.support.pipelines import TOKENS, WIDTH, StandIn, assemble, build, embeds, pair, randomise, square
-from tests.support.pipelines_image import HEADS
-from tests.support.pipelines_more import sana_transformer
-from tests.support.pipelines_video import tiny_wan_vae
 
 Run = Callable[..., Tensor]
 
@@ -40,7 +39,7 @@ def cogvideox() -> tuple[Any, Run]:
 
 def sana_sprint() -> tuple[Any, Run]:
     """Sana Sprint in more than its two steps."""
-    model = sana_transformer(guidance_embeds=True)
+    model = sana_model(guidance_embeds=True)
     pipe = assemble(diffusers.SanaSprintPipeline, transformer=randomise(model), scheduler=diffusers.SCMScheduler())
     prompt = {"prompt_embeds": embeds(1, TOKENS, WIDTH), "prompt_attention_mask": torch.ones(1, TOKENS).long()}
     steps = {"num_inference_steps": STEPS, "intermediate_timesteps": None, "use_resolution_binning": False}

@@ -14,8 +14,8 @@ import diffusers
 from torch import nn
 
 from tests.support import folders_text as text
+from tests.support.parts import tiny_wan_vae
 from tests.support.pipelines import WIDTH, assemble, build, randomise, tiny_vae
-from tests.support.pipelines_video import tiny_wan_vae
 
 Parts = dict[str, Any]
 

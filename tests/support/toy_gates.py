@@ -19,7 +19,7 @@ def trajectories(prompts, wiggle=1.0, seed=0, width=64):
     return straight + sizes * (root @ numbers.normal(size=(prompts, STEPS, width)))
 
 
-def kernel(prompts=12, response=2.0):
+def kernel(prompts=12, sensitivity=2.0):
     """Second moments of toy features under Euler's method."""
     features = trajectories(prompts)
     grams = np.einsum("pid,pjd->pij", features, features) / features.shape[-1]
@@ -28,7 +28,7 @@ def kernel(prompts=12, response=2.0):
     sampler = np.eye(STEPS + 1)
     sampler[:, 0] = 1.0
     sampler[:, 1:] = np.tril(np.ones((STEPS + 1, STEPS)), -1) * lengths
-    return fs.Kernel(GRID, grams, sampler, finals, response=response)
+    return fs.Kernel(GRID, grams, sampler, finals, sensitivity=sensitivity)
 
 
 KERNEL = kernel()

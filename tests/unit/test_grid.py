@@ -237,5 +237,5 @@ def test_uniform_levels_fall_from_one_by_equal_amounts(steps):
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a_uniform_grid_needs_a_step(steps):
-    with pytest.raises(GridError, match="at least one step"):
+    with pytest.raises(GridError, match="whole number of at least 1"):
         Grid.uniform(steps)

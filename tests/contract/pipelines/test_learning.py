@@ -29,7 +29,7 @@ def drawn(tiny: TinyPipeline) -> Tensor:
 
 def test_a_calibrated_policy_serves_the_pipeline(tiny: TinyPipeline, tmp_path: Path) -> None:
     pipe = Prompted(tiny)
-    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, response_prompts=0)
+    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, sensitivity_prompts=0)
     length = STEPS - tiny.first_step(STEPS)
     assert len(kernel.grid) == length
     assert kernel.sampler is not None
@@ -55,7 +55,7 @@ def test_a_calibrated_policy_serves_the_pipeline(tiny: TinyPipeline, tmp_path: P
 
 @pytest.mark.parametrize("tiny", ["flux2_klein", "wan", "wan_2_2", "hunyuan_video_1_5", "chroma"], indirect=True)
 def test_branches_of_linear_guidance_have_rows_of_their_own(tiny: TinyPipeline) -> None:
-    kernel = fs.calibrate(Prompted(tiny), PROMPTS, num_inference_steps=STEPS, response_prompts=0)
+    kernel = fs.calibrate(Prompted(tiny), PROMPTS, num_inference_steps=STEPS, sensitivity_prompts=0)
     assert kernel.branches is not None
     assert kernel.branches.names == tiny.branches
     assert abs(float(kernel.branches.mixing.sum()) - 1.0) < 1e-4
@@ -104,7 +104,7 @@ def test_two_denoisers_keep_histories_of_their_own(monkeypatch: pytest.MonkeyPat
 def test_two_denoisers_share_one_budget(nfe: int) -> None:
     tiny = built("wan_2_2")
     pipe = Prompted(tiny)
-    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=12, response_prompts=0)
+    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=12, sensitivity_prompts=0)
     with fs.accelerate(pipe, fs.learned(kernel, nfe=nfe), strict=True) as handle:
         pipe("a blue plum", 12, torch.Generator().manual_seed(9))
     assert handle.record is not None

@@ -138,7 +138,7 @@ def test_a_run_counts_once_in_a_kernel() -> None:
         assert handle.policy.learned_on["denoiser"] == architecture_of([pipe.transformer])
     alone = kernel.subset([0])
     assert trace_frontier(alone, 2)[0].to_dict()["spread"] is None
-    assert "of one prompt (worst prompt" in str(expected_error(alone, (0, 2), 1e-6))
+    assert "(one prompt) (worst prompt" in str(expected_error(alone, (0, 2), 1e-6))
 
 
 @pytest.mark.parametrize("replaced", ["denoiser", "calls"])

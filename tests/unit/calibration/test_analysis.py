@@ -8,9 +8,9 @@ import torch
 
 import foreseer as fs
 from foreseer.calibration.analysis import (
-    Portrait,
     chebyshev_bound,
     ideal_taylor_bound,
+    plot_kernel,
     principal_components,
     projection_fidelity,
     taylor_bound,
@@ -86,5 +86,5 @@ def test_spectrums_bound_holds_for_an_analytic_function():
 
 def test_a_portrait_is_drawn(kernel, tmp_path):
     plan = fs.learned(kernel, nfe=6).compile(kernel.grid)
-    Portrait(kernel, plan).draw(tmp_path / "portrait.png")
+    plot_kernel(kernel, plan, tmp_path / "portrait.png")
     assert (tmp_path / "portrait.png").read_bytes()[:4] == b"\x89PNG"

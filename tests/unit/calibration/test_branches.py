@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.calibration.branches import NotMixedError, find_mixing, record_branches
+from foreseer.calibration.branch_recorder import NotMixedError, find_mixing, record_branches
 from foreseer.calibration.record import record_run
 from tests.support.loop_pipeline import SIZE, LoopPipeline, relative, sample
 from tests.support.pipelines import build
@@ -84,7 +84,7 @@ def test_rows_of_branches_are_the_least_squares_ones_on_recorded_runs(loop, guid
     strength = ridge * np.square(design).sum() / 6
     augmented = np.vstack([design, np.sqrt(strength) * np.eye(6)])
     best = np.linalg.lstsq(augmented, np.append(target, np.zeros(6)), rcond=None)[0]
-    rows = fs.forecast.KernelRows(guided, ridge=ridge, own=0.0).branch_rows((*computed, 12), guided.grid)
+    rows = fs.forecast.KernelRows(guided, ridge=ridge, branch_weight=0.0).branch_rows((*computed, 12), guided.grid)
     found = np.append(3.0 * rows["call 1"][step, computed], -2.0 * rows["call 2"][step, computed])
     assert found == pytest.approx(best, abs=1e-6)
     shared = fs.forecast.KernelRows(guided, ridge=ridge).row(computed, step, guided.grid)
@@ -151,7 +151,7 @@ def test_a_rollout_fits_branches_at_steps_of_their_own(loop, guided):
 
 @pytest.mark.parametrize("evaluations", [10, 13])
 def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, evaluations):
-    policy = fs.learned(guided, evaluations=evaluations)
+    policy = fs.learned(guided, forward_passes=evaluations)
     errors = []
     for given in (policy, fs.rollout(loop, guided, TRAINING, evaluations=evaluations, guidance_scale=3.0)):
         with fs.accelerate(loop, given, strict=True) as handle:
@@ -161,7 +161,7 @@ def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, e
     assert errors[1] < errors[0] < 0.5
     assert errors[0] < measured_error(loop, fs.learned(guided, nfe=evaluations // 2 - 1), guidance_scale=3.0)
     with pytest.raises(fs.ForeseerError, match="one of nfe"):
-        fs.learned(guided, evaluations=evaluations, nfe=5)
+        fs.learned(guided, forward_passes=evaluations, nfe=5)
     with pytest.raises(fs.ForeseerError, match="one of nfe, evaluations"):
         fs.rollout(loop, guided, TRAINING, evaluations=evaluations, nfe=5)
 
@@ -179,7 +179,7 @@ def test_a_late_part_of_a_run_and_another_step_count_have_rows_of_branches(loop,
 def test_rows_of_branches_also_serve_a_run_without_guidance(loop, guided):
     """One call is left, by the name of the first: its own forecast counted in the fit."""
     policy = fs.learned(guided, nfe=7)
-    greedy = fs.Policy(policy.schedule, replace(policy.forecaster, own=0.0))
+    greedy = fs.Policy(policy.schedule, replace(policy.forecaster, branch_weight=0.0))
     assert measured_error(loop, policy) < min(0.1, measured_error(loop, greedy))
 
 
@@ -195,7 +195,7 @@ def test_one_call_of_twice_the_batch_has_no_branches():
 
 @pytest.mark.parametrize(
     ("combine", "words"),
-    [(rescaled, "no fixed linear combination"), (lambda output, without: output + 0.0 * without, "has no part")],
+    [(rescaled, "not a fixed linear combination"), (lambda output, without: output + 0.0 * without, "has no part")],
     ids=["rescaled", "no part"],
 )
 def test_other_guidance_shares_its_rows_and_the_kernel_says_why(combine, words):
@@ -246,9 +246,9 @@ def test_mixing_is_found_in_every_dtype_and_what_is_not_linear_is_refused(dtype)
     a, b, c = (torch.stack(one) for one in features.values())
     mixing = find_mixing(features, list(a + 4.0 * (b - a) + 0.5 * (a - c)))
     assert mixing == pytest.approx([-2.5, 4.0, -0.5], abs=0.03 if dtype is not torch.float32 else 1e-5)
-    with pytest.raises(NotMixedError, match="no fixed linear"):
+    with pytest.raises(NotMixedError, match="not a fixed linear"):
         find_mixing(features, [one * (1 + 0.1 * step) for step, one in enumerate(a + 4.0 * (b - a))])
-    with pytest.raises(NotMixedError, match="another size"):
+    with pytest.raises(NotMixedError, match="differ in size"):
         find_mixing(features, list(a[:, :100]))
 
 
@@ -256,7 +256,7 @@ def test_the_bundled_pipelines_true_guidance_is_found():
     pipe = fs.zoo.load()
     pipe.set_progress_bar_config(disable=True)
     call = {"height": 64, "width": 64, "max_sequence_length": 16, "true_cfg_scale": 3.0, "negative_prompt": ""}
-    kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=6, response_prompts=0, **call)
+    kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=6, sensitivity_prompts=0, **call)
     assert kernel.branches.names == ("cond", "uncond")
     assert kernel.branches.mixing == pytest.approx([3.0, -2.0], abs=1e-4)
 

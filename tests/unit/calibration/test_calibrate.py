@@ -86,15 +86,15 @@ def other_scheduler(pipe):
 @pytest.mark.parametrize(("change", "word"), [(other_weights, "weights"), (other_scheduler, "scheduler_config")])
 def test_what_was_recorded_before_a_change_is_not_taken_for_what_is_after_it(tmp_path, change, word):
     pipe = LoopPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0))
-    options = {"num_inference_steps": 6, "checkpoint": tmp_path / "kept", "response_prompts": 0}
+    options = {"num_inference_steps": 6, "checkpoint": tmp_path / "kept", "sensitivity_prompts": 0}
     before = fs.calibrate(pipe, TRAINING[:2], **options)
     fs.rollout(pipe, before, TRAINING[:1], nfe=3, checkpoint=tmp_path / "references")
     kept = set((tmp_path / "references").iterdir())
     change(pipe)
     with pytest.raises(CalibrationError, match=f"another calibration .*{word}"):
         fs.calibrate(pipe, TRAINING[:2], **options)
-    after = fs.calibrate(pipe, TRAINING[2:4], seed=2, num_inference_steps=6, response_prompts=0)
-    with pytest.raises(KernelError, match="do not add up"):
+    after = fs.calibrate(pipe, TRAINING[2:4], seed=2, num_inference_steps=6, sensitivity_prompts=0)
+    with pytest.raises(KernelError, match="cannot be merged"):
         before.merge(after)
     fs.rollout(pipe, after, TRAINING[:1], nfe=3, checkpoint=tmp_path / "references")
     assert len({*(tmp_path / "references").iterdir()} - kept) == 1  # made anew
@@ -104,11 +104,11 @@ def test_what_kernels_may_differ_in_is_named(kernel):
     other = replace(kernel.subset([0]), provenance={**kernel.provenance, "dtype": "bfloat16"})
     with pytest.raises(KernelError, match="dtype 'float32', the other 'bfloat16'"):
         kernel.subset([1]).merge(other)
-    assert kernel.subset([1]).merge(other, may_differ=["dtype"]).prompts == 2
+    assert kernel.subset([1]).merge(other, ignore_fields=["dtype"]).prompts == 2
     for unknown in ("dtype", ["dtypes"]):
-        with pytest.raises(KernelError, match="expected a list of words out of model"):
-            kernel.subset([1]).merge(other, may_differ=unknown)
-    with pytest.raises(KernelError, match="go from outputs to samples in other ways"):
+        with pytest.raises(KernelError, match="expected a list out of model"):
+            kernel.subset([1]).merge(other, ignore_fields=unknown)
+    with pytest.raises(KernelError, match="different sampler matrices"):
         kernel.subset([1]).merge(replace(kernel.subset([0]), sampler=2.0 * kernel.sampler))
 
 
@@ -119,7 +119,7 @@ def test_a_rollout_says_with_which_guidance_it_was_made(loop, kernel):
 
 
 def test_a_run_much_finer_than_the_recording_is_said_to_be_a_guess(loop):
-    coarse = fs.calibrate(loop, TRAINING[:2], num_inference_steps=6, response_prompts=0)
+    coarse = fs.calibrate(loop, TRAINING[:2], num_inference_steps=6, sensitivity_prompts=0)
     with fs.accelerate(loop, fs.learned(coarse, nfe=4)):
         sample(loop, "one", 7, num_inference_steps=12)  # a warning would be an error
         with pytest.warns(fs.ForeseerWarning, match=r"13 steps, .* on runs of 6: .* Calibrate with 7 steps or more"):
@@ -139,7 +139,7 @@ def test_weights_are_told_apart_by_some_of_their_numbers():
 
 
 def test_no_prompt_and_no_finite_output_are_refused(loop):
-    with pytest.raises(CalibrationError, match="list of prompts"):
+    with pytest.raises(CalibrationError, match="list of a few prompts"):
         fs.calibrate(loop, [])
     broken = LoopPipeline(diffusers.FlowMatchEulerDiscreteScheduler())
     with torch.no_grad():

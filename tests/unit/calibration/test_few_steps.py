@@ -14,7 +14,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def few(loop):
-    return fs.calibrate(loop, ["one", "two"], num_inference_steps=STEPS, response_prompts=0)
+    return fs.calibrate(loop, ["one", "two"], num_inference_steps=STEPS, sensitivity_prompts=0)
 
 
 def expected(kernel, policy):

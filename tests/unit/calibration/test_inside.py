@@ -24,7 +24,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def kernel(pipe):
-    return fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, site="last_block", response_prompts=1, **OPTIONS)
+    return fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, site="last_block", sensitivity_prompts=1, **OPTIONS)
 
 
 def latent(pipe, seed, **more):
@@ -50,7 +50,7 @@ def test_it_learns_there_and_serves_there(pipe, kernel, tmp_path):
     assert errors["learned"] < min(errors["taylor"], errors["reuse"])
     kernel.save(tmp_path / "inside.kernel.safetensors")
     again = fs.Kernel.load(tmp_path / "inside.kernel.safetensors")
-    assert (again.site, again.response) == ("last_block", kernel.response)
+    assert (again.site, again.sensitivity) == ("last_block", kernel.sensitivity)
     assert np.array_equal(again.final_weights, kernel.final_weights)
 
 
@@ -67,7 +67,7 @@ def test_errors_there_count_as_errors_of_the_output(kernel):
 
 
 def test_what_has_no_last_block_is_refused(loop, kernel, as_users_call):
-    with pytest.raises(CalibrationError, match=r"no kernel of the site 'last_block': no seam"):
+    with pytest.raises(CalibrationError, match=r"site 'last_block' cannot be calibrated: no seam"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="last_block")
     with pytest.raises(CalibrationError, match="Unknown site 'middle'"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="middle")

@@ -14,7 +14,7 @@ from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
 from foreseer.calibration.l2p import train_l2p
 from foreseer.calibration.record import record_run
-from foreseer.calibration.response import best_response
+from foreseer.calibration.sensitivity import best_sensitivity
 from foreseer.calibration.validate import RIDGES, best_ridge, expected_error, held_out_errors
 from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
@@ -126,13 +126,13 @@ def test_expected_errors_are_the_open_loop_errors_of_the_recorded_runs(loop, ker
     expected = np.linalg.norm(residual, axis=1) / np.linalg.norm(features, axis=1)
     assert step_errors(kernel, plan.rows)[1] == pytest.approx(expected, abs=1e-7)
     final = kernel.sampler[-1, 1:] @ residual
-    still = dataclasses.replace(kernel, response=0.0)
+    still = dataclasses.replace(kernel, sensitivity=0.0)
     assert final_errors(still, plan.rows)[1] == pytest.approx(np.sqrt(np.mean(final**2)), rel=1e-5)
 
 
 def test_the_networks_answers_are_part_of_the_expected_error(kernel):
     """By hand: the error before each computed step, weighted by how much of the run is left, squared."""
-    computed, response = (0, 3, 9, 14), 5.0
+    computed, sensitivity = (0, 3, 9, 14), 5.0
     rows = fs.forecast.KernelRows(kernel).rows(computed, kernel.grid)
     weights = np.abs(kernel.final_weights)
     left = [weights[step:].sum() / weights.sum() for step in range(STEPS + 1)]
@@ -142,11 +142,11 @@ def test_the_networks_answers_are_part_of_the_expected_error(kernel):
             through = np.where(np.arange(STEPS) < step, kernel.final_weights, 0.0) @ (np.eye(STEPS) - rows)
             squares.append(through @ kernel.grams[prompt] @ through)
         answers = [
-            response**2 * left[step] ** 4 * (left[step] - left[until])
+            sensitivity**2 * left[step] ** 4 * (left[step] - left[until])
             for step, until in zip(computed[1:], (*computed[2:], STEPS), strict=True)
         ]
         expected = math.sqrt(squares[-1] + sum(a * e for a, e in zip(answers, squares[:-1], strict=True)))
-        one = dataclasses.replace(kernel, response=response)
+        one = dataclasses.replace(kernel, sensitivity=sensitivity)
         assert final_errors(one, rows)[prompt] == pytest.approx(expected, rel=1e-9)
 
 
@@ -156,8 +156,8 @@ def test_the_measured_response_makes_expected_errors_true(loop, kernel):
     for steps in ((0, 4, 8, 12, 16), (0, 1, 2, 6, 12), (0, 7, 14), (0, 2, 5, 9, 13, 17)):
         policy = fs.Policy(fs.schedule.Explicit(steps, of=STEPS), fs.forecast.KernelRows(kernel))
         measured = measured_error(loop, policy)
-        for response, found in ratios.items():
-            one = kernel if response is None else dataclasses.replace(kernel, response=response)
+        for sensitivity, found in ratios.items():
+            one = kernel if sensitivity is None else dataclasses.replace(kernel, sensitivity=sensitivity)
             expected = final_errors(one, policy.compile(kernel.grid).rows)
             found.append(abs(math.log(math.sqrt(np.mean(expected**2)) / scale / measured)))
     assert max(ratios[None]) < math.log(2)
@@ -166,8 +166,10 @@ def test_the_measured_response_makes_expected_errors_true(loop, kernel):
 
 def test_the_response_that_explains_the_errors_is_found():
     open_loop, answers = np.array([1e-4, 4e-4, 2e-5]), np.array([3e-6, 1e-5, 4e-6])
-    for response in (0.0, 0.5, 7.0, 40.0):
-        assert best_response(open_loop, answers, open_loop + response**2 * answers) == pytest.approx(response, rel=0.03)
+    for sensitivity in (0.0, 0.5, 7.0, 40.0):
+        assert best_sensitivity(open_loop, answers, open_loop + sensitivity**2 * answers) == pytest.approx(
+            sensitivity, rel=0.03
+        )
 
 
 @pytest.mark.parametrize(

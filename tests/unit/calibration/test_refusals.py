@@ -25,16 +25,16 @@ def test_an_attached_pipeline_is_not_recorded_as_truth(loop, kernel):
 
 
 def test_one_string_is_not_a_list_of_prompts(loop, kernel):
-    with pytest.raises(CalibrationError, match="list of prompts"):
+    with pytest.raises(CalibrationError, match="list of a few prompts"):
         fs.calibrate(loop, "cat", num_inference_steps=STEPS)
-    with pytest.raises(CalibrationError, match="list of prompts"):
+    with pytest.raises(CalibrationError, match="list of a few prompts"):
         fs.rollout(loop, kernel, "cat", nfe=5)
 
 
 def test_too_few_steps_and_foreign_things_are_refused(loop):
     with pytest.raises(CalibrationError, match="num_inference_steps is 1; expected a whole number of at least 2"):
         fs.calibrate(loop, TRAINING[:1], num_inference_steps=1)
-    with pytest.raises(CalibrationError, match="no pipeline"):
+    with pytest.raises(CalibrationError, match="has no scheduler"):
         fs.calibrate(object(), TRAINING[:1])
 
 
@@ -89,7 +89,7 @@ def test_final_weights_are_carried_to_another_grid(make):
 
 
 def test_an_interpolated_kernel_knows_the_final_error(kernel):
-    assert kernel.on(resampled(kernel.grid, 14)).knows_final_error
+    assert kernel.on(resampled(kernel.grid, 14)).has_final_error
 
 
 def test_a_scheduler_with_a_step_of_its_own_keeps_it():
@@ -104,8 +104,8 @@ def test_a_scheduler_with_a_step_of_its_own_keeps_it():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"response_prompts": -1}, "response_prompts is -1"),
-        ({"response_prompts": "x"}, "response_prompts is 'x'"),
+        ({"sensitivity_prompts": -1}, "sensitivity_prompts is -1"),
+        ({"sensitivity_prompts": "x"}, "sensitivity_prompts is 'x'"),
         ({"num_inference_steps": "many"}, "num_inference_steps is 'many'"),
         ({"num_inference_steps": 1}, "num_inference_steps is 1"),
         ({"generator": None}, "prompts and seeds are given on their own"),

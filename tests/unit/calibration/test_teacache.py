@@ -10,7 +10,7 @@ import torch
 
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
-from foreseer.calibration.teacache import fit_teacache
+from foreseer.calibration.fit_teacache import fit_teacache
 from foreseer.evaluate.thresholds import Trials
 from foreseer.gate import FirstBlock, GatedPolicy, StepControl, TeaCache
 from foreseer.pipelines import load_pipeline
@@ -74,9 +74,9 @@ def test_the_threshold_found_spends_the_budget_on_the_trials(pipe: Any, gate: An
 
 
 def test_what_cannot_be_fitted_is_refused(pipe: Any) -> None:
-    with pytest.raises(CalibrationError, match="4 pairs of changes do not tell a polynomial of degree 4"):
+    with pytest.raises(CalibrationError, match="4 pairs of changes do not determine a polynomial of degree 4"):
         fit_teacache(pipe, PROMPTS[:1], num_inference_steps=5, **SIZE)
-    with pytest.raises(CalibrationError, match="takes a list of prompts"):
+    with pytest.raises(CalibrationError, match="expected a list of a few prompts"):
         fit_teacache(pipe, "a pear")
     from tests.support.attaching import flow_scheduler
 

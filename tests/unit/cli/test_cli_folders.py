@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import foreseer as fs
 from foreseer.cli import app
 from tests.support.folders import PARTS, save
-from tests.support.pipelines_video import LTX2_GUIDES_MORE
+from tests.support.networks_video import LTX2_GUIDES_MORE
 
 STEPS, NFE, SIZE = 6, 4, 32
 TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
@@ -249,16 +249,16 @@ def test_a_frontier_by_calls_of_the_network(folder, guided, tmp_path):
     curve = tmp_path / "curve.png"
     words = ("frontier", kernel, "--evaluations", "--most", 2 * STEPS)
     points = json.loads(invoke(*words, "-o", curve, "--json"))
-    assert [point["evaluations"] for point in points] == list(range(2, 2 * STEPS))
+    assert [point["forward_passes"] for point in points] == list(range(2, 2 * STEPS))
     for point in points:
         apart = [len(steps) for steps in point["branch_steps"].values()]
-        assert sum(apart) + (2 - len(apart)) * point["nfe"] == point["evaluations"]
-        assert point["speedup"] == pytest.approx(2 * STEPS / point["evaluations"])
+        assert sum(apart) + (2 - len(apart)) * point["nfe"] == point["forward_passes"]
+        assert point["speedup"] == pytest.approx(2 * STEPS / point["forward_passes"])
     assert any(point["branch_steps"] for point in points)
     assert points[-1]["error"] < points[0]["error"] / 2
     assert sum(point["knee"] for point in points) == 1
     with Image.open(curve) as picture:
         assert picture.width > 500
     together = json.loads(invoke("frontier", kernel, "--json"))
-    assert [point["evaluations"] for point in together] == [2 * point["nfe"] for point in together]
+    assert [point["forward_passes"] for point in together] == [2 * point["nfe"] for point in together]
     assert "calls" in invoke(*words)

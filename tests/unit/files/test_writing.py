@@ -25,7 +25,7 @@ def test_no_pipe_or_device_is_replaced(tmp_path, link):
     if link:
         path = tmp_path / "link"
         path.symlink_to("pipe")
-    with pytest.raises(PlanFileError, match=r"Cannot write .*no regular file"):
+    with pytest.raises(PlanFileError, match=r"Cannot write .*not a regular file"):
         PLAN.save(path)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert len(os.listdir(tmp_path)) == 1 + link

@@ -8,13 +8,13 @@ import pytest
 
 import foreseer as fs
 from foreseer.errors import ForecastError
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Branches, Kernel, KernelError
-from foreseer.kernel.between import interpolation_weights
 from foreseer.kernel.branches import BranchesError
 from foreseer.kernel.expected import final_errors, step_errors
-from foreseer.kernel.file import KernelFileError
 from foreseer.kernel.interpolate import resampled
+from foreseer.kernel.kernel_file import KernelFileError
+from foreseer.kernel.level_interpolation import interpolation_weights
 from foreseer.schedule.optimal import Search
 from tests.unit.kernel.test_kernel import trajectories
 
@@ -51,8 +51,8 @@ def stacked(features):
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
-@pytest.mark.parametrize("own", [0.0, 0.1, 2.0])
-def test_rows_of_branches_equal_brute_force_least_squares_on_the_trajectories(ridge, own):
+@pytest.mark.parametrize("branch_weight", [0.0, 0.1, 2.0])
+def test_rows_of_branches_equal_brute_force_least_squares_on_the_trajectories(ridge, branch_weight):
     features = branch_features()
     one = stacked(features)
     columns = one[:, list(COMPUTED)].reshape(12, -1)  # weights of the guided forecast: k_b w^b, branch by branch
@@ -61,11 +61,13 @@ def test_rows_of_branches_equal_brute_force_least_squares_on_the_trajectories(ri
     for b, weight in enumerate(MIXING):
         apart = np.zeros_like(columns)
         apart[4 * b : 4 * b + 4] = columns[4 * b : 4 * b + 4]
-        blocks.append(np.sqrt(own) * apart.T)
-        wanted.append(np.sqrt(own) * weight * one[b, STEP])
+        blocks.append(np.sqrt(branch_weight) * apart.T)
+        wanted.append(np.sqrt(branch_weight) * weight * one[b, STEP])
     blocks.append(np.sqrt(strength) * np.eye(12))
     found = np.linalg.lstsq(np.vstack(blocks), np.concatenate([*wanted, np.zeros(12)]), rcond=None)[0]
-    rows = KernelRows(kernel_of(features), ridge=ridge, own=own).branch_rows((*COMPUTED, 12), fs.Grid.uniform(STEPS))
+    rows = KernelRows(kernel_of(features), ridge=ridge, branch_weight=branch_weight).branch_rows(
+        (*COMPUTED, 12), fs.Grid.uniform(STEPS)
+    )
     assert tuple(rows) == NAMES
     for b, name in enumerate(NAMES):
         expected = found[4 * b : 4 * b + 4] / MIXING[b]
@@ -74,24 +76,24 @@ def test_rows_of_branches_equal_brute_force_least_squares_on_the_trajectories(ri
 
 def test_rows_of_branches_forecast_the_guided_output_better_than_shared_ones():
     kernel = kernel_of(branch_features())
-    forecaster = KernelRows(kernel, ridge=0.0, own=0.0)
-    shared, own = (ask(COMPUTED, kernel.grid) for ask in (forecaster.rows, forecaster.branch_rows))
+    forecaster = KernelRows(kernel, ridge=0.0, branch_weight=0.0)
+    shared, own_rows = (ask(COMPUTED, kernel.grid) for ask in (forecaster.rows, forecaster.branch_rows))
     skipped = sorted(set(range(STEPS)) - set(COMPUTED))
-    together, apart = (np.square(step_errors(kernel, shared, rows)).mean(axis=0)[skipped] for rows in ({}, own))
+    together, apart = (np.square(step_errors(kernel, shared, rows)).mean(axis=0)[skipped] for rows in ({}, own_rows))
     assert np.sum(apart) < 0.95 * np.sum(together)
 
 
 def test_expected_errors_with_rows_of_branches_are_those_of_the_recorded_runs():
     features = branch_features()
-    kernel = kernel_of(features, response=0.0)
+    kernel = kernel_of(features, sensitivity=0.0)
     forecaster = KernelRows(kernel)
-    shared, own = (ask(COMPUTED, kernel.grid) for ask in (forecaster.rows, forecaster.branch_rows))
-    forecast = sum(k * own[name] @ features[:, b] for b, (name, k) in enumerate(zip(NAMES, MIXING, strict=True)))
+    shared, own_rows = (ask(COMPUTED, kernel.grid) for ask in (forecaster.rows, forecaster.branch_rows))
+    forecast = sum(k * own_rows[name] @ features[:, b] for b, (name, k) in enumerate(zip(NAMES, MIXING, strict=True)))
     missed = guided(features) - forecast
     expected = np.linalg.norm(missed, axis=2) / np.linalg.norm(guided(features), axis=2)
-    assert step_errors(kernel, shared, own) == pytest.approx(expected, abs=1e-7)
+    assert step_errors(kernel, shared, own_rows) == pytest.approx(expected, abs=1e-7)
     final = np.einsum("t,ptd->pd", kernel.final_weights, missed)
-    assert final_errors(kernel, shared, own) == pytest.approx(np.sqrt(np.mean(final**2, axis=1)), rel=1e-6)
+    assert final_errors(kernel, shared, own_rows) == pytest.approx(np.sqrt(np.mean(final**2, axis=1)), rel=1e-6)
 
 
 def test_the_search_costs_what_rows_of_branches_cost():
@@ -113,8 +115,8 @@ def test_branches_shrink_toward_the_prior_and_constants_are_kept():
         assert strong[name] == pytest.approx(expected, abs=1e-6)
         assert constant[name].sum(axis=1) == pytest.approx(1.0, abs=1e-9)
         assert np.abs(free[name].sum(axis=1) - 1).max() > 1e-4
-    with pytest.raises(ForecastError, match="own"):
-        KernelRows(kernel, own=-1.0)
+    with pytest.raises(ForecastError, match="branch_weight"):
+        KernelRows(kernel, branch_weight=-1.0)
 
 
 def test_branches_are_interpolated_each_along_the_noise_level():
@@ -175,8 +177,8 @@ def test_branches_come_back_from_files_and_copies(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"names": ("cond",)}, "two names"),
-        ({"names": ("cond", "cond", "skip")}, "each once"),
+        ({"names": ("cond",)}, "two distinct names"),
+        ({"names": ("cond", "cond", "skip")}, "distinct"),
         ({"mixing": MIXING[:2]}, "finite numbers"),
         ({"mixing": np.array([1.0, 0.0, 1.0])}, "other than 0"),
         ({"mixing": np.array([1.0, np.nan, 1.0])}, "finite numbers"),

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 import foreseer as fs
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel, KernelError
-from foreseer.kernel.between import Between, interpolation_weights
-from foreseer.kernel.file import KernelFileError
 from foreseer.kernel.interpolate import resampled
+from foreseer.kernel.kernel_file import KernelFileError
+from foreseer.kernel.level_interpolation import LevelInterpolation, interpolation_weights
 
 
 def trajectories(prompts=5, steps=16, size=60, seed=0):
@@ -85,7 +85,7 @@ def test_what_interpolation_leaves_open_is_counted_and_nothing_at_the_levels_the
     smooth = np.sin(2 * known[:, None] + np.linspace(0, 6, 500))[None]
     open_shares = []
     for features in (cubic, smooth, rough):
-        between = Between.levels(known, wanted.copy(), gram(features)[0])
+        between = LevelInterpolation.levels(known, wanted.copy(), gram(features)[0])
         unsure = between.of(gram(features))[0] - gram(between.weights @ features)[0]
         shares = np.diag(unsure) / np.diag(gram(features)[0]).mean()
         assert shares[np.isin(wanted, known)] == pytest.approx(0.0, abs=1e-12)
@@ -164,7 +164,7 @@ def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
             Kernel.load(file)
     plan = fs.methods.find("reuse").policy().compile(fs.Grid.uniform(50))
     plan.save(file)
-    with pytest.raises(KernelFileError, match="no kernel"):
+    with pytest.raises(KernelFileError, match="not a kernel"):
         Kernel.load(file)
 
 

@@ -56,7 +56,7 @@ def test_a_plan_as_policy_serves_its_grid_and_no_other():
 def test_what_cannot_serve_a_grid_says_so():
     with pytest.raises(ScheduleError, match="does not exist"):
         Policy(Explicit((0, 9)), Reuse()).compile(Grid.uniform(5))
-    with pytest.raises(ForecastError, match="serves runs of 4 steps"):
+    with pytest.raises(ForecastError, match="is for runs of 4 steps"):
         Policy(Uniform(2.0), L2P(np.eye(4))).compile(Grid.uniform(5))
 
 

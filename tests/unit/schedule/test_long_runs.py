@@ -24,7 +24,7 @@ def kernel() -> Kernel:
     features = trajectories(3, STEPS)
     sampler = np.tril(np.ones((STEPS + 1, STEPS + 1)), -1) / STEPS + np.eye(STEPS + 1)
     grams = features @ features.transpose(0, 2, 1) / features.shape[2]
-    return Kernel(fs.Grid.uniform(STEPS), grams, sampler, np.ones(3), response=2.0)
+    return Kernel(fs.Grid.uniform(STEPS), grams, sampler, np.ones(3), sensitivity=2.0)
 
 
 def test_a_long_run_is_thinned_as_far_as_its_budget_allows() -> None:

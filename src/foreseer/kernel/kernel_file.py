@@ -1,4 +1,4 @@
-"""Kernels as files."""
+"""Kernel files: format, saving and loading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from foreseer.errors import ForeseerError
-from foreseer.files import Artifact, read_names, read_words, reason
+from foreseer.files import Artifact, read_names, read_strings, reason
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel
@@ -16,7 +16,7 @@ from foreseer.kernel.parts import Parts
 
 
 class KernelFileError(ForeseerError, ValueError):
-    """A file is damaged, holds no kernel, or was written by a later version."""
+    """A kernel file is damaged, of another kind, or written by a later version."""
 
 
 SHAPES = {
@@ -41,7 +41,7 @@ KERNEL_FILE = Artifact(
 
 
 def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
-    """Write ``kernel``."""
+    """Write a kernel file."""
     arrays = {"noise_levels": kernel.grid.levels, "grams": kernel.grams}
     if kernel.sampler is not None:
         arrays["sampler"] = kernel.sampler
@@ -53,7 +53,7 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
         "unit": kernel.grid.unit,
         "final_level": repr(kernel.grid.final_level),
         "site": kernel.site,
-        "response": repr(kernel.response),
+        "response": repr(kernel.sensitivity),  # the sensitivity's name in format 1
         "provenance": json.dumps(dict(kernel.provenance), sort_keys=True),
     }
     if kernel.branches is not None:
@@ -66,23 +66,20 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
 
 
 def load_kernel(path: str | os.PathLike[str]) -> Kernel:
-    """Read a kernel and check it."""
+    """Read and validate a kernel file."""
     arrays, metadata = KERNEL_FILE.load(path)
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
-        known = [
-            part
-            for part, there in (("branches", metadata), ("mixing", arrays), ("branch_grams", arrays))
-            if part in there
-        ]
-        if len(known) not in (0, 3):
-            raise ValueError(f"of its branches it holds the {' and the '.join(known)} only")
+        entries = (("branches", metadata), ("mixing", arrays), ("branch_grams", arrays))
+        present = [name for name, container in entries if name in container]
+        if len(present) not in (0, 3):
+            raise ValueError(f"of branches, mixing and branch_grams it holds only {' and '.join(present)}")
         if ("parts" in metadata) != ("part_grams" in arrays):
-            raise ValueError("of its parts it holds the names or the moments only")
+            raise ValueError("it holds only the names or only the moments of its parts")
         branches = parts = None
         if "parts" in metadata:
             parts = Parts(tuple(read_names(metadata["parts"])), arrays["part_grams"])
-        if known:
+        if present:
             branches = Branches(tuple(read_names(metadata["branches"])), arrays["mixing"], arrays["branch_grams"])
         return Kernel(
             grid,
@@ -90,7 +87,7 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
             arrays.get("sampler"),
             arrays.get("final_squares"),
             metadata["site"],
-            read_words(metadata["provenance"]),
+            read_strings(metadata["provenance"]),
             float(metadata["response"]),
             branches=branches,
             output_squares=arrays.get("output_squares"),

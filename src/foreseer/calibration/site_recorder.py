@@ -1,4 +1,4 @@
-"""Recording features inside the network, at any site but the output."""
+"""Recording features at sites inside the network."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from foreseer.plan import Policy
 from foreseer.schedule import Uniform
 from foreseer.site import Site
 
-SAMPLED = 2**15  # elements of a tensor that are recorded where a step has many of them
+SAMPLED = 2**15  # elements recorded per tensor if a feature has several parts
 
 
-class Inside:
-    """The features of each step of a recorded run.
+class SiteRecorder:
+    """Features of each step of a recorded run, by part of the network.
 
     Attributes:
-        trouble: why there is no feature at a step, or ``None``.
+        trouble: why a step has no feature, or ``None``.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:
@@ -38,10 +38,10 @@ class Inside:
         self._calls: dict[str, dict[int, list[Tensor]]] = {}
 
     def keep(self, tensors: Sequence[Tensor], names: Sequence[str]) -> None:
-        """Take note of the feature of one call at the step that the run has reached.
+        """Store the feature of one call at the current step of the run.
 
-        Of a feature in parts, so many elements are kept of each tensor as :data:`SAMPLED` says, chosen at random and
-        the same at every step: their moments are those of all in expectation, and a network's parts fit no memory.
+        If a feature has several parts, which together may exceed the memory, each tensor is subsampled to
+        :data:`SAMPLED` elements, chosen at random and equal at every step; the expected moments are unchanged.
         """
         step = len(self._trajectory.outputs)
         for tensor, name in zip(tensors, names or [""] * len(tensors), strict=True):
@@ -52,40 +52,42 @@ class Inside:
             self._calls.setdefault(name, {}).setdefault(step, []).append(flat.clone())
 
     def parts(self) -> Parts | None:
-        """The moments by part, one called "" where the feature has none; ``None`` where a step has no feature.
+        """Return the moments by part; ``None`` if a step has no feature.
 
-        Vectors of all the calls of a step, which share their rows, are laid end to end.
+        A feature without parts has a single one called "".
+
+        All calls of a step share their rows, so their vectors are concatenated.
         """
         steps, grams = len(self._trajectory.outputs), []
         for name, calls in self._calls.items():
             vectors = [torch.cat(calls[step]) for step in sorted(calls)]
-            words = f"the feature of {name}" if name else "the feature"
+            feature = f"the feature of {name}" if name else "the feature"
             if len(vectors) != steps:
-                self.trouble = self.trouble or f"{words} was there at {len(vectors)} of {steps} steps"
+                self.trouble = self.trouble or f"{feature} exists at {len(vectors)} of {steps} steps"
             elif len({vector.numel() for vector in vectors}) != 1:
-                self.trouble = self.trouble or f"{words} changes its shape in the course of a run"
+                self.trouble = self.trouble or f"{feature} changes its shape during a run"
             else:
                 grams.append(gram(vectors, vectors))
         return Parts(tuple(self._calls), np.array(grams)) if self.trouble is None else None
 
 
-class _Recorded:
-    """A site whose features are recorded."""
+class _RecordedSite:
+    """A site hook that records its features."""
 
-    def __init__(self, site: SiteHook, inside: Inside) -> None:
+    def __init__(self, site: SiteHook, recorder: SiteRecorder) -> None:
         self._site = site
-        self._inside = inside
+        self._recorder = recorder
 
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
     ) -> tuple[Any, list[Tensor]]:
-        """Run the network and remember its feature."""
+        """Run the network and record its feature."""
         try:
             output, tensors = self._site.compute(forward, args, kwargs, branch)
         except NoFeatureError as error:
-            self._inside.trouble = str(error)
+            self._recorder.trouble = str(error)
             raise
-        self._inside.keep(tensors, branch.memory.get("names", ()))
+        self._recorder.keep(tensors, branch.memory.get("names", ()))
         return output, tensors
 
     def forecast(
@@ -96,20 +98,20 @@ class _Recorded:
         branch: TrackedBranch,
         feature: Sequence[Tensor],
     ) -> Any:
-        """As the site; every step is computed while it is recorded."""
+        """Forecast with the site; not called while recording, which computes every step."""
         return self._site.forecast(forward, args, kwargs, branch, feature)
 
     def detach(self) -> None:
-        """As the site."""
+        """Detach the site."""
         self._site.detach()
 
 
 @contextmanager
-def record_inside(pipe: Any, trajectory: Trajectory, site: Site) -> Iterator[Inside]:
+def record_site(pipe: Any, trajectory: Trajectory, site: Site) -> Iterator[SiteRecorder]:
     """Record the features at ``site`` of the run that ``trajectory`` records."""
-    inside = Inside(trajectory)
+    recorder = SiteRecorder(trajectory)
     every_step = Policy(Uniform(interval=1), Reuse(), str(site))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ForeseerWarning)  # told in ``trouble``
-        with attach(pipe, every_step, make_site=lambda module: _Recorded(make_hook(site, module), inside)):
-            yield inside
+        warnings.simplefilter("ignore", ForeseerWarning)  # ``trouble`` has the reason
+        with attach(pipe, every_step, make_site=lambda module: _RecordedSite(make_hook(site, module), recorder)):
+            yield recorder

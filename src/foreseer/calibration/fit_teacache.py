@@ -1,4 +1,4 @@
-"""Fitting TeaCache's polynomial to a pipeline, as its paper does for each model."""
+"""Fitting TeaCache's polynomial to a pipeline, as in the paper."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from foreseer.pipelines import call_arguments, run
 
 @dataclass(frozen=True)
 class TeaCacheFit:
-    """How the network's output moves with the modulated input.
+    """Polynomial fit of the output's change against the modulated input's change.
 
     Attributes:
-        coefficients: of the polynomial, highest power first.
-        changes: shape (N, 2): relative L1 changes from one step to the next, of the modulated input and of the output.
-        residual: the root mean square of what the polynomial misses.
+        coefficients: coefficients of the polynomial, highest power first.
+        changes: relative L1 changes per step of the modulated input and of the output, shape (N, 2).
+        residual: root mean square of the fit's residuals.
     """
 
     coefficients: tuple[float, ...]
@@ -37,7 +37,7 @@ class TeaCacheFit:
     residual: float
 
     def gate(self, threshold: float) -> TeaCache:
-        """The gate with these coefficients."""
+        """Return the gate with these coefficients."""
         return TeaCache(threshold, self.coefficients)
 
 
@@ -54,63 +54,64 @@ def fit_teacache(
 
     Args:
         pipe: a diffusers pipeline, not attached.
-        prompts: a few; each gives a pair of changes a step, for each branch of guidance.
-        num_inference_steps: of the runs.
-        seed: of the first prompt's initial noise; the next has the next.
-        degree: of the polynomial; the paper's is 4.
+        prompts: a few; each gives one pair of changes per step and branch of guidance.
+        num_inference_steps: steps per run.
+        seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
+        degree: degree of the polynomial; 4 in the paper.
         options: keyword arguments of the pipeline's call.
 
     Raises:
-        CalibrationError: there is no prompt, the first block cannot be looked at, or there are too few pairs.
+        CalibrationError: there is no prompt, the first block cannot be observed, or there are too few pairs.
     """
     check_ready(pipe, prompts)
     check_count("degree", degree, CalibrationError, least=1)
-    given = {"output_type": "latent", **options, "num_inference_steps": num_inference_steps}
-    watching = _Watching()
-    policy = GatedPolicy(watching, Reuse(), deciding="each")
+    call = {"output_type": "latent", **options, "num_inference_steps": num_inference_steps}
+    recorder = _ChangeRecorder()
+    policy = GatedPolicy(recorder, Reuse(), deciding="each")
     try:
         with warnings.catch_warnings(), accelerate(pipe, policy, strict=True):
-            warnings.simplefilter("ignore", ForeseerWarning)  # that no step was saved
+            warnings.simplefilter("ignore", ForeseerWarning)  # no step is skipped, on purpose
             for index, prompt in enumerate(prompts):
-                run(pipe, call_arguments(pipe, prompt, given), seed + index)
+                run(pipe, call_arguments(pipe, prompt, call), seed + index)
     except (FailedOpenError, SignalError) as error:
         raise CalibrationError(f"TeaCache's polynomial cannot be fitted: {error}") from error
-    changes = np.asarray(watching.changes, dtype=np.float64).reshape(-1, 2)
+    changes = np.asarray(recorder.changes, dtype=np.float64).reshape(-1, 2)
     if len(changes) <= degree:
         raise CalibrationError(
-            f"{len(changes)} pairs of changes do not tell a polynomial of degree {degree}: run more."
+            f"{len(changes)} pairs of changes do not determine a polynomial of degree {degree}: give more prompts or "
+            "steps."
         )
     coefficients = np.polyfit(changes[:, 0], changes[:, 1], degree)
-    missed = changes[:, 1] - np.polyval(coefficients, changes[:, 0])
-    return TeaCacheFit(tuple(map(float, coefficients)), changes, float(np.sqrt(np.mean(missed**2))))
+    residuals = changes[:, 1] - np.polyval(coefficients, changes[:, 0])
+    return TeaCacheFit(tuple(map(float, coefficients)), changes, float(np.sqrt(np.mean(residuals**2))))
 
 
 @dataclass(frozen=True)
-class _Watching(Gate):
-    """Computes every step, and takes note of changes."""
+class _ChangeRecorder(Gate):
+    """Gate that computes every step and records changes."""
 
     signal: ClassVar[str | None] = TeaCache.signal
     changes: list[tuple[float, float]] = field(default_factory=list)
 
     def begin(self, setting: Setting) -> GateRun:
-        """Nothing seen yet."""
-        return _Watch(self.changes)
+        """Start recording a run."""
+        return _ChangeRun(self.changes)
 
 
-class _Watch(GateRun):
+class _ChangeRun(GateRun):
     def __init__(self, changes: list[tuple[float, float]]) -> None:
         self._changes = changes
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
 
     def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
-        """Yes."""
+        """Return True, after storing the modulated input."""
         self._inputs = [*self._inputs[-1:], signal[0]]
         return True
 
     def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
-        """Compare input and output with those of the step before."""
-        self._outputs = [*self._outputs[-1:], torch.cat([one.reshape(-1) for one in feature])]
+        """Record the changes of input and output since the previous step."""
+        self._outputs = [*self._outputs[-1:], torch.cat([tensor.reshape(-1) for tensor in feature])]
         if len(self._inputs) == len(self._outputs) == 2:
             moved = [relative_change(now, before) for before, now in (self._inputs, self._outputs)]
             self._changes.append((moved[0], moved[1]))

@@ -1,4 +1,4 @@
-"""What a rollout learns from: moments of the features computed so far."""
+"""Second moments of the features that a rollout has computed so far."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Student:
     """One calibration prompt, rolled forward.
 
     Attributes:
-        prompt: its words.
-        seed: of its initial noise.
-        reference: outputs of the full run at this grid's steps, of each of the B branches after the other: B T tensors.
-        targets: for each step e, the reference's sample there less the initial noise's share in it.
+        prompt: the prompt's text.
+        seed: seed of the initial noise.
+        reference: outputs of the full run at this grid's steps, branch by branch: B T tensors.
+        targets: per step e, the reference's sample minus the initial noise's share in it.
         seen: the network's outputs on the perturbed trajectory, by branch and step.
         features: the outputs computed so far, flattened.
     """
@@ -35,14 +35,14 @@ class Student:
 
 @dataclass
 class Moments:
-    """Inner products of the M features computed so far, pooled over students; a :class:`JointMoments`.
+    """Moments of the M features computed so far, averaged over prompts; implements ``JointMoments``.
 
     Attributes:
-        matrix: the sampler matrix, shape (T + 1, T + 1).
-        features: which they are, shape (M,): that of branch b at step i is called b T + i.
-        known: shape (M, M), among themselves.
-        with_reference: shape (M, B T), with the branches' references.
-        with_targets: shape (M, T + 1), with the targets.
+        matrix: sampler matrix, shape (T + 1, T + 1).
+        features: indices of the features, shape (M,): branch b at step i has index b T + i.
+        known: moments of the features with each other, shape (M, M).
+        with_reference: moments with the branches' reference outputs, shape (M, B T).
+        with_targets: moments with the targets, shape (M, T + 1).
     """
 
     matrix: Float64[np.ndarray, "T1 T1"]
@@ -53,13 +53,13 @@ class Moments:
 
     @classmethod
     def none(cls, branches: int, matrix: Float64[np.ndarray, "T1 T1"]) -> Moments:
-        """Before the first step."""
+        """Return the moments before the first step."""
         samples = len(matrix)
         wide = np.zeros((0, branches * (samples - 1)))
         return cls(matrix, np.zeros(0, np.int64), np.zeros((0, 0)), wide, np.zeros((0, samples)))
 
     def grow(self, students: Sequence[Student], newest: Sequence[int]) -> None:
-        """Take in the last features of every student, called ``newest``."""
+        """Add the last features of every student, with indices ``newest``."""
         before, more = self.features.size, len(newest)
         among = np.zeros((more, before + more))
         with_reference = np.zeros((more, self.with_reference.shape[1]))
@@ -75,22 +75,22 @@ class Moments:
         self.features = np.append(self.features, np.asarray(newest, dtype=np.int64))
 
     def among(self, features: np.ndarray) -> np.ndarray:
-        """Moments of some computed features among themselves."""
+        """Return moments of computed features with each other."""
         at = self._at(features)
         return self.known[np.ix_(at, at)]
 
     def wanted(self, features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Forecasts are to come close to the reference's features."""
+        """Return moments with the reference's features."""
         return self.with_reference[self._at(features)][:, targets]
 
     def missed(self, features: np.ndarray, forecast: np.ndarray, until: int) -> np.ndarray:
-        """What the student's sample at ``until`` lacks of the reference's."""
+        """Return moments with the difference of the reference's and the student's sample at ``until``."""
         at = self._at(features)
-        given = self.effects(until)[:until] @ forecast[:until][:, self.features]
-        return self.with_targets[at, until] - self.known[at] @ given
+        weights = self.effects(until)[:until] @ forecast[:until][:, self.features]
+        return self.with_targets[at, until] - self.known[at] @ weights
 
     def effects(self, until: int) -> np.ndarray:
-        """What an error of each step's output does to the sample at ``until``: a row of the sampler matrix."""
+        """Return the effect of each step's output on the sample at ``until``: a row of the sampler matrix."""
         return self.matrix[until, 1:]
 
     def _at(self, features: np.ndarray) -> np.ndarray:

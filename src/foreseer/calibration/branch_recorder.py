@@ -1,4 +1,4 @@
-"""Recording each branch of a guided run, and finding how guidance combines them."""
+"""Recording the branches of a guided run, and fitting the coefficients of their combination."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from foreseer.kernel.branches import Branches
 from foreseer.plan import Policy
 from foreseer.schedule import Uniform
 
-ROUNDINGS = 2.0  # of the branches' own dtype: what a combination of them may differ by
-LEAST_PART = 1e-3  # of the largest coefficient
+ROUNDINGS = 2.0  # tolerance of a combination of branches, in units of their dtype's rounding
+LEAST_PART = 1e-3  # smallest coefficient relative to the largest
 
 
 class NotMixedError(ForeseerError, ValueError):
-    """The guided output is no fixed linear combination of the branches' outputs."""
+    """The guided output is not a fixed linear combination of the branches' outputs."""
 
 
 class BranchRecorder(OutputSite):
-    """The output site of a run in which every step is computed; keeps each branch's output of each step.
+    """Output site of a fully computed run that stores each branch's output of each step.
 
-    A run that calls its denoiser once at its first step has no branches, and nothing more is kept of it.
+    A run that calls its denoiser only once at the first step has no branches, and nothing is stored.
 
     Attributes:
-        outputs: by branch and step, flattened.
-        trouble: why the branches cannot be told apart, or ``None``.
+        outputs: flattened outputs by branch and step.
+        trouble: why the branches cannot be distinguished, or ``None``.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:
@@ -48,7 +48,7 @@ class BranchRecorder(OutputSite):
     def compute(
         self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], branch: TrackedBranch
     ) -> tuple[Any, list[Tensor]]:
-        """Run the network and remember."""
+        """Run the network and store its output."""
         output, tensors = super().compute(forward, args, kwargs, branch)
         step = len(self._trajectory.outputs)
         if step > 0 and len(self.outputs) < 2:
@@ -56,16 +56,16 @@ class BranchRecorder(OutputSite):
             return output, tensors
         kept = self.outputs.setdefault(branch.name, {})
         if len(tensors) != 1 or step in kept:
-            self.trouble = f"{branch.name} gives more than one tensor a step"
+            self.trouble = f"{branch.name} returns more than one tensor per step"
             return output, tensors
         kept[step] = tensors[0].detach().reshape(-1).clone()
         return output, tensors
 
     def features(self) -> dict[str, list[Tensor]]:
-        """By branch, the outputs of all steps; nothing where there is but one branch.
+        """Return the outputs of all steps by branch; empty if there is only one branch.
 
         Raises:
-            NotMixedError: a branch has no one output at every step.
+            NotMixedError: a branch does not have exactly one output per step.
         """
         if len(self.outputs) < 2:
             return {}
@@ -78,26 +78,26 @@ class BranchRecorder(OutputSite):
         return {name: list(outputs.values()) for name, outputs in self.outputs.items()}
 
     def branches(self) -> Branches | None:
-        """The branches of the recorded run; ``None`` where there is but one.
+        """Return the branches of the recorded run; ``None`` if there is only one.
 
         Raises:
-            NotMixedError: guidance combines them in another way than by fixed coefficients.
+            NotMixedError: guidance does not combine the branches with fixed coefficients.
         """
         features = self.features()
         if not features:
             return None
         mixing = find_mixing(features, self._trajectory.outputs)
-        together = [feature for outputs in features.values() for feature in outputs]
-        return Branches(tuple(features), mixing, gram(together, together)[None])
+        stacked = [feature for outputs in features.values() for feature in outputs]
+        return Branches(tuple(features), mixing, gram(stacked, stacked)[None])
 
 
 @contextmanager
 def record_branches(pipe: Any, trajectory: Trajectory) -> Iterator[BranchRecorder]:
-    """Record the branches of the run that ``trajectory`` records; none where a policy could not be attached."""
+    """Record the branches of the run that ``trajectory`` records; none if a policy cannot be attached."""
     recorder = BranchRecorder(trajectory)
     every_step = Policy(Uniform(interval=1), Reuse())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ForeseerWarning)  # nothing is forecast: what fails open here loses nothing
+        warnings.simplefilter("ignore", ForeseerWarning)  # no step is forecast, so failing open costs nothing
         try:
             handle = attach(pipe, every_step, make_site=lambda module: recorder)
         except AttachError:
@@ -108,38 +108,38 @@ def record_branches(pipe: Any, trajectory: Trajectory) -> Iterator[BranchRecorde
 
 
 def find_mixing(features: Mapping[str, list[Tensor]], guided: list[Tensor]) -> np.ndarray:
-    r"""The coefficients k of $\sum_b k_b F^b_i$, shape (B,), that give the guided outputs, by least squares.
+    r"""Fit coefficients k with $\sum_b k_b F^b_i$ equal to the guided outputs, by least squares.
 
     Args:
-        features: by branch, the outputs of the steps, flattened.
-        guided: what the scheduler was given at these steps.
+        features: flattened outputs of the steps, by branch.
+        guided: the outputs passed to the scheduler at these steps, guidance applied.
 
     Raises:
-        NotMixedError: no coefficients give the guided outputs to rounding, or a branch has no part in them.
+        NotMixedError: no coefficients reproduce the guided outputs to rounding, or a branch's coefficient is zero.
     """
     names = list(features)
-    if any(one.numel() != guided[0].numel() for outputs in features.values() for one in outputs):
-        raise NotMixedError("the guided output has another size than a branch's")
+    if any(tensor.numel() != guided[0].numel() for outputs in features.values() for tensor in outputs):
+        raise NotMixedError("the guided output and a branch's output differ in size")
     among, with_guided = np.zeros((len(names), len(names))), np.zeros(len(names))
     for step, target in enumerate(guided):
-        these = [features[name][step] for name in names]
-        among += gram(these, these)
-        with_guided += gram(these, [target])[:, 0]
+        outputs = [features[name][step] for name in names]
+        among += gram(outputs, outputs)
+        with_guided += gram(outputs, [target])[:, 0]
     mixing = np.linalg.lstsq(among, with_guided, rcond=1e-12)[0]
     missed, size = 0.0, 0.0
     for step, target in enumerate(guided):
-        rest = target.double()
-        size += float(rest.square().mean())
+        residual = target.double()
+        size += float(residual.square().mean())
         for name, weight in zip(names, mixing, strict=True):
-            rest = rest - weight * features[name][step].double()
-        missed += float(rest.square().mean())
-    rounding = max(torch.finfo(one.dtype).eps for one in (guided[0], *(features[name][0] for name in names)))
+            residual = residual - weight * features[name][step].double()
+        missed += float(residual.square().mean())
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (guided[0], *(features[name][0] for name in names)))
     allowed = ROUNDINGS * rounding * np.sqrt(mixing**2 @ np.diag(among))
     if not np.sqrt(missed) <= allowed:
         raise NotMixedError(
-            f"the guided output is no fixed linear combination of {', '.join(names)} "
+            f"the guided output is not a fixed linear combination of {', '.join(names)} "
             f"(it differs by {np.sqrt(missed / max(size, np.finfo(np.float64).tiny)):.1e})"
         )
     if np.abs(mixing).min() < LEAST_PART * np.abs(mixing).max():
-        raise NotMixedError(f"{names[int(np.abs(mixing).argmin())]} has no part in the guided output")
+        raise NotMixedError(f"the coefficient of {names[int(np.abs(mixing).argmin())]} in the guided output is zero")
     return mixing
