@@ -22,11 +22,11 @@ bench: $(VENV)/installed
 
 # docs/hardening.md, from the tests that it lists, in the newest environment of test-matrix.
 matrix: $(VENV)/installed
-	$(BIN)/python -m tests.hardening.versions 0.42.1 --page
+	$(BIN)/python -m tests.robustness.versions 0.42.1 --page
 
 # The oldest and the newest diffusers that work, each in an environment of its own; slow tests too.
 test-matrix: $(VENV)/installed
-	$(BIN)/python -m tests.hardening.versions 0.37.0 0.42.1
+	$(BIN)/python -m tests.robustness.versions 0.37.0 0.42.1
 
 # torch comes first and alone: the pin selects a build that is to be had, and nothing later replaces it.
 $(VENV)/installed: pyproject.toml constraints.txt

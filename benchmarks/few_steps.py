@@ -14,8 +14,8 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, write
 from benchmarks.learning import CALIBRATION_SEED, Bench, captions
-from foreseer.methods.validate import best_ridge, formula_error
 from foreseer.evaluate.measures import psnr
+from foreseer.methods.validate import best_ridge, formula_error
 from foreseer.schedule import Optimal
 
 BUDGETS = {8: (7, 6, 5, 4), 6: (5, 4, 3), 4: (3,)}

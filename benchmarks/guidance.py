@@ -45,12 +45,12 @@ class EverySecond(Schedule):
 
 def policies(pipe, options, kernel, prompts, budget, folder):
     """By name: rows of the kernel, and of a rollout."""
-    steered = fs.forecast.KernelRows(kernel, steer=0.5)
+    steered = fs.forecast.KernelRows(kernel, feedback_gain=0.5)
     seconds = EverySecond(kernel, budget)
     yield "kernel rows, both branches", fs.learned(kernel, nfe=budget // 2)
-    yield "kernel rows that steer, both branches", fs.Policy(Optimal(kernel, nfe=budget // 2), steered)
-    yield "kernel rows that steer, uncond at every second step", fs.Policy(seconds, steered)
-    yield "kernel rows that steer, planned together", fs.learned(kernel, evaluations=budget)
+    yield "kernel rows with error feedback, both branches", fs.Policy(Optimal(kernel, nfe=budget // 2), steered)
+    yield "kernel rows with error feedback, uncond at every second step", fs.Policy(seconds, steered)
+    yield "kernel rows with error feedback, planned together", fs.learned(kernel, forward_passes=budget)
     for name, target in (
         ("both branches", {"nfe": budget // 2}),
         ("uncond at every second step", {"schedule": seconds}),

@@ -17,10 +17,10 @@ import torch
 
 import foreseer as fs
 from benchmarks.common import bundled, latents_of, write
-from foreseer.methods.train_l2p import train_l2p
 from foreseer.evaluate.measures import psnr, relative_error
 from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
 from foreseer.methods import L2P_STEPS
+from foreseer.methods.train_l2p import train_l2p
 from foreseer.schedule import Explicit, Optimal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))

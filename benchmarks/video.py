@@ -19,10 +19,10 @@ from benchmarks.common import write
 from benchmarks.gated import run_gated
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, published_policies, rolled, run_solvers
 from emoji_data import read_vocabulary
-from foreseer.methods.train_l2p import train_l2p
 from foreseer.evaluate.measures import psnr, relative_error, ssim
 from foreseer.evaluate.thresholds import Trials
 from foreseer.methods import L2P_STEPS
+from foreseer.methods.train_l2p import train_l2p
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.schedule import Explicit, Optimal
 from video.data import THINGS_FILE, all_captions

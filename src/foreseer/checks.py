@@ -1,4 +1,4 @@
-"""Options are refused by name, with what was received and what was expected, whatever their kind."""
+"""Checks of options: each error names the option, the value received and what was expected."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from foreseer.errors import ForeseerError
 
 
 def check_count(name: str, value: Any, error: type[ForeseerError], *, least: int = 0, most: int | None = None) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``.
+    """Raise unless ``value`` is an integer in [least, most].
 
     Raises:
-        ForeseerError: ``error``, with the name.
+        ForeseerError: of class ``error``; the message names the option.
     """
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
@@ -25,10 +25,10 @@ def check_count(name: str, value: Any, error: type[ForeseerError], *, least: int
 def check_number(
     name: str, value: Any, error: type[ForeseerError], *, least: float = 0.0, most: float = math.inf
 ) -> None:
-    """Refuse what is no finite number from ``least`` to ``most``.
+    """Raise unless ``value`` is a finite number in [least, most].
 
     Raises:
-        ForeseerError: ``error``, with the name.
+        ForeseerError: of class ``error``; the message names the option.
     """
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or not least <= value <= most:
@@ -37,10 +37,10 @@ def check_number(
 
 
 def frozen(values: Any) -> np.ndarray:
-    """``values`` as float64 that nobody can write to: themselves where they lie in a file's bytes, else a copy.
+    """Return ``values`` as a read-only float64 array: without a copy if they are views of a file's bytes.
 
     Raises:
-        TypeError, ValueError: they are no numbers, or in rows of several lengths.
+        TypeError, ValueError: the values are not numbers, or rows differ in length.
     """
     array = np.asarray(values, dtype=np.float64)
     base: Any = array
@@ -53,10 +53,10 @@ def frozen(values: Any) -> np.ndarray:
 
 
 def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) -> None:
-    """Refuse what is no instance of ``kind``.
+    """Raise unless ``value`` is an instance of ``kind``.
 
     Raises:
-        ForeseerError: ``error``, with the name.
+        ForeseerError: of class ``error``; the message names the option.
     """
     if not isinstance(value, kind):
         raise error(f"{name} is a {type(value).__name__}; expected a {kind.__name__}.")

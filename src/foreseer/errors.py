@@ -1,4 +1,4 @@
-"""What Foreseer raises and warns: every message names what was received, what was expected and the remedy."""
+"""Errors and warnings: every message states what was received, what was expected and the remedy."""
 
 
 class ForeseerError(Exception):
@@ -6,43 +6,43 @@ class ForeseerError(Exception):
 
 
 class GridError(ForeseerError, ValueError):
-    """The noise levels are not those of one run: unsorted, repeated, empty or not finite."""
+    """Noise levels do not form a grid: empty, not finite, or not strictly decreasing."""
 
 
 class ScheduleError(ForeseerError, ValueError):
-    """A rule cannot say which steps compute, or says it of steps that do not exist."""
+    """A schedule cannot choose the computed steps, or names steps that the run does not have."""
 
 
 class ForecastError(ForeseerError, ValueError):
-    """A forecaster was given an option, or steps, that it has no row for."""
+    """A forecaster has no row for the given steps, or an option is out of range."""
 
 
 class PlanError(ForeseerError, ValueError):
-    """Grid, steps and rows do not make a plan, or the plan is for another grid."""
+    """Grid, steps and rows do not form a plan, or the plan is for another grid."""
 
 
 class PlanFileError(ForeseerError, ValueError):
-    """A file is damaged, is no plan, or was written by a later version."""
+    """A plan file is damaged, of another kind, or written by a later version."""
 
 
 class AttachError(ForeseerError, RuntimeError):
-    """A model cannot be attached to: already attached, own cache enabled, no denoiser, no seam."""
+    """A model cannot be attached to: attached already, own cache enabled, no denoiser or no head."""
 
 
 class FailedOpenError(ForeseerError, RuntimeError):
-    """Raised in strict mode where a step meant to be forecast would have been computed."""
+    """In strict mode, a step that should have been forecast would have been computed."""
 
 
 class ForeseerWarning(UserWarning):
-    """Steps meant to be forecast were computed; said once a handle, with the reason."""
+    """Steps that should have been forecast were computed; issued once per handle, with the reason."""
 
 
 def in_one_line(error: BaseException) -> str:
-    r"""What an exception says on its first line, after its kind where it is not one of Foreseer's own.
+    r"""Return the first line of an exception's message, after its type unless it is Foreseer's own.
 
     >>> in_one_line(RuntimeError("out of memory\nat layer 3"))
     'RuntimeError: out of memory'
     """
     lines = str(error).strip().splitlines()
-    words = lines[0] if lines else "no reason given"
-    return words if type(error).__module__.startswith("foreseer") else f"{type(error).__name__}: {words}"
+    message = lines[0] if lines else "no reason given"
+    return message if type(error).__module__.startswith("foreseer") else f"{type(error).__name__}: {message}"

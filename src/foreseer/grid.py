@@ -17,15 +17,15 @@ Unit = Literal["sigma", "timestep"]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    r"""The noise levels $t_0 > t_1 > \dots > t_{T-1}$ of one run, one a step.
+    r"""The noise levels $t_0 > t_1 > \dots > t_{T-1}$ of one run, one per step.
 
     Args:
-        noise_levels: shape (T,), strictly decreasing. "Time" everywhere in Foreseer means one of these values.
-        unit: what they are: ``"sigma"`` (a noise scale, 0 is clean) or ``"timestep"`` (a training step's index).
-        final_level: where the last step ends, 0 unless the sampler stops before the clean sample.
+        noise_levels: shape (T,), strictly decreasing. "Time" means noise level everywhere in Foreseer.
+        unit: unit of the levels: ``"sigma"`` (noise scale, 0 is clean) or ``"timestep"`` (index of a training step).
+        final_level: level at which the last step ends; 0 unless the sampler stops before the clean sample.
 
     Raises:
-        GridError: no level, a level that is not finite, or levels that do not strictly decrease.
+        GridError: there is no level, a level is not finite, or the levels do not strictly decrease.
 
     >>> grid = Grid([1.0, 0.75, 0.5, 0.25])
     >>> len(grid), grid.unit, grid.tail(2).noise_levels.tolist()
@@ -50,24 +50,24 @@ class Grid:
 
     @classmethod
     def uniform(cls, steps: int) -> Grid:
-        """Levels 1, 1 - 1/T, ..., 1/T: flow matching's own without shift.
+        """Return the levels 1, 1 - 1/T, ..., 1/T of flow matching without a shift.
 
         >>> Grid.uniform(4).noise_levels.tolist()
         [1.0, 0.75, 0.5, 0.25]
         """
         if not isinstance(steps, int | np.integer) or steps < 1:
-            raise GridError(f"A grid needs at least one step, a whole number; received {steps!r}.")
+            raise GridError(f"steps is {steps!r}; expected a whole number of at least 1.")
         return cls(1.0 - np.arange(steps) / steps)
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Grid:
-        """The levels of a diffusers scheduler after ``set_timesteps``.
+        """Read the levels of a diffusers scheduler after ``set_timesteps``.
 
-        Its ``sigmas`` where there is one a step (bfloat16 pipelines round timesteps into duplicates, sigmas are
+        Its ``sigmas`` if there is one per step (bfloat16 pipelines round timesteps into duplicates, sigmas are
         kept in float32), else its ``timesteps``. With ``invert_sigmas`` in its configuration, levels are 1 - sigma.
 
         Raises:
-            GridError: ``set_timesteps`` was not called, or the scheduler visits a level twice by design (Heun, PNDM).
+            GridError: ``set_timesteps`` was not called, or the scheduler visits a level twice (Heun, PNDM).
         """
         if not has_steps(scheduler):
             raise GridError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n) first.")
@@ -79,12 +79,12 @@ class Grid:
             return _named(name, sigmas[:-1], "sigma", float(min(sigmas[-1], sigmas[-2])))
         if timesteps.size < len(scheduler.timesteps):
             return _named(name, timesteps, "timestep", 0.0)
-        # A timestep scheduler ends one spacing below its last timestep, where it takes the clean sample to be.
+        # A scheduler without sigmas places the clean sample one spacing below its last timestep.
         spacing = timesteps[-2] - timesteps[-1] if timesteps.size > 1 else timesteps[-1] + 1.0
         return _named(name, timesteps, "timestep", float(timesteps[-1] - max(spacing, 0.0)))
 
     def tail(self, first_step: int) -> Grid:
-        """The grid of the part of the run that begins at ``first_step`` (image to image, a branch that starts late)."""
+        """Return the grid from ``first_step`` on (image to image, or a branch that starts late)."""
         if not 0 <= first_step < len(self):
             raise GridError(f"Step {first_step} is not on a grid of {len(self)} steps.")
         return self if first_step == 0 else Grid(self.levels[first_step:], self.unit, self.final_level)
@@ -96,17 +96,17 @@ class Grid:
 
     @property
     def key(self) -> bytes:
-        """Bytes that are equal exactly when two grids are."""
+        """Hash key: equal for two grids if and only if the grids are equal."""
         return self._key
 
     def matches(self, other: Grid, tolerance: float = 1e-4) -> bool:
-        """Whether two grids visit the same levels, each to ``tolerance`` of itself (float32 reading noise)."""
+        """Return whether both grids have the same levels to relative ``tolerance``, for levels from float32."""
         if self is other or self._key == other._key:
             return True
         if len(self) != len(other) or self.unit != other.unit:
             return False
-        mine, its = (np.append(grid.levels, grid.final_level) for grid in (self, other))
-        return np.allclose(mine, its, rtol=tolerance, atol=1e-7 * float(np.max(np.abs(mine))))
+        own, others = (np.append(grid.levels, grid.final_level) for grid in (self, other))
+        return np.allclose(own, others, rtol=tolerance, atol=1e-7 * float(np.max(np.abs(own))))
 
     def __len__(self) -> int:
         return int(self.levels.size)
@@ -122,7 +122,7 @@ class Grid:
 
 
 def has_steps(scheduler: Any) -> bool:
-    """Whether ``set_timesteps`` was called; some schedulers hold all training timesteps before, and no count."""
+    """Return whether ``set_timesteps`` was called; before, some schedulers list all training timesteps."""
     timesteps = getattr(scheduler, "timesteps", None)
     if timesteps is None or len(timesteps) == 0:
         return False
@@ -189,10 +189,10 @@ def _repeated_levels(scheduler: Any) -> tuple[np.ndarray, Unit]:
 
 
 def visited(scheduler: Any) -> Any:
-    """The timesteps of a scheduler at which the network is called.
+    """Return the scheduler's timesteps at which the network is called.
 
-    Whole timesteps index training steps, of which 0 is one. Where a scheduler has no sigmas, others are its levels, and
-    a last one of 0 is where the run ends (SCM, DDPMWuerstchen): no step begins there.
+    Integer timesteps are indices of training steps, and 0 is one of them. Floating-point timesteps of a scheduler
+    without sigmas are noise levels; a last one of 0 is the end of the run (SCM, DDPMWuerstchen), not a step.
     """
     timesteps = scheduler.timesteps
     are_levels = getattr(scheduler, "sigmas", None) is None and "float" in str(getattr(timesteps, "dtype", ""))
@@ -201,19 +201,19 @@ def visited(scheduler: Any) -> Any:
 
 def _as_levels(values: Any) -> np.ndarray:
     try:
-        given = np.asarray(values)
+        array = np.asarray(values)
     except (TypeError, ValueError) as error:
         raise GridError(f"Noise levels must be numbers: {error}.") from error
-    if given.dtype.kind not in "iuf":
-        raise GridError(f"Noise levels must be numbers, received {given.dtype}.")
-    levels = frozen(given)
+    if array.dtype.kind not in "iuf":
+        raise GridError(f"Noise levels must be numbers, received {array.dtype}.")
+    levels = frozen(array)
     if levels.ndim != 1 or levels.size == 0:
         raise GridError(f"Noise levels have shape {levels.shape}; expected (T,) with at least one step.")
     if not np.all(np.isfinite(levels)):
         raise GridError(f"Noise level {int(np.argmin(np.isfinite(levels)))} is not finite.")
-    falls = levels[1:] < levels[:-1]
-    if not np.all(falls):
-        step = int(np.argmin(falls))
+    decreasing = levels[1:] < levels[:-1]
+    if not np.all(decreasing):
+        step = int(np.argmin(decreasing))
         raise GridError(
             f"Noise levels must strictly decrease, but step {step} has {levels[step]:g} and step {step + 1} has "
             f"{levels[step + 1]:g}. Give each level once, from noise to clean; a scheduler that visits a level twice "
@@ -223,7 +223,7 @@ def _as_levels(values: Any) -> np.ndarray:
 
 
 def _to_array(values: Any) -> np.ndarray:
-    """A scheduler's tensor, on whatever device, as float64."""
+    """Convert a scheduler's tensor, on any device, to a float64 array."""
     if hasattr(values, "detach"):
         values = values.detach().to("cpu").double().numpy()
     return np.asarray(values, dtype=np.float64).reshape(-1)

@@ -14,8 +14,8 @@ from foreseer.errors import PlanFileError
 from foreseer.evaluate.cells import Cells
 from foreseer.forecast.l2p import read_weight_text
 from foreseer.kernel.branches import Branches
-from foreseer.kernel.file import KernelFileError
 from foreseer.kernel.kernel import Kernel
+from foreseer.kernel.kernel_file import KernelFileError
 from foreseer.pipelines import PipelineError, read_prompts
 from foreseer.plan import Plan
 from foreseer.zoo import ZooError, sampling
@@ -121,8 +121,8 @@ def kernel_fault(kernel):
     """What is wrong with a kernel."""
     steps = len(kernel.grid)
     moments = [kernel.grams, *([kernel.branches.grams] if kernel.branches is not None else [])]
-    if kernel.grams.shape[1:] != (steps, steps) or not (math.isfinite(kernel.response) and kernel.response >= 0):
-        return "shape or response"
+    if kernel.grams.shape[1:] != (steps, steps) or not (math.isfinite(kernel.sensitivity) and kernel.sensitivity >= 0):
+        return "shape or sensitivity"
     for grams in moments:
         for gram in grams:
             squares = np.diag(gram)
@@ -155,7 +155,7 @@ def same_kernel(one, other):
     pairs = [(getattr(one, name), getattr(other, name)) for name in names]
     if one.branches is not None and other.branches is not None:
         pairs += [(one.branches.grams, other.branches.grams), (one.branches.mixing, other.branches.mixing)]
-    words = [(k.grid, k.site, k.response, dict(k.provenance), k.branches and k.branches.names) for k in (one, other)]
+    words = [(k.grid, k.site, k.sensitivity, dict(k.provenance), k.branches and k.branches.names) for k in (one, other)]
     return words[0] == words[1] and all(
         (a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs
     )

@@ -1,1 +1,1 @@
-"""From a few prompts to second moments, and from these to rows and steps."""
+"""Calibration: recording runs, kernels, learned rows and schedules, rollout."""

@@ -1,4 +1,4 @@
-"""Expected error against network evaluations: what a kernel promises at each budget."""
+"""Expected error against budget: the best plan that a kernel offers at each budget."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 
 from foreseer.errors import ForeseerError
 from foreseer.files.writing import write_figure
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import STEER, joint_schedule
+from foreseer.methods.learned import FEEDBACK_GAIN, joint_schedule
 from foreseer.methods.validate import expected_error
 from foreseer.schedule import Optimal
 
 
 class FrontierError(ForeseerError, ValueError):
-    """A frontier cannot be traced, or not be drawn."""
+    """A frontier cannot be computed for this kernel or budget."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class FrontierPoint:
     """The best plan found at one budget.
 
     Attributes:
-        nfe: steps at which the network is evaluated.
-        evaluations: calls of the network, of all branches of guidance that the kernel knows.
-        speedup: of the number of calls.
+        nfe: number of computed steps.
+        forward_passes: calls of the network, summed over the kernel's branches of guidance.
+        speedup: ratio of the forward passes of a full run to ``forward_passes``.
         error: expected relative error of the final sample, root mean square over prompts, cross-validated.
         spread: standard error of that mean; ``nan`` for a single prompt.
-        worst: the largest over prompts.
+        worst: largest error over prompts.
         computed_steps: the steps at which any branch computes.
-        branch_steps: the computed steps of branches that do not compute at all of them.
-        knee: whether beyond this budget each evaluation buys the least less (largest distance from the chord).
+        branch_steps: the computed steps of each branch that skips some of ``computed_steps``.
+        knee: whether the curve bends most here (largest distance below its chord).
     """
 
     nfe: int
-    evaluations: int
+    forward_passes: int
     speedup: float
     error: float
     spread: float
@@ -50,66 +50,68 @@ class FrontierPoint:
     knee: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain numbers and lists; the spread is ``None`` where a single prompt tells none."""
+        """Return plain numbers and lists; the spread is ``None`` for a single prompt."""
         return {**asdict(self), "spread": None if math.isnan(self.spread) else self.spread}
 
 
 def trace_frontier(
-    kernel: Kernel, most: int, progress: Callable[[], None] = lambda: None, *, by_evaluations: bool = False
+    kernel: Kernel, most: int, progress: Callable[[], None] = lambda: None, *, by_forward_passes: bool = False
 ) -> list[FrontierPoint]:
-    """The best plans with up to ``most`` evaluations on the kernel's grid, kernel rows on searched steps.
+    """Return the best plan per budget on the kernel's grid, with kernel rows on searched steps.
 
     Args:
-        kernel: the moments.
-        most: the largest budget; the least is 2, or one call of each branch.
+        kernel: second moments.
+        most: largest budget; the smallest is 2 steps, or one forward pass per branch.
         progress: called after each budget.
-        by_evaluations: budgets count calls of the network, each branch of guidance at steps of its own, as in
-            ``learned(kernel, evaluations=...)``, instead of steps.
+        by_forward_passes: whether budgets count forward passes, with separate computed steps per branch as in
+            ``learned(kernel, forward_passes=...)``, instead of steps.
 
     Raises:
-        FrontierError: the kernel does not know the size of final samples, or branches that are to be called apart; or
-            ``most`` is below the least budget.
+        FrontierError: the kernel has no final error, or no branches with ``by_forward_passes``; or ``most`` is below
+            the smallest budget.
     """
     count = branches_of(kernel)
-    if not kernel.knows_final_error or most < 2:
-        raise FrontierError("A frontier needs 2 evaluations or more, and a kernel of a deterministic scheduler.")
-    if by_evaluations and (kernel.branches is None or most < count):
+    if not kernel.has_final_error or most < 2:
         raise FrontierError(
-            "A frontier by calls of the network needs a kernel that knows branches of guidance, and a call of each; "
-            f"received {most} calls, and a kernel of {'none' if kernel.branches is None else count}."
+            f"A frontier needs a budget of at least 2 (received {most}) and a kernel of a deterministic scheduler."
+        )
+    if by_forward_passes and (kernel.branches is None or most < count):
+        raise FrontierError(
+            "A frontier by forward passes needs a kernel with branches of guidance, and at least one pass per branch; "
+            f"received {most} passes and a kernel with {'no' if kernel.branches is None else count} branches."
         )
     points = []
-    for point in _together(kernel, most) if not by_evaluations else _apart(kernel, most):
+    for point in _by_forward_passes(kernel, most) if by_forward_passes else _by_steps(kernel, most):
         points.append(point)
         progress()
-    knee = _knee([point.evaluations for point in points], [point.error for point in points])
+    knee = _knee([point.forward_passes for point in points], [point.error for point in points])
     points[knee] = replace(points[knee], knee=True)
     return points
 
 
 def branches_of(kernel: Kernel) -> int:
-    """How many branches of guidance a kernel knows, at least 1."""
+    """Return the number of branches of guidance in a kernel, at least 1."""
     return len(kernel.branches.names) if kernel.branches is not None else 1
 
 
-def _together(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
-    """All branches at the same steps."""
+def _by_steps(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
+    """Yield plans with all branches at the same steps."""
     rows = KernelRows(kernel)
     for nfe in range(2, most + 1):
         yield _point(kernel, Optimal(kernel, nfe, forecaster=rows).on(kernel.grid), {})
 
 
-def _apart(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
-    """Each branch at steps of its own."""
-    for evaluations in range(branches_of(kernel), most + 1):
-        schedule = joint_schedule(kernel, evaluations)
-        yield _point(kernel, schedule.on(kernel.grid), schedule.branch_steps(kernel.grid), steer=STEER)
+def _by_forward_passes(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
+    """Yield plans with separate computed steps per branch."""
+    for forward_passes in range(branches_of(kernel), most + 1):
+        schedule = joint_schedule(kernel, forward_passes)
+        yield _point(kernel, schedule.on(kernel.grid), schedule.branch_steps(kernel.grid), feedback_gain=FEEDBACK_GAIN)
 
 
 def _point(
-    kernel: Kernel, computed: tuple[int, ...], branch_steps: Mapping[str, tuple[int, ...]], **steer: float
+    kernel: Kernel, computed: tuple[int, ...], branch_steps: Mapping[str, tuple[int, ...]], **feedback_gain: float
 ) -> FrontierPoint:
-    error = expected_error(kernel, computed, KernelRows(kernel).ridge, branch_steps=branch_steps, **steer)
+    error = expected_error(kernel, computed, KernelRows(kernel).ridge, branch_steps=branch_steps, **feedback_gain)
     count = branches_of(kernel)
     calls = sum(map(len, branch_steps.values())) + (count - len(branch_steps)) * len(computed)
     speedup = count * len(kernel.grid) / calls
@@ -119,25 +121,26 @@ def _point(
 
 
 def draw_frontier(points: list[FrontierPoint], path: Path) -> None:
-    """Draw the curve into a PNG."""
+    """Plot the frontier into an image file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), dpi=130, layout="constrained")
     axis = figure.subplots()
-    apart = any(point.branch_steps for point in points)
-    budgets = [point.evaluations if apart else point.nfe for point in points]
+    separate = any(point.branch_steps for point in points)
+    unit = "forward passes" if separate else "computed steps (NFE)"
+    budgets = [point.forward_passes if separate else point.nfe for point in points]
     axis.semilogy(budgets, [point.error for point in points], marker="o", markersize=4, label="root mean square")
     axis.semilogy(budgets, [point.worst for point in points], linestyle=":", label="worst prompt")
     for point, budget in zip(points, budgets, strict=True):
         if point.knee:
             axis.annotate(
-                f"knee: {budget} {'calls' if apart else 'evaluations'}",
+                f"knee: {budget} {unit}",
                 (budget, point.error),
                 xytext=(12, 14),
                 textcoords="offset points",
                 arrowprops={"arrowstyle": "->"},
             )
-    axis.set_xlabel("calls of the network" if apart else "network evaluations")
+    axis.set_xlabel(unit)
     axis.set_ylabel("expected relative error of the final sample")
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False)
@@ -145,8 +148,8 @@ def draw_frontier(points: list[FrontierPoint], path: Path) -> None:
 
 
 def _knee(budgets: list[int], errors: list[float]) -> int:
-    """Where log error lies furthest below the chord between both ends of the curve."""
+    """Return the index at which log error lies furthest below the chord between both ends of the curve."""
     heights = np.log(np.maximum(errors, 1e-12))
-    along = (np.asarray(budgets) - budgets[0]) / max(1, budgets[-1] - budgets[0])
-    chord = heights[0] + along * (heights[-1] - heights[0])
+    fraction = (np.asarray(budgets) - budgets[0]) / max(1, budgets[-1] - budgets[0])
+    chord = heights[0] + fraction * (heights[-1] - heights[0])
     return int(np.argmax(chord - heights))

@@ -1,4 +1,4 @@
-"""What a calibration was made with, so that only what belongs together is put together."""
+"""Identity of a calibration: model, weights, scheduler, options."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from foreseer.attach.network.architecture import architecture_of
 from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.attach.run.network_state import NetworkState
 
-SAMPLED = 64  # numbers of each weight
+SAMPLED = 64  # elements hashed per weight
 
 
 def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
-    """Words by which two calibrations can be told apart."""
+    """Return strings that identify a calibration."""
     import diffusers
 
-    named = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
-    others = {key: fingerprint(value) for key, value in options.items() if key not in named}
+    plain = {key: value for key, value in options.items() if isinstance(value, str | int | float | bool)}
+    others = {key: fingerprint(value) for key, value in options.items() if key not in plain}
     return {
         "model": f"{type(pipe).__name__} {_name_of(pipe)}".strip(),
         "denoiser": architecture_of(find_denoisers(pipe).values()),
@@ -34,7 +34,7 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
         "scheduler": type(pipe.scheduler).__name__,
         "scheduler_config": _config_of(pipe.scheduler),
         "guidance": guidance_of(options),
-        "options": json.dumps({**named, **others}, sort_keys=True),
+        "options": json.dumps({**plain, **others}, sort_keys=True),
         "steps": str(steps),
         "seed": str(seed),
         "prompts": str(len(prompts)),
@@ -44,28 +44,28 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
 
 
 def guidance_of(options: Mapping[str, Any]) -> str:
-    """How strongly a call asks to be guided; empty where it does not say."""
+    """Return the guidance scale of a call, as a string; empty if it has none."""
     scale = options.get("true_cfg_scale", options.get("guidance_scale", ""))
     return str(scale) if isinstance(scale, str | int | float) else ""
 
 
 def weights_of(denoisers: Iterable[nn.Module]) -> str:
-    """16 hexadecimal digits that stand for the weights of networks, adapters among them: for some numbers of each.
+    """Return a 16-digit hash of a sample of each network's weights, including adapters.
 
-    What is not in memory (offloaded) is left out.
+    Weights that are not in memory (offloaded) are skipped.
     """
     digest = hashlib.sha256()
     for module in denoisers:
         for name, weight in module.named_parameters():
             flat = weight.detach().reshape(-1) if type(weight) is nn.Parameter else torch.empty(0)
-            some = flat[:: max(1, flat.numel() // SAMPLED)] if not flat.is_meta else torch.empty(0)
-            digest.update(f"{name} {tuple(weight.shape)} {fingerprint(some)} ".encode())
+            sample = flat[:: max(1, flat.numel() // SAMPLED)] if not flat.is_meta else torch.empty(0)
+            digest.update(f"{name} {tuple(weight.shape)} {fingerprint(sample)} ".encode())
         digest.update(repr(NetworkState(module).adapters.plain).encode())
     return digest.hexdigest()[:16]
 
 
 def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that stand for a value: for its numbers where it is a tensor, an array or a picture."""
+    """Return a 16-digit hash of a value; of the contents if it is a tensor, an array or a picture."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float().numpy() if value.is_floating_point() else value.numpy()
@@ -74,15 +74,15 @@ def fingerprint(value: Any) -> str:
     elif hasattr(value, "tobytes") and hasattr(value, "mode"):
         content = f"{value.mode} {value.size}".encode() + value.tobytes()
     elif isinstance(value, list | tuple):
-        content = " ".join(fingerprint(one) for one in value).encode()
+        content = " ".join(map(fingerprint, value)).encode()
     else:
         content = repr(value).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _config_of(scheduler: Any) -> str:
-    known = {name: value for name, value in dict(getattr(scheduler, "config", {})).items() if not name.startswith("_")}
-    return fingerprint(json.dumps(known, sort_keys=True, default=repr))
+    config = {name: value for name, value in dict(getattr(scheduler, "config", {})).items() if not name.startswith("_")}
+    return fingerprint(json.dumps(config, sort_keys=True, default=repr))
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:
@@ -90,6 +90,6 @@ def _dtypes(pipe: Any) -> set[torch.dtype]:
 
 
 def _name_of(pipe: Any) -> str:
-    """The hub id, or the last part of a local folder's path."""
+    """Return the hub id, or the last part of a local folder's path."""
     name = str(getattr(getattr(pipe, "config", None), "_name_or_path", "") or "")
     return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name

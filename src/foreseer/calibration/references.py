@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreseer.calibration.branches import BranchRecorder, NotMixedError, find_mixing, record_branches
+from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, find_mixing, record_branches
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.identity import fingerprint, identity_of
-from foreseer.calibration.moments import Student
 from foreseer.calibration.record import Trajectory, record_run
+from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.kernel.between import interpolation_weights
+from foreseer.kernel.level_interpolation import interpolation_weights
 from foreseer.pipelines import call_arguments, run
 
 REFERENCE_FILE = Artifact(

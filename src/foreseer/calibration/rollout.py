@@ -18,15 +18,15 @@ from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.moments import Moments, Student
 from foreseer.calibration.record import record_run
 from foreseer.calibration.references import References, Work
+from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.errors import FailedOpenError
-from foreseer.forecast.joint import JointRows
-from foreseer.forecast.kernel import OWN, KernelRows
+from foreseer.forecast.joint_rows import JointRows
+from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import STEERED
+from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
@@ -123,7 +123,7 @@ def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | No
         raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
     if schedule is not None:
         return schedule
-    steered = replace(kernel, response=STEERED * kernel.response)
+    steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
     return Joint(steered, given["evaluations"]) if "evaluations" in given else Optimal(steered, nfe=given["nfe"])
 
 
@@ -140,8 +140,10 @@ def _fitted(
     """Roll the students from computed step to computed step, fitting the rows of each segment on the way."""
     branches, total = len(draft.mixing), len(matrix) - 1
     moments = Moments.none(branches, matrix)
-    own = OWN if branches > 1 else 0.0
-    rows = JointRows(moments, draft.mixing, draft.steps, total, ridge=ridge, own=own, steer=1.0)
+    branch_weight = BRANCH_WEIGHT if branches > 1 else 0.0
+    rows = JointRows(
+        moments, draft.mixing, draft.steps, total, ridge=ridge, branch_weight=branch_weight, feedback_gain=1.0
+    )
     for step, end in itertools.pairwise((*draft.computed, total)):
         newest = [b for b in range(branches) if step in draft.steps[b]]
         plan = draft.plan(rows)

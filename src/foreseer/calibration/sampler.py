@@ -1,4 +1,4 @@
-"""The sampler as a matrix: what every network output does to every later sample."""
+"""The sampler matrix: effect of every network output on every later sample."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from foreseer.checks import check_count
 from foreseer.errors import ForeseerError
 from foreseer.grid import has_steps, visited
 
-LINEAR_TOLERANCE = 1e-3  # schedulers work in float32
+LINEAR_TOLERANCE = 1e-3  # schedulers compute in float32
 
 
 class SamplerError(ForeseerError, ValueError):
-    """A scheduler is not linear and deterministic, or has no steps yet."""
+    """A scheduler is stochastic or not linear, or has no steps yet."""
 
 
 def sampler_matrix(
     scheduler: Any, num_inference_steps: int | None = None, *, first_step: int = 0
 ) -> Float64[np.ndarray, "T1 T1"]:
-    r"""L with $x_i = L_{i0}\, x_{\text{init}} + \sum_j L_{i,j+1} F_j$, for any deterministic diffusers scheduler.
+    r"""Compute L with $x_i = L_{i0}\, x_{\text{init}} + \sum_j L_{i,j+1} F_j$ (deterministic schedulers).
 
-    The scheduler is run once on T + 1 channels, the initial sample being unit vector 0 and the output of step j unit
-    vector j + 1: the samples that come back are the rows. Then it is run on noise, to prove that L says the truth.
+    A copy of the scheduler runs once on T + 1 channels, with unit vector 0 as initial sample and unit vector j + 1 as
+    output of step j; the resulting samples are the rows of L. A run on random inputs then verifies L.
 
     Args:
-        scheduler: any diffusers scheduler; a copy of it is run.
-        num_inference_steps: T; ``None`` to keep the timesteps that were set on the scheduler.
-        first_step: where the run begins on the scheduler's grid (image to image leaves out the first steps); T counts
-            those that remain.
+        scheduler: any diffusers scheduler.
+        num_inference_steps: T; ``None`` to keep the timesteps set on the scheduler.
+        first_step: first step of the run on the scheduler's grid (image to image); T counts the remaining steps.
 
     Returns:
-        Shape (T + 1, T + 1): row i is the sample before step i, row T the final one.
+        Shape (T + 1, T + 1): row i is the sample before step i, row T the final sample.
 
     Raises:
         SamplerError: the scheduler has no timesteps, is stochastic, or not linear (thresholding, clipping).
@@ -57,8 +56,8 @@ def sampler_matrix(
     first, second = (run(start, outputs) for _ in range(2))
     if not torch.equal(first, second):
         raise SamplerError(
-            f"{name} is stochastic: its samples are no function of the outputs alone. Rows from a kernel serve it; "
-            "rollout and the final error need a deterministic scheduler."
+            f"{name} is stochastic: its samples are not a function of the outputs. Use kernel rows, or a deterministic "
+            "scheduler for rollout and expected final errors."
         )
     expected = matrix @ np.stack([start.numpy(), *(output.numpy() for output in outputs)])
     scale = np.abs(expected).max()
@@ -76,7 +75,7 @@ def _fresh(scheduler: Any, num_inference_steps: int | None, first_step: int) -> 
         raise SamplerError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n), or give a number.")
     if first_step and hasattr(fresh, "set_begin_index"):
         fresh.set_begin_index(first_step)
-    # The scheduler's tensors may lie on a GPU, and the unit vectors need none.
+    # The scheduler's tensors may be on a GPU; the unit vectors are on the CPU.
     for name, value in vars(fresh).items():
         if isinstance(value, torch.Tensor):
             setattr(fresh, name, value.cpu())
@@ -84,14 +83,14 @@ def _fresh(scheduler: Any, num_inference_steps: int | None, first_step: int) -> 
 
 
 def _run(scheduler: Any, start: torch.Tensor, outputs: list[torch.Tensor], first_step: int) -> list[torch.Tensor]:
-    """The samples before each step and the last one, over channels laid out as an image's."""
+    """Return the samples before each step and the final sample, with channels in an image layout."""
     sample = start[None, :, None, None].clone()
     samples = [sample]
     scale = getattr(scheduler, "scale_model_input", None)
     for t, output in zip(visited(scheduler)[first_step:], outputs, strict=True):
         if scale is not None:
-            scale(sample, t)  # some schedulers want to see it called; what it returns is the network's business
+            scale(sample, t)  # some schedulers require the call; its result is an input of the network only
         result = scheduler.step(output[None, :, None, None], t, sample, return_dict=False)
         sample = result[0].to(torch.float64)
         samples.append(sample)
-    return [one.reshape(-1) for one in samples]
+    return [sample.reshape(-1) for sample in samples]

@@ -174,7 +174,7 @@ def kernel_policy(
         )
     loaded = Kernel.load(kernel)
     if chosen is None:
-        return learned(loaded, nfe=nfe, evaluations=evaluations, speedup=speedup, max_error=max_error)
+        return learned(loaded, nfe=nfe, forward_passes=evaluations, speedup=speedup, max_error=max_error)
     if evaluations is not None:
         raise typer.BadParameter(f"it is for the kernel's own rows, not {method}'s.", param_hint="--evaluations")
     if matrix is not None:

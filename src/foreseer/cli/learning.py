@@ -179,7 +179,7 @@ def frontier(
     limit = min(most or 25 * count, count * len(loaded.grid) - 1)
     with progress_bar(as_json) as bar:
         task = bar.add_task("Searching", total=limit - max(2, count) + 1)
-        points = trace_frontier(loaded, limit, lambda: bar.update(task, advance=1), by_evaluations=evaluations)
+        points = trace_frontier(loaded, limit, lambda: bar.update(task, advance=1), by_forward_passes=evaluations)
     if out is not None:
         draw_frontier(points, out)
     if as_json:
@@ -200,7 +200,7 @@ def _frontier_table(points: list[FrontierPoint], evaluations: bool) -> Table:
     for point in points:
         apart = [f"{name}: {' '.join(map(str, steps))}" for name, steps in point.branch_steps.items()]
         mark = " [bold](knee)[/]" if point.knee else ""
-        spent = (point.evaluations, point.nfe) if evaluations else (point.nfe,)
+        spent = (point.forward_passes, point.nfe) if evaluations else (point.nfe,)
         table.add_row(
             *map(str, spent),
             f"{point.speedup:.2f}",
@@ -219,10 +219,10 @@ def portrait(
     ),
 ) -> None:
     """Draw what a kernel shows: projection fidelity, expected error per step, weights, trajectories."""
-    from foreseer.calibration.analysis import Portrait
+    from foreseer.calibration.analysis import plot_kernel
     from foreseer.kernel import Kernel
     from foreseer.methods.learned import learned
 
     loaded = Kernel.load(kernel)
-    Portrait(loaded, learned(loaded, nfe=nfe).compile(loaded.grid)).draw(out)
+    plot_kernel(loaded, learned(loaded, nfe=nfe).compile(loaded.grid), out)
     console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from foreseer.attach.accelerate import accelerate
-from foreseer.calibration.teacache import fit_teacache
+from foreseer.calibration.fit_teacache import fit_teacache
 from foreseer.errors import ForeseerWarning, PlanError
 from foreseer.evaluate.peers.probe import settle
 from foreseer.gate import FirstBlock, Gate, GatedPolicy, StepControl, TeaCache

@@ -1,8 +1,8 @@
-"""Files: artifacts in safetensors; JSON and text read as data, within limits; writes that are whole or not at all."""
+"""Files: safetensors artifacts, JSON and text read as data within size limits, and atomic writes."""
 
 from foreseer.files.artifact import Artifact, checksum
 from foreseer.files.container import read_arrays, read_header
-from foreseer.files.reading import read_json, read_names, read_text, read_whole, read_words, reason, shortened
+from foreseer.files.reading import read_json, read_names, read_strings, read_text, read_whole, reason, shortened
 from foreseer.files.writing import write_atomically
 
 __all__ = [
@@ -12,9 +12,9 @@ __all__ = [
     "read_header",
     "read_json",
     "read_names",
+    "read_strings",
     "read_text",
     "read_whole",
-    "read_words",
     "reason",
     "shortened",
     "write_atomically",

@@ -1,4 +1,4 @@
-"""Artifacts: arrays in safetensors, everything else as string metadata. Read as data, never executed."""
+"""Artifacts: arrays in safetensors, everything else in string metadata. Read as data, never executed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from foreseer.files.writing import write_atomically
 
 
 class Artifact:
-    """One kind of file.
+    """Format of one kind of file: its arrays, metadata and size limit.
 
     Args:
-        kind: what it holds, as messages say it: "plan".
-        version: the format version written, and the latest one read.
-        arrays: per array its dtype and its shape, sizes by name: "P T T+1 B*T". A name stands for one size throughout
-            the file and is met alone first. ``None`` for any shape.
+        kind: name of the content in messages: "plan".
+        version: format version that is written, and the latest that can be read.
+        arrays: dtype and shape of each array, with named sizes: "P T T+1 B*T". A name has one size throughout the file
+            and must first occur alone. ``None`` for any shape.
         optional: names of arrays that may be missing.
-        metadata: the keys that it must have beside format and version.
-        error: what is raised.
-        most_bytes: a larger file is refused unread.
+        metadata: required keys, in addition to format and version.
+        error: class of the errors raised.
+        most_bytes: limit; a larger file is rejected unread.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Artifact:
         self.most_bytes = most_bytes
 
     def save(self, path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-        """Write a file; a reader sees the old one or the whole new one.
+        """Write a file atomically.
 
         Raises:
-            ForeseerError: of the kind's own class, where it cannot be written, or could not be read again.
+            ForeseerError: of class ``error``; the file cannot be written, or is too large to be read again.
         """
         from safetensors.numpy import save
 
@@ -62,13 +62,13 @@ class Artifact:
         header["checksum"] = checksum(content, header)
         data = save(content, header)
         for what, size, most in (
-            ("a header", int.from_bytes(data[:8], "little"), MOST_HEADER),
-            ("in all", len(data), self.most_bytes),
+            ("header", int.from_bytes(data[:8], "little"), MOST_HEADER),
+            ("file", len(data), self.most_bytes),
         ):
             if size > most:
                 raise self.error(
-                    f"Cannot write {os.fspath(path)}: it would have {what} of {size} bytes; no {self.kind} has more "
-                    f"than {most}."
+                    f"Cannot write {os.fspath(path)}: its {what} would have {size} bytes; expected at most {most} for "
+                    f"a {self.kind}."
                 )
         try:
             write_atomically(Path(path), data)
@@ -76,12 +76,10 @@ class Artifact:
             raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
 
     def load(self, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Read arrays and metadata, refusing with one clear sentence whatever is not of this kind.
-
-        The arrays are read-only views of the file's bytes: a file takes its own size in memory, once.
+        """Read arrays and metadata; the arrays are read-only views of the file's bytes.
 
         Raises:
-            ForeseerError: of the kind's own class.
+            ForeseerError: of class ``error``; the file cannot be read or is not of this kind.
         """
         try:
             content = read_whole(path, self.most_bytes)
@@ -92,17 +90,17 @@ class Artifact:
             self._check(metadata)
             arrays = read_arrays(content, start, header)
             self._check_arrays(arrays)
-            known = metadata.pop("checksum")
-            if known != checksum(arrays, metadata):
-                raise ValueError("its checksum is not that of its content")
+            stored_checksum = metadata.pop("checksum")
+            if stored_checksum != checksum(arrays, metadata):
+                raise ValueError("its checksum does not match its content")
         except (ValueError, OverflowError, MemoryError) as error:
-            raise self.error(f"{os.fspath(path)} is damaged or no {self.kind}: {reason(error)}.") from error
+            raise self.error(f"{os.fspath(path)} is damaged or not a {self.kind}: {reason(error)}.") from error
         return arrays, metadata
 
     def _check(self, metadata: Mapping[str, str]) -> None:
-        found = metadata.get("format")
-        if found != f"foreseer.{self.kind}":
-            raise ValueError(f"its format is {shortened(repr(found), 60)}")
+        file_format = metadata.get("format")
+        if file_format != f"foreseer.{self.kind}":
+            raise ValueError(f"its format is {shortened(repr(file_format), 60)}")
         version = metadata.get("version", "")
         if not (version.isascii() and version.isdecimal()) or not 1 <= int(version[:9]) <= self.version:
             raise ValueError(f"its version is {version[:20]!r}, this Foreseer reads up to {self.version}: update it")
@@ -116,7 +114,7 @@ class Artifact:
             raise ValueError(f"it lacks {', '.join(missing)}")
         unknown = [name for name in arrays if name not in self.arrays]
         if unknown:
-            raise ValueError(f"it holds {shortened(repr(unknown[0]), 60)}, as no {self.kind} does")
+            raise ValueError(f"it holds {shortened(repr(unknown[0]), 60)}, which no {self.kind} has")
         sizes: dict[str, int] = {}
         for name, (dtype, shape) in self.arrays.items():
             if name not in arrays:
@@ -128,22 +126,22 @@ class Artifact:
                 raise ValueError(f"{name} has shape {array.shape}, expected ({', '.join(shape.split())})")
 
 
-def _expected(words: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[int, ...]:
-    """The shape that ``words`` stand for; a name that is met for the first time stands for its place in ``shape``."""
-    names = words.split()
+def _expected(pattern: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[int, ...]:
+    """Evaluate a shape pattern; a new name takes the size at its position in ``shape``."""
+    names = pattern.split()
     if len(names) == len(shape):
         for name, size in zip(names, shape, strict=True):
             if name.isalpha():
                 sizes.setdefault(name, size)
-    found = []
+    expected = []
     for name in names:
         factors, _, more = name.partition("+")
-        found.append(math.prod(sizes.get(factor, -1) for factor in factors.split("*")) + int(more or 0))
-    return tuple(found)
+        expected.append(math.prod(sizes.get(factor, -1) for factor in factors.split("*")) + int(more or 0))
+    return tuple(expected)
 
 
 def checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, shapes, values and metadata, whatever their order."""
+    """Return the SHA-256 of names, shapes, values and metadata, independent of their order."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())

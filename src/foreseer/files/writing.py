@@ -1,4 +1,4 @@
-"""Writing: a reader sees the old file or the whole new one, and killed writers leave nothing that stays."""
+"""Atomic writes; leftovers of killed writers are removed."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ DAY = 86400.0  # seconds
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, then move it there; readable as any file that the user writes.
+    """Write ``content`` to a temporary file, then rename it to ``path``; permissions follow the umask.
 
-    A link at ``path`` is replaced, not followed. What killed writers of the same file have left is taken away.
+    A symbolic link at ``path`` is replaced, not followed. Temporary files of killed writers of ``path`` are deleted.
 
     Raises:
         OSError: the folder is missing, not writable or full, or ``path`` is a folder, a pipe or a device; the old file
-            is left as it was.
+            is unchanged.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             if fcntl is not None:
-                os.replace(temporary, path)  # while it is locked
+                os.replace(temporary, path)  # while the lock is held
         if fcntl is None:
             os.replace(temporary, path)
     except BaseException:
@@ -55,18 +55,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class FormatError(ForeseerError, ValueError):
-    """A picture cannot be written in the format that its file's name asks for."""
+    """A picture cannot be written in the format that its file name asks for."""
 
 
 def write_encoded(path: Path, save: Callable[[BytesIO, str], object]) -> None:
-    """Write a picture or figure whole or not at all: it is encoded in memory first.
+    """Write a picture or figure atomically: it is encoded in memory first.
 
     Args:
-        path: its suffix names the format; without one it is ``png``.
-        save: encodes into a buffer in a format, the suffix in small letters without its dot.
+        path: the suffix names the format; ``png`` without one.
+        save: encodes into a buffer in a format, given as the lower-case suffix without its dot.
 
     Raises:
-        FormatError: ``save`` knows no such format, or the picture does not go into it.
+        FormatError: ``save`` does not support the format, or the picture cannot be encoded in it.
         OSError: as :func:`write_atomically`.
     """
     buffer = BytesIO()
@@ -84,7 +84,7 @@ def write_figure(path: Path, figure: Any) -> None:
 
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[BufferedWriter]:
-    """A new file, locked while it is open: the system frees the lock of a writer that died."""
+    """Create a file that is locked while open; the operating system frees the lock of a killed writer."""
     for _ in range(3):
         file = open(path, "xb")  # noqa: SIM115
         with file:
@@ -93,12 +93,12 @@ def _created(path: Path) -> Iterator[BufferedWriter]:
             if os.fstat(file.fileno()).st_nlink:
                 yield file
                 return
-        # Another writer took it for a dead one's before it was locked.
-    raise OSError(errno.EAGAIN, "other writers are in the way, try again")
+        # Another writer deleted it as a leftover before it was locked.
+    raise OSError(errno.EAGAIN, "other writers interfere, try again")
 
 
 def _sweep(path: Path) -> None:
-    """Delete what writers of ``path`` that were killed have left."""
+    """Delete temporary files that killed writers of ``path`` left behind."""
     name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{12}")
     with os.scandir(path.parent) as entries:
         left = [entry for entry in entries if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
@@ -106,7 +106,7 @@ def _sweep(path: Path) -> None:
         with contextlib.suppress(OSError), open(entry.path, "rb", opener=without_waiting) as file:
             if fcntl is None and time.time() - os.fstat(file.fileno()).st_mtime < DAY:
                 continue
-            _lock(file.fileno(), wait=False)  # its writer lives where this fails
+            _lock(file.fileno(), wait=False)  # fails if its writer is alive
             os.unlink(entry.path)
 
 

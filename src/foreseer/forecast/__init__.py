@@ -1,9 +1,9 @@
-"""Forecasters: from computed steps to a row of weights. One file a method; NumPy only, never torch."""
+"""Forecasters: from computed steps to rows of weights. One file per method; NumPy only."""
 
 from foreseer.forecast.adams_bashforth import AdamsBashforth
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.chebyshev import Chebyshev
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.forecast.l2p import L2P
 from foreseer.forecast.newton import Newton
 from foreseer.forecast.reuse import Reuse

@@ -1,4 +1,4 @@
-"""Adams-Bashforth: the mean over the step of the polynomial through the last computed features."""
+"""Adams-Bashforth: the interpolating polynomial of the last computed features, averaged over the step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from foreseer.grid import Grid
 
 @dataclass(frozen=True)
 class AdamsBashforth(Forecaster):
-    r"""The variable-step Adams-Bashforth formula as a row over computed features.
+    r"""Variable-step Adams-Bashforth formula as a row over computed features.
 
     $w_j = \frac{1}{t_{i+1} - t_i} \int_{t_i}^{t_{i+1}} \ell_j(t)\, dt$, with $\ell_j$ the Lagrange polynomials of the
-    last ``order`` computed noise levels: what an Euler step from $t_i$ must be given to integrate their interpolating
-    polynomial exactly over $[t_i, t_{i+1}]$ (Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I",
-    III.5). Time is the noise level; the last step ends at the grid's ``final_level``.
+    last ``order`` computed noise levels. With this forecast, an Euler step integrates the interpolating polynomial
+    exactly over $[t_i, t_{i+1}]$ (Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I", III.5).
+    Time is the noise level; the last step ends at the grid's ``final_level``.
 
     Args:
-        order: how many computed features the row uses, 1 (reuse) to 5; early steps use those that there are.
+        order: number of computed features in the row, 1 (reuse) to 5; early steps use those that exist.
 
     Raises:
         ForecastError: the order is out of range.

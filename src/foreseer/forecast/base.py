@@ -1,4 +1,4 @@
-"""What a forecaster is: it turns computed steps into one row of weights a skipped step."""
+"""The interface of forecasters, which turn computed steps into one row of weights per skipped step."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Forecaster(ABC):
-    r"""A forecast is $\hat F_i = \sum_{\text{computed } j < i} w_{ij} F_j$; a forecaster gives the row $w_i$.
+    r"""Source of the row $w_i$ in the forecast $\hat F_i = \sum_{\text{computed } j < i} w_{ij} F_j$.
 
-    Subclasses are frozen dataclasses; what they know of a run is its computed steps and its grid.
+    Subclasses are frozen dataclasses; rows depend on the computed steps and the grid only.
     """
 
     @property
     def learned_on(self) -> Mapping[str, str]:
-        """Words about what the rows were learned from, as a kernel's provenance has them; empty for a formula."""
+        """Provenance of learned rows, as in a kernel; empty for a formula."""
         return NOTHING
 
     def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
-        """The weights of the K computed steps in the forecast of ``step``.
+        """Return the weights of the K computed steps in the forecast of ``step``.
 
         Args:
-            computed_steps: the computed steps before ``step``, ascending; the first must be 0.
+            computed_steps: the computed steps before ``step``, ascending from 0.
             step: the step to forecast.
             grid: the run's noise levels.
 
@@ -45,7 +45,7 @@ class Forecaster(ABC):
     def segment(
         self, computed_steps: Sequence[int] | np.ndarray, steps: Sequence[int] | np.ndarray, grid: Grid
     ) -> Float64[np.ndarray, "N K"]:
-        """The rows of several steps, all from the same computed steps.
+        """Return the rows of several steps, all from the same computed steps.
 
         Raises:
             ForecastError: as :meth:`row`.
@@ -60,12 +60,12 @@ class Forecaster(ABC):
             raise ForecastError(f"Step {wanted.max()} is not on a grid of {len(grid)} steps.")
         weights = np.asarray(self._weights(computed, wanted, grid), dtype=np.float64)
         if weights.shape != (wanted.size, computed.size) or not np.isfinite(weights).all():
-            found = f"{wanted.tolist()} from {tuple(computed.tolist())}"
-            raise ForecastError(f"{self!r} has no finite row for one of the steps {found}.")
+            steps_text = f"{wanted.tolist()} from {tuple(computed.tolist())}"
+            raise ForecastError(f"{self!r} has no finite row for one of the steps {steps_text}.")
         return weights
 
     def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
-        """The rows of a whole run: unit rows at computed steps, forecasts elsewhere; shape (T, T).
+        """Return the rows of a whole run, shape (T, T): unit rows at computed steps, forecasts elsewhere.
 
         Raises:
             ForecastError: as :meth:`row`.
@@ -83,12 +83,12 @@ class Forecaster(ABC):
         grid: Grid,
         branch_steps: Mapping[str, Sequence[int]] = NONE,
     ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
-        """Rows of their own for branches of a guided run, by the branch's name; the others share :meth:`rows`.
+        """Return separate rows of branches of a guided run, by name; other branches share :meth:`rows`.
 
         Args:
             computed_steps: the steps at which any branch computes.
             grid: the run's noise levels.
-            branch_steps: the computed steps of those branches that do not compute at all of them.
+            branch_steps: the computed steps of each branch that skips some of ``computed_steps``.
 
         Raises:
             ForecastError: as :meth:`row`.
@@ -101,9 +101,9 @@ class Forecaster(ABC):
         grid: Grid,
         branch_steps: Mapping[str, Sequence[int]] = NONE,
     ) -> Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]:
-        """By (branch, other): weights of another branch's features in forecasts beside :meth:`branch_rows`.
+        """Return additional rows over another branch's features, by (branch, other).
 
-        The other branch is called before; row i may weigh what it computed up to step i itself.
+        The other branch is called first, so row i may include the feature that it computed at step i.
 
         Raises:
             ForecastError: as :meth:`row`.
@@ -112,31 +112,31 @@ class Forecaster(ABC):
 
     @abstractmethod
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
-        """The rows of ``steps``, shape (N, K)."""
+        """Return the rows of ``steps``, shape (N, K)."""
 
 
 def as_steps(steps: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Steps as an array of one dimension.
+    """Convert steps to a one-dimensional array.
 
     Raises:
-        ForecastError: there is none, or they are no whole numbers.
+        ForecastError: there is no step, or the steps are not whole numbers.
     """
     try:
-        found = np.asarray(steps)
+        array = np.asarray(steps)
     except (TypeError, ValueError) as error:
         raise ForecastError(f"Steps must be whole numbers in one list, received {steps!r}.") from error
-    if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
         raise ForecastError(f"Steps must be whole numbers in one list, at least one; received {steps!r}.")
-    return found
+    return array
 
 
 def segments_of(
     computed_steps: Sequence[int] | np.ndarray, total: int
 ) -> Iterator[tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " N"]]]:
-    """The runs of skipped steps of a whole run, each after the computed steps before it.
+    """Yield each run of consecutive skipped steps, after the computed steps before it.
 
     Raises:
-        ForecastError: the computed steps are no whole numbers, or not on the grid.
+        ForecastError: the computed steps are not whole numbers, or not on the grid.
     """
     computed = as_steps(computed_steps).astype(np.int64)
     if computed[-1] >= total:

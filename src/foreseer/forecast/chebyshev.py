@@ -13,24 +13,24 @@ from foreseer.errors import ForecastError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
-Mapping = Literal["steps", "published", "noise"]
+TimeMapping = Literal["steps", "published", "noise"]
 
 
 @dataclass(frozen=True)
 class Chebyshev(Forecaster):
-    r"""Spectrum's forecast (arXiv 2603.01623, section 3.3), its two stages folded into one row.
+    r"""Spectrum's forecast (arXiv 2603.01623, section 3.3): fit and prediction combined into one row.
 
-    $w^T = \phi(\tau^*)^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$, $\phi = (T_0, \dots, T_M)$, one row of $\Phi$ a
-    computed step. Optionally blended: b Chebyshev + (1 - b) Newton's forward differences in units of the last gap.
+    $w^T = \phi(\tau^*)^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ with $\phi = (T_0, \dots, T_M)$ and one row of $\Phi$
+    per computed step. The blend is b Chebyshev + (1 - b) Newton's forward differences in units of the last gap.
 
     Args:
-        degree: M, the highest Chebyshev polynomial.
-        ridge: lambda, at least 0 (at 0 the least squares solution of least norm).
-        window: use the last so many computed steps only (K of the paper); ``None`` for all.
-        blend: b, the share of Chebyshev, 0 to 1; the paper's default is 1.
-        newton_order: differences in the blend's other part, 1 to 3.
-        mapping: how a step becomes tau in [-1, 1]. ``"steps"``: 2 i / T - 1, the published mapping made general.
-            ``"published"``: 2 i / 50 - 1 whatever the run's length. ``"noise"``: linear in the noise level.
+        degree: M, degree of the highest Chebyshev polynomial.
+        ridge: lambda, at least 0 (0: least squares solution of least norm).
+        window: number of last computed steps in use (the paper's K); ``None`` for all.
+        blend: b, share of the Chebyshev forecast, 0 to 1; the paper's default is 1.
+        newton_order: order of the forward differences in the blend, 1 to 3.
+        mapping: mapping of step i to tau in [-1, 1]. ``"steps"``: 2 i / T - 1, the published mapping for any T.
+            ``"published"``: 2 i / 50 - 1 for any T. ``"noise"``: linear in the noise level.
 
     Raises:
         ForecastError: an option is out of range.
@@ -45,7 +45,7 @@ class Chebyshev(Forecaster):
     window: int | None = None
     blend: float = 1.0
     newton_order: int = 1
-    mapping: Mapping = "steps"
+    mapping: TimeMapping = "steps"
 
     def __post_init__(self) -> None:
         check_count("degree", self.degree, ForecastError)
@@ -76,7 +76,7 @@ class Chebyshev(Forecaster):
 
 
 def ridge_rows(design: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:
-    r"""$\phi^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ a target, by singular values: exact for small lambda too."""
+    r"""Return $\phi^T (\Phi^T \Phi + \lambda I)^{-1} \Phi^T$ per target, by SVD (for small lambda)."""
     left, singular, right = np.linalg.svd(design, full_matrices=False)
     kept = singular > singular[0] * max(design.shape) * np.finfo(np.float64).eps
     filtered = np.divide(singular, singular**2 + ridge, out=np.zeros_like(singular), where=kept)
@@ -84,10 +84,10 @@ def ridge_rows(design: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndar
 
 
 def forward_difference_row(computed: np.ndarray, step: int, order: int) -> np.ndarray:
-    r"""Newton's forward differences in units of the last gap, as the released program blends them.
+    r"""Return Newton's forward-difference row in units of the last gap, as in the released code.
 
-    $\sum_k \binom{u}{k} \nabla^k F_s$ with u the steps since s over the last gap. The computed steps are taken as
-    equally spaced, whatever their gaps.
+    $\sum_k \binom{u}{k} \nabla^k F_s$ with s the last computed step and u the steps since s divided by the last gap.
+    The computed steps are treated as equally spaced.
     """
     weights = np.zeros(computed.size)
     gap = computed[-1] - computed[-2] if computed.size > 1 else 1

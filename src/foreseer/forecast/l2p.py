@@ -1,4 +1,4 @@
-"""L2P: rows from a learned lower-triangular matrix, and the text file that its program releases."""
+"""L2P: rows from a learned lower-triangular matrix, and the text format of its released weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from foreseer.files import read_text, reason
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 
-MOST_STEPS = 1000  # a weight file that claims more is not one
+MOST_STEPS = 1000  # larger weight files are rejected
 MOST_BYTES = 32 * MOST_STEPS**2
 MOST_DIGITS = 100
-MOST_ROWS = 2 * MOST_STEPS  # with empty ones
+MOST_ROWS = 2 * MOST_STEPS  # including empty rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class L2P(Forecaster):
-    """The learned linear predictor (arXiv 2604.26365), used autoregressively as its program does.
+    """Learned linear predictor (arXiv 2604.26365), applied autoregressively as in the released code.
 
-    Row s of the matrix predicts the feature of step s + 1 from those of steps 0 to s, where skipped steps hold their
-    own forecasts. Unrolled, that is one row over the computed features.
+    Row s of the matrix predicts the feature of step s + 1 from those of steps 0 to s, using forecasts at skipped steps.
+    Unrolled, this is one row over the computed features.
 
     Args:
-        matrix: shape (T, T), lower triangular, T the number of steps of the runs it serves; its last row is not used.
+        matrix: shape (T, T), lower triangular, for runs of T steps; the last row is not used.
 
     Raises:
-        ForecastError: the matrix is not square, not lower triangular or not finite; or, asked for a row, the run does
+        ForecastError: the matrix is not square, not lower triangular or not finite; or, in :meth:`row`, the run does
             not have T steps.
 
     >>> L2P([[2.0, 0.0], [0.0, 1.0]]).row((0,), 1, Grid.uniform(2)).tolist()
@@ -56,10 +56,10 @@ class L2P(Forecaster):
 
     @classmethod
     def from_text(cls, path: str | os.PathLike[str]) -> L2P:
-        """Read a released weight text file: T rows of numbers, brackets and commas allowed. Parsed as data only.
+        """Read a released weight file as text: T rows of numbers, with optional brackets and commas.
 
         Raises:
-            ForecastError: the file cannot be read, holds anything but numbers, or its rows make no such matrix.
+            ForecastError: the file cannot be read, contains anything but numbers, or does not hold such a matrix.
         """
         return cls(read_weight_text(path))
 
@@ -67,7 +67,7 @@ class L2P(Forecaster):
         matrix = np.asarray(self.matrix)
         if len(grid) != matrix.shape[0]:
             raise ForecastError(
-                f"This L2P matrix serves runs of {matrix.shape[0]} steps, this run has {len(grid)}. "
+                f"This L2P matrix is for runs of {matrix.shape[0]} steps, this run has {len(grid)}. "
                 f"Sample with {matrix.shape[0]} steps, or use a forecaster that adapts."
             )
         history = np.zeros((int(steps.max()) + 1, computed.size))
@@ -94,7 +94,7 @@ _LINE = re.compile(r"([^\r\n]+)")
 
 
 def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
-    """A matrix written as text, shape (T, T): a row a line, or nested brackets; whole rows, or their lower triangle."""
+    """Read a (T, T) matrix from text: a row per line or in brackets, full or its lower triangle."""
     name = os.fspath(path)
     try:
         text = read_text(path, MOST_BYTES)
@@ -114,7 +114,7 @@ def read_weight_text(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _split_rows(text: str, name: str) -> Iterator[str]:
-    """The rows as text: innermost brackets where there are any, else lines."""
+    """Yield the rows as text: innermost brackets if there are any, else lines."""
     brackets = "[" in text or "]" in text
     frame, end = "", 0
     for count, row in enumerate((_BRACKETS if brackets else _LINE).finditer(text)):
@@ -126,15 +126,15 @@ def _split_rows(text: str, name: str) -> Iterator[str]:
     frame += _SEPARATORS.sub("", text[end:])
     if frame not in ("", "[]"):
         raise ForecastError(
-            f"{name} holds {frame[:20]!r} outside its rows: its brackets do not close, or it has words."
+            f"{name} holds {frame[:20]!r} outside its rows: brackets do not match, or it contains other text."
         )
 
 
 def _parse_numbers(row: str, name: str) -> np.ndarray:
-    words = [word for word in _SEPARATORS.split(row, MOST_STEPS + 1) if word]
-    if len(words) > MOST_STEPS:
+    numbers = [number for number in _SEPARATORS.split(row, MOST_STEPS + 1) if number]
+    if len(numbers) > MOST_STEPS:
         raise ForecastError(f"{name} has a row of more than {MOST_STEPS} numbers.")
-    for word in words:
-        if len(word) > MOST_DIGITS or not _NUMBER.fullmatch(word):
-            raise ForecastError(f"{name}: expected a number, found {word[:20]!r}.")
-    return np.array([float(word) for word in words])
+    for number in numbers:
+        if len(number) > MOST_DIGITS or not _NUMBER.fullmatch(number):
+            raise ForecastError(f"{name}: expected a number, found {number[:20]!r}.")
+    return np.array([float(number) for number in numbers])

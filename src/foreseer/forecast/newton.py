@@ -16,14 +16,14 @@ TimeUnit = Literal["step", "noise"]
 
 
 def node_times(computed: np.ndarray, grid: Grid, unit: TimeUnit) -> np.ndarray:
-    """Where the computed steps lie: step indices, or noise levels."""
+    """Return the times of the computed steps: step indices or noise levels."""
     return computed.astype(np.float64) if unit == "step" else grid.levels[computed]
 
 
 def newton_weights(nodes: np.ndarray, target: float) -> np.ndarray:
-    r"""Weights of values at ``nodes`` in their interpolating polynomial at ``target``, by divided differences.
+    r"""Return the weights of values at ``nodes`` in their interpolating polynomial at ``target``.
 
-    $p(t) = \sum_k f[t_0..t_k] \prod_{m<k} (t - t_m)$, the table of $f[\cdot]$ being carried as rows of weights.
+    $p(t) = \sum_k f[t_0..t_k] \prod_{m<k} (t - t_m)$, with the divided differences $f[\cdot]$ kept as weight rows.
     """
     table = np.eye(nodes.size)
     weights = table[0].copy()
@@ -37,11 +37,11 @@ def newton_weights(nodes: np.ndarray, target: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Newton(Forecaster):
-    """Polynomial extrapolation through the last ``order + 1`` computed steps, exact on polynomials of that degree.
+    """Polynomial extrapolation through the last ``order + 1`` computed steps, exact to degree ``order``.
 
     Args:
-        order: degree of the polynomial, 0 (reuse) to 8. Early steps use the degree that their computed steps allow.
-        unit: what "time" means: ``"step"`` (the index) or ``"noise"`` (the noise level).
+        order: degree of the polynomial, 0 (reuse) to 8; lower at early steps with fewer computed steps before them.
+        unit: unit of time: ``"step"`` (step index) or ``"noise"`` (noise level).
 
     Raises:
         ForecastError: an option is out of range.

@@ -12,7 +12,7 @@ from foreseer.grid import Grid
 
 @dataclass(frozen=True)
 class Reuse(Forecaster):
-    r"""The last computed feature, unchanged: $\hat F_i = F_s$, s the last computed step (FORA, arXiv 2407.01425).
+    r"""Reuse of the last computed feature, $\hat F_i = F_s$ (FORA, arXiv 2407.01425).
 
     >>> Reuse().row((0, 1, 4), 6, Grid.uniform(10)).tolist()
     [0.0, 0.0, 1.0]

@@ -1,4 +1,4 @@
-"""TaylorSeer: a Taylor polynomial whose derivatives are differences built while sampling."""
+"""TaylorSeer: a Taylor polynomial with finite differences as derivatives."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from foreseer.grid import Grid
 
 @dataclass(frozen=True)
 class TaylorSeer(Forecaster):
-    r"""Taylor forecast from recursive differences (TaylorSeer, arXiv 2503.06923, as its program does it).
+    r"""Taylor forecast from recursive differences (TaylorSeer, arXiv 2503.06923, as in the released code).
 
-    At each computed step $d_0 = F$ and $d_{k+1} = (d_k - d_k^{\text{previous}}) / g$, with g the distance in steps
-    to the previous computed step, as far as the previous step has order k and up to ``order``. The forecast x steps
-    after the last computed one is $\sum_k d_k x^k / k!$. This is *not* Newton's interpolation: from order 2 on it is
-    not exact on polynomials of its order, whatever the gaps (for that, see :class:`Newton`).
+    At each computed step $d_0 = F$ and $d_{k+1} = (d_k - d_k^{\text{previous}}) / g$, with g the distance in steps to
+    the previous computed step, for each k that the previous step has, up to ``order``. The forecast x steps after the
+    last computed step is $\sum_k d_k x^k / k!$. This is *not* Newton's interpolation: from order 2 on it is not exact
+    on polynomials of its order (:class:`foreseer.forecast.Newton` is).
 
     Args:
-        order: highest difference, 0 (reuse) to 4. Early steps, with fewer computed ones behind them, use what there is.
-        first_enhance: differences are taken at computed steps from ``first_enhance - 1`` on; 3 in the FLUX setting.
+        order: order of the highest difference, 0 (reuse) to 4; lower at early steps with fewer computed steps.
+        first_enhance: differences start at computed step ``first_enhance - 1``; 3 in the FLUX setting.
 
     Raises:
         ForecastError: an option is out of range.

@@ -50,7 +50,7 @@ class ForecastErrorGate(Gate):
         check_number("trust", self.trust, GateError)
         if not self.max_error:
             raise GateError("max_error is 0: to compute every step, sample without a gate.")
-        if not self.kernel.knows_final_error:
+        if not self.kernel.has_final_error:
             raise GateError("This kernel knows no final error (a stochastic scheduler): use fs.learned.")
 
     def begin(self, setting: Setting) -> GateRun:

@@ -36,7 +36,7 @@ class TeaCache(Gate):
     Args:
         threshold: published for FLUX: 0.25, 0.4, 0.6 and 0.8; at 0 every step computes.
         coefficients: of p, highest power first; or a name in ``PUBLISHED``; by default p(x) = x. Those of another
-            pipeline are fitted by ``foreseer.calibration.teacache.fit_teacache``.
+            pipeline are fitted by ``foreseer.calibration.fit_teacache.fit_teacache``.
 
     Raises:
         GateError: an option is out of range.

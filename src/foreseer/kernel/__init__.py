@@ -1,4 +1,4 @@
-"""Second moments of features, and what follows from them. NumPy only, never torch."""
+"""Second moments of features: kernels, files, interpolation, merging, expected errors. NumPy only."""
 
 from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel, KernelError

@@ -1,4 +1,4 @@
-"""Branches: second moments of each call of a denoiser that is called more than once a step (guidance)."""
+"""Second moments of the branches of a denoiser that is called more than once per step (guidance)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from jaxtyping import Float64
 
 from foreseer.checks import frozen
 from foreseer.errors import ForeseerError
-from foreseer.kernel.between import Between
-from foreseer.kernel.moments import LARGEST, fault_of
+from foreseer.kernel.level_interpolation import LevelInterpolation
+from foreseer.kernel.moments import LARGEST, problem_of
 
 Rows = Mapping[str, Float64[np.ndarray, "T T"]]
 CrossRows = Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]
-MIXING_TOLERANCE = 1e-2  # between two recordings; half precision tells coefficients to three digits
+MIXING_TOLERANCE = 1e-2  # between two recordings; half precision gives coefficients to three digits
 
 
 class BranchesError(ForeseerError, ValueError):
-    """Names, coefficients and moments of branches that do not belong together."""
+    """Names, coefficients and moments of branches are inconsistent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Branches:
-    r"""The guided output of step i is $\sum_b k_b F^b_i$; here are k and all inner products of the $F^b_i$.
+    r"""Coefficients k and second moments of branches with guided output $\sum_b k_b F^b_i$ at step i.
 
     Args:
-        names: B of them, at least two, as the runtime names branches: the cache context's name, or "call n".
-        mixing: shape (B,), k; none is zero.
+        names: B >= 2 names as used by the runtime: the cache context's name, or "call n".
+        mixing: k, shape (B,), without zeros.
         grams: shape (P, B T, B T), float64, symmetric, branch by branch: the moment of $F^b_i$ and $F^c_j$ is at
             (b T + i, c T + j).
 
     Raises:
-        BranchesError: a name is there twice, or a shape or a value is not as said above.
+        BranchesError: names repeat, or a shape or value is invalid.
     """
 
     names: tuple[str, ...]
@@ -45,15 +45,15 @@ class Branches:
     def __post_init__(self) -> None:
         names = tuple(self.names)
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-            raise BranchesError(f"The branches are {names}; expected two names or more, each once.")
+            raise BranchesError(f"The branches are {names}; expected at least two distinct names.")
         mixing, grams = frozen(self.mixing), frozen(self.grams)
         if mixing.shape != (len(names),) or not np.all(np.abs(mixing) <= LARGEST) or not np.all(mixing):
             raise BranchesError(f"The mixing is {mixing}; expected {len(names)} finite numbers other than 0.")
         if grams.ndim != 3 or grams.shape[1] != grams.shape[2] or grams.shape[1] % len(names) or not grams.size:
             raise BranchesError(f"The branches' Grams have shape {grams.shape}; expected (prompts, B T, B T).")
-        fault = fault_of(grams)
-        if fault is not None:
-            raise BranchesError(f"Branches: {fault}")
+        problem = problem_of(grams)
+        if problem is not None:
+            raise BranchesError(f"Branches: {problem}")
         object.__setattr__(self, "mixing", mixing)
         object.__setattr__(self, "grams", grams)
         object.__setattr__(self, "names", names)
@@ -63,47 +63,47 @@ class Branches:
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of steps T."""
         return self.grams.shape[1] // len(self.names)
 
     @cached_property
     def pooled(self) -> Float64[np.ndarray, "N N"]:
-        """The mean over prompts."""
+        """Mean over prompts, shape (B T, B T)."""
         mean = self.grams.mean(axis=0)
         mean.setflags(write=False)
         return mean
 
     @cached_property
     def guided(self) -> Float64[np.ndarray, "T N"]:
-        r"""The guided outputs as combinations of the branches' features: $k^T \otimes I$."""
+        r"""Guided outputs as combinations of branch features: $k^T \otimes I$."""
         return np.kron(self.mixing, np.eye(self.steps))
 
     def forecast(self, rows: Rows, cross_rows: CrossRows | None = None) -> Float64[np.ndarray, "T N"]:
-        """The guided forecasts of a plan, as combinations of the branches' features.
+        """Return the guided forecasts of a plan as combinations of branch features.
 
         Args:
-            rows: those of each branch over its own features.
-            cross_rows: by (branch, other), those over another branch's.
+            rows: each branch's rows over its own features, by name.
+            cross_rows: rows over another branch's features, by (branch, other).
         """
-        found = np.hstack([weight * rows[name] for name, weight in zip(self.names, self.mixing, strict=True)])
+        forecast = np.hstack([weight * rows[name] for name, weight in zip(self.names, self.mixing, strict=True)])
         for (branch, other), matrix in (cross_rows or {}).items():
             first = self.names.index(other) * self.steps
-            found[:, first : first + self.steps] += self.mixing[self.names.index(branch)] * matrix
-        return found
+            forecast[:, first : first + self.steps] += self.mixing[self.names.index(branch)] * matrix
+        return forecast
 
-    def mix_alike(self, other: Branches) -> bool:
-        """Whether both are the same branches under the same guidance."""
+    def same_guidance(self, other: Branches) -> bool:
+        """Return whether both have the same names and, to rounding, the same coefficients."""
         most = MIXING_TOLERANCE * float(np.abs(self.mixing).max())
         return self.names == other.names and bool(np.all(np.abs(self.mixing - other.mixing) <= most))
 
     def merge(self, other: Branches) -> Branches:
-        """Both recordings' prompts; the coefficients are those of the first."""
+        """Concatenate the prompts of both recordings; coefficients are those of the first."""
         return replace(self, grams=np.concatenate([self.grams, other.grams]))
 
     def subset(self, prompts: list[int]) -> Branches:
-        """The moments of some of the prompts, by index."""
+        """Select prompts by index."""
         return replace(self, grams=self.grams[prompts])
 
-    def interpolated(self, between: Between) -> Branches:
-        """The moments at other noise levels."""
-        return replace(self, grams=between.of(self.grams, blocks=len(self.names)))
+    def interpolated(self, interpolation: LevelInterpolation) -> Branches:
+        """Return the moments at other noise levels."""
+        return replace(self, grams=interpolation.of(self.grams, blocks=len(self.names)))

@@ -1,4 +1,4 @@
-"""The expected error of rows, before anything is run."""
+"""Expected error of a plan's rows, computed from second moments without running the network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ CrossRows = Mapping[tuple[str, str], Float64[np.ndarray, "T T"]]
 def step_errors(
     kernel: Kernel, rows: Rows, branch_rows: BranchRows | None = None, cross_rows: CrossRows | None = None
 ) -> Float64[np.ndarray, "P T"]:
-    r"""Relative error of each step's forecast, a row a prompt: $\sqrt{E_{ii} / G_{ii}}$, $E = (I - W) G (I - W)^T$.
+    r"""Return the relative error of each step's forecast.
+
+    $\sqrt{E_{ii} / G_{ii}}$ with $E = (I - W) G (I - W)^T$.
 
     Args:
-        kernel: the moments.
-        rows: W, those that all branches share.
-        branch_rows: each branch's own, where the plan has them: then the error is that of the guided forecast.
-        cross_rows: those over another branch's features, by (branch, other).
+        kernel: second moments.
+        rows: W, shape (T, T), shared by all branches.
+        branch_rows: rows of single branches, by name; if given, the error is that of the guided forecast.
+        cross_rows: rows over another branch's features, by (branch, other).
+
+    Returns:
+        Shape (P, T), one row per prompt.
     """
     residual, grams = _residual(kernel, rows, branch_rows, cross_rows)
     squares = np.einsum("ij,pjk,ik->pi", residual, grams, residual)
@@ -34,13 +39,13 @@ def step_errors(
 def final_errors(
     kernel: Kernel, rows: Rows, branch_rows: BranchRows | None = None, cross_rows: CrossRows | None = None
 ) -> Float64[np.ndarray, " P"]:
-    r"""Expected root mean square error of the final sample, one a prompt, in units of the sample.
+    r"""Return the expected root mean square error of the final sample per prompt, in units of the sample.
 
-    $\sqrt{|e_T|^2 + \sum_s r_s |e_s|^2}$. $e_s$, with square $t_s^T (I - W) G (I - W)^T t_s$, is the error of the
-    sample at the computed step s as it would reach the end ($t_s$: the kernel's final weights up to s), if the computed
-    features were those of the full run; r is the network's answer to it, :meth:`Kernel.response_to`. With rows of the
-    branches' own, features are those of all branches, and the errors those of their combination; a step counts as
-    computed where any branch computes.
+    $\sqrt{|e_T|^2 + \sum_s r_s |e_s|^2}$ over computed steps s. The error of the sample at step s, carried to the end
+    of the run, has square $|e_s|^2 = t_s^T (I - W) G (I - W)^T t_s$, with $t_s$ the kernel's final weights up to s and
+    computed features taken from the full run. $r_s$ is the error that the network adds in response
+    (:meth:`Kernel.propagation`). With branch rows the features are those of all branches, the errors are those of the
+    guided combination, and a step counts as computed if any branch computes.
     """
     residual, grams = _residual(kernel, rows, branch_rows, cross_rows)
     steps = rows.shape[0]
@@ -48,14 +53,14 @@ def final_errors(
     ends = computed[1:]
     through = np.tril(np.ones((steps + 1, steps)), -1)[ends] * kernel.final_weights @ residual
     squares = np.maximum(np.einsum("si,pij,sj->ps", through, grams, through), 0.0)
-    answers = [kernel.response_to(step, until) for step, until in itertools.pairwise(ends)]
-    return np.sqrt(squares @ np.array([*answers, 1.0]))
+    propagation = [kernel.propagation(step, until) for step, until in itertools.pairwise(ends)]
+    return np.sqrt(squares @ np.array([*propagation, 1.0]))
 
 
 def _residual(
     kernel: Kernel, rows: np.ndarray, branch_rows: BranchRows | None, cross_rows: CrossRows | None
 ) -> tuple[np.ndarray, ...]:
-    """What rows miss, as combinations of features, and the moments of these: the branches', or the guided outputs'."""
+    """Return the forecast errors as combinations of features, and the moments of these features."""
     if kernel.branches is None or not branch_rows:
         return np.eye(rows.shape[0]) - rows, kernel.grams
     every = {name: branch_rows.get(name, rows) for name in kernel.branches.names}

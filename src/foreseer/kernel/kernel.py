@@ -1,4 +1,4 @@
-"""The kernel: second moments of features over the grid, all that a linear predictor can learn from them."""
+"""The kernel: second moments of features over the grid, sufficient for every linear predictor."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from foreseer.checks import check_kind, frozen
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
-from foreseer.kernel.moments import fault_of
+from foreseer.kernel.moments import problem_of
 from foreseer.kernel.parts import Parts
 from foreseer.site import read_site
 
 
 class KernelError(ForeseerError, ValueError):
-    """Second moments that do not belong together, or a grid that a kernel cannot cover."""
+    """Second moments are inconsistent, or a grid lies outside the kernel's noise levels."""
 
 
-CONSISTENT = 0.2  # half-precision guidance rounds
-RESPONSE = 12.0  # fitted on the bundled pipeline; a pipeline's own is measured with its kernel
+CONSISTENT = 0.2  # relative; guidance in half precision rounds
+SENSITIVITY = 12.0  # fitted on the bundled pipeline; calibration measures each pipeline's value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Kernel:
-    r"""$G_{ij} = \langle F_i, F_j \rangle / \dim F$, one matrix a prompt.
+    r"""Second moments of features, $G_{ij} = \langle F_i, F_j \rangle / \dim F$, one matrix per prompt.
 
     Args:
-        grid: the noise levels at which features were recorded, T of them.
+        grid: the T noise levels at which features were recorded.
         grams: shape (P, T, T), float64, symmetric; P prompts.
-        sampler: shape (T + 1, T + 1), the sampler matrix of the recorded runs; ``None`` for a stochastic scheduler.
-        final_squares: shape (P,), mean square of each prompt's final sample; ``None`` where unknown.
-        site: where features were taken.
-        response: how strongly the network answers an error of the sample; see :meth:`response_to`. At least 0.
-        effects: shape (T,), what an error in each step's output does to the final sample, where there is no sampler
-            matrix but it is known better than by lengths; not kept with the file.
-        branches: moments of each of several branches, where the features above are their combination under guidance.
-        output_squares: shape (P, T), mean squares of the outputs, where features are of another site.
-        parts: moments of each of several parts of the network, where features are taken from many: the Grams above are
-            then their :func:`foreseer.kernel.parts.balanced` mean.
-        provenance: model, scheduler, guidance, prompts' hash, versions: words kept with the file.
+        sampler: sampler matrix of the recorded runs, shape (T + 1, T + 1); ``None`` for a stochastic scheduler.
+        final_squares: mean square of each prompt's final sample, shape (P,); ``None`` if unknown.
+        site: where in the network features were taken.
+        sensitivity: how strongly the network responds to an error of the sample, at least 0; see :meth:`propagation`.
+        effects: effect of an error in each step's output on the final sample, shape (T,), for a kernel without sampler
+            matrix; not saved to files.
+        branches: moments of single branches; ``grams`` are then those of their combination under guidance.
+        output_squares: mean squares of the network's outputs, shape (P, T), if features are of another site.
+        parts: moments of single parts of the network, if a feature has several; ``grams`` are then their
+            :func:`foreseer.kernel.parts.balanced` mean.
+        provenance: strings saved with the file: model, scheduler, guidance, hash of the prompts, versions.
 
     Raises:
-        KernelError: a shape or a value is not as said above.
+        KernelError: a shape or value is invalid.
         PlanError: the site is unknown.
     """
 
@@ -59,7 +59,7 @@ class Kernel:
     final_squares: Float64[np.ndarray, " P"] | None = field(default=None, repr=False)
     site: str = "output"
     provenance: Mapping[str, str] = field(default_factory=dict)
-    response: float = RESPONSE
+    sensitivity: float = SENSITIVITY
     effects: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
     branches: Branches | None = field(default=None, repr=False)
     output_squares: Float64[np.ndarray, "P T"] | None = field(default=None, repr=False)
@@ -71,9 +71,9 @@ class Kernel:
         grams = frozen(self.grams)
         if grams.ndim != 3 or grams.shape[0] < 1 or grams.shape[1:] != (steps, steps):
             raise KernelError(f"The Grams have shape {grams.shape}; expected (prompts, {steps}, {steps}).")
-        fault = fault_of(grams)
-        if fault is not None:
-            raise KernelError(fault)
+        problem = problem_of(grams)
+        if problem is not None:
+            raise KernelError(problem)
         object.__setattr__(self, "grams", grams)
         if self.sampler is not None:
             sampler = frozen(self.sampler)
@@ -88,8 +88,8 @@ class Kernel:
                 )
             object.__setattr__(self, "final_squares", squares)
         read_site(self.site)
-        if not (np.isfinite(self.response) and self.response >= 0):
-            raise KernelError(f"The response is {self.response}; expected a finite number of at least 0.")
+        if not (np.isfinite(self.sensitivity) and self.sensitivity >= 0):
+            raise KernelError(f"The sensitivity is {self.sensitivity}; expected a finite number of at least 0.")
         _check_branches(self.branches, grams)
         if self.output_squares is not None:
             squares = frozen(self.output_squares)
@@ -110,7 +110,7 @@ class Kernel:
             self.final_squares,
             self.site,
             dict(self.provenance),
-            self.response,
+            self.sensitivity,
             self.effects,
             self.branches,
             self.output_squares,
@@ -123,21 +123,22 @@ class Kernel:
 
     @property
     def prompts(self) -> int:
-        """How many prompts were recorded."""
+        """Number of recorded prompts P."""
         return int(self.grams.shape[0])
 
     @cached_property
     def pooled(self) -> Float64[np.ndarray, "T T"]:
-        """The mean over prompts."""
+        """Mean over prompts, shape (T, T)."""
         mean = self.grams.mean(axis=0)
         mean.setflags(write=False)
         return mean
 
     @cached_property
     def final_weights(self) -> Float64[np.ndarray, " T"]:
-        """What an error in the feature of each step does to the final sample, signs included.
+        """Signed effect of an error in each step's feature on the final sample, shape (T,).
 
-        At another site than the output, an error there is taken to be as large an error of the output, relatively.
+        At sites other than the output, a relative error of the feature is assumed to be the same relative error of the
+        output.
         """
         if self.output_squares is None:
             return self.output_effects
@@ -146,7 +147,7 @@ class Kernel:
 
     @cached_property
     def output_effects(self) -> Float64[np.ndarray, " T"]:
-        """What an error in the output of each step does to the final sample.
+        """Signed effect of an error in each step's output on the final sample, shape (T,).
 
         The last row of the sampler matrix; without one, the lengths of the steps in noise level, which is exact for
         Euler's method.
@@ -159,45 +160,45 @@ class Kernel:
 
     @cached_property
     def remaining(self) -> Float64[np.ndarray, " T1"]:
-        """How much of the run is still to come: shape (T + 1,), from 1 before step 0 to 0 at the end."""
+        """Remaining share of the run, shape (T + 1,): from 1 before step 0 to 0 at the end."""
         lengths = np.abs(self.output_effects)
         return np.append(np.cumsum(lengths[::-1])[::-1], 0.0) / max(float(lengths.sum()), np.finfo(np.float64).tiny)
 
-    def response_to(self, step: int, until: int) -> float:
-        r"""What a squared error of the sample adds to the squared final error by way of the network.
+    def propagation(self, step: int, until: int) -> float:
+        r"""Return the factor from the squared error at ``step`` to the squared final error via the network.
 
-        A computed step sees the perturbed sample and answers to it; its answer is in use until the next computed step.
-        Early errors change what is drawn, late ones do not: $a^2 \tau_s^4 (\tau_s - \tau_{until})$, with $\tau$ what
-        remains of the run and a the kernel's response. (Measured, not derived: see benchmarks/README.md.)
+        $a^2 \tau_s^4 (\tau_s - \tau_{until})$, with $\tau$ the remaining share of the run and a the kernel's
+        sensitivity. The network evaluates a perturbed sample at computed step s, and its output is used until the next
+        computed step. Early errors change the picture, late ones do not. (Fitted to measurements, not derived: see
+        docs/learning.md.)
         """
         left = self.remaining
-        return float(self.response**2 * left[step] ** 4 * (left[step] - left[until]))
+        return float(self.sensitivity**2 * left[step] ** 4 * (left[step] - left[until]))
 
     @property
-    def knows_final_error(self) -> bool:
-        """Whether an expected error of the final sample can be told: not for a stochastic scheduler."""
-        weighted = self.sampler is not None or self.effects is not None
-        return self.final_squares is not None and weighted
+    def has_final_error(self) -> bool:
+        """Whether the expected error of the final sample can be computed: not for a stochastic scheduler."""
+        return self.final_squares is not None and (self.sampler is not None or self.effects is not None)
 
-    def merge(self, other: Kernel, *, may_share: bool = False, may_differ: Collection[str] = ()) -> Kernel:
-        """Both kernels' prompts in one.
+    def merge(self, other: Kernel, *, allow_overlap: bool = False, ignore_fields: Collection[str] = ()) -> Kernel:
+        """Combine the prompts of both kernels.
 
         Args:
-            other: the one to add.
-            may_share: whether a run may be in both; it counts twice then.
-            may_differ: words of ``provenance`` (``"options"``, ``"dtype"``, ...) in which they need not agree.
+            other: the kernel to add.
+            allow_overlap: whether both may contain the same run; it then counts twice.
+            ignore_fields: keys of ``provenance`` (``"options"``, ``"dtype"``, ...) that may differ.
 
         Raises:
-            KernelError: they are of other grids, sites, samplers or models or were recorded otherwise, or a run of one
-                is in the other too and may not be; or ``may_differ`` holds an unknown word.
+            KernelError: grid, site, sampler, model or settings differ, a run occurs in both without ``allow_overlap``,
+                or ``ignore_fields`` holds an unknown key.
         """
         from foreseer.kernel.merge import merge
 
         check_kind("other", other, Kernel, KernelError)
-        return merge(self, other, may_share=may_share, may_differ=may_differ)
+        return merge(self, other, allow_overlap=allow_overlap, ignore_fields=ignore_fields)
 
     def subset(self, prompts: list[int]) -> Kernel:
-        """The kernel of some of the prompts, by index; the parts, kept as means over all, are left out."""
+        """Select prompts by index; ``parts``, which are means over all prompts, are dropped."""
         squares = None if self.final_squares is None else self.final_squares[prompts]
         branches = None if self.branches is None else self.branches.subset(prompts)
         outputs = None if self.output_squares is None else self.output_squares[prompts]
@@ -211,31 +212,30 @@ class Kernel:
         )
 
     def on(self, grid: Grid) -> Kernel:
-        """This kernel on another grid; see :func:`foreseer.kernel.interpolate.interpolate`.
+        """Interpolate to another grid (cached); see :func:`foreseer.kernel.interpolate.interpolate`.
 
         Raises:
-            KernelError: the grid reaches beyond the recorded noise levels, is in another unit, or is no grid.
+            KernelError: the grid extends beyond the recorded noise levels, is in another unit, or is not a ``Grid``.
         """
         check_kind("grid", grid, Grid, KernelError)
         if grid.matches(self.grid):
             return self
-        found = self._interpolated.get(grid.key)
-        if found is None:
+        if grid.key not in self._interpolated:
             from foreseer.kernel.interpolate import interpolate
 
-            found = self._interpolated[grid.key] = interpolate(self, grid)
-        return found
+            self._interpolated[grid.key] = interpolate(self, grid)
+        return self._interpolated[grid.key]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all."""
-        from foreseer.kernel.file import save_kernel
+        """Write a safetensors file atomically."""
+        from foreseer.kernel.kernel_file import save_kernel
 
         save_kernel(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Kernel:
-        """Read a file that :meth:`save` wrote."""
-        from foreseer.kernel.file import load_kernel
+        """Read a file written by :meth:`save`."""
+        from foreseer.kernel.kernel_file import load_kernel
 
         return load_kernel(path)
 
@@ -250,4 +250,4 @@ def _check_branches(branches: Branches | None, grams: np.ndarray) -> None:
         )
     guided = branches.guided @ branches.grams @ branches.guided.T
     if not np.linalg.norm(guided - grams) <= CONSISTENT * np.linalg.norm(grams):
-        raise KernelError("The branches' moments, combined, are not those of the guided outputs.")
+        raise KernelError("The branches' moments, combined by their coefficients, differ from the guided outputs'.")

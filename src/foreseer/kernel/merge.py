@@ -1,4 +1,4 @@
-"""Two kernels of one setting become one of both their prompts."""
+"""Merging two kernels that were recorded with the same settings."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ import numpy as np
 
 from foreseer.kernel.kernel import Kernel, KernelError
 
-_LATER = ("denoiser", "weights", "dtype", "options")  # older files lack some
-_SETTING = ("model", "scheduler", "guidance", *_LATER)
+_OPTIONAL_FIELDS = ("denoiser", "weights", "dtype", "options")  # missing in some older files
+_FIELDS = ("model", "scheduler", "guidance", *_OPTIONAL_FIELDS)
 
 
-def merge(one: Kernel, other: Kernel, *, may_share: bool, may_differ: Collection[str]) -> Kernel:
-    """See :meth:`foreseer.kernel.Kernel.merge`."""
-    _check_same_setting(one, other, may_differ)
-    if not may_share and {gram.tobytes() for gram in one.grams} & {gram.tobytes() for gram in other.grams}:
-        raise KernelError("These kernels do not add up: a run of one is in the other too, and would count twice.")
-    hashes = "+".join(kernel.provenance.get("prompts_hash", "") for kernel in (one, other))
+def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: Collection[str]) -> Kernel:
+    """Combine the prompts of both kernels; see :meth:`foreseer.kernel.Kernel.merge`."""
+    _check_same_settings(first, second, ignore_fields)
+    if not allow_overlap and {gram.tobytes() for gram in first.grams} & {gram.tobytes() for gram in second.grams}:
+        raise KernelError("These kernels cannot be merged: they share a run, which would count twice.")
+    hashes = "+".join(kernel.provenance.get("prompts_hash", "") for kernel in (first, second))
+    counts = [first.prompts, second.prompts]
     provenance = {
-        **one.provenance,
-        "prompts": str(one.prompts + other.prompts),
+        **first.provenance,
+        "prompts": str(sum(counts)),
         "prompts_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
     }
-    known = one.final_squares is not None and other.final_squares is not None
-    squares = np.concatenate([one.final_squares, other.final_squares]) if known else None  # pyright: ignore
-    grams = np.concatenate([one.grams, other.grams])
-    sizes = np.array([one.prompts, other.prompts])
-    response = math.sqrt(float(np.average(np.square([one.response, other.response]), weights=sizes)))
     branches = None
-    if one.branches is not None and other.branches is not None and one.branches.mix_alike(other.branches):
-        branches = one.branches.merge(other.branches)
-    elif one.branches is not None or other.branches is not None:
-        known = one.provenance.get("branches") or other.provenance.get("branches")
-        provenance["branches"] = known or "share their rows: guidance combines them differently from run to run"
-    outputs = None
-    if one.output_squares is not None and other.output_squares is not None:
-        outputs = np.concatenate([one.output_squares, other.output_squares])
+    if first.branches is not None and second.branches is not None and first.branches.same_guidance(second.branches):
+        branches = first.branches.merge(second.branches)
+    elif first.branches is not None or second.branches is not None:
+        cause = first.provenance.get("branches") or second.provenance.get("branches")
+        provenance["branches"] = cause or "share their rows: guidance combines them differently from run to run"
     parts = None
-    if one.parts is not None and other.parts is not None:
-        parts = one.parts.merge(other.parts, [one.prompts, other.prompts])
+    if first.parts is not None and second.parts is not None:
+        parts = first.parts.merge(second.parts, counts)
     return replace(
-        one,
-        grams=grams,
-        final_squares=squares,
+        first,
+        grams=np.concatenate([first.grams, second.grams]),
+        final_squares=_concatenated(first.final_squares, second.final_squares),
         provenance=provenance,
-        response=response,
+        sensitivity=math.sqrt(
+            float(np.average(np.square([first.sensitivity, second.sensitivity]), weights=np.array(counts)))
+        ),
         branches=branches,
-        output_squares=outputs,
+        output_squares=_concatenated(first.output_squares, second.output_squares),
         parts=parts,
     )
 
 
-def _check_same_setting(one: Kernel, other: Kernel, may_differ: Collection[str]) -> None:
-    if isinstance(may_differ, str) or not isinstance(may_differ, Collection) or not {*may_differ} <= {*_SETTING}:
-        raise KernelError(f"may_differ is {may_differ!r}; expected a list of words out of {', '.join(_SETTING)}.")
-    if not one.grid.matches(other.grid):
-        raise KernelError(f"These kernels do not add up: one has grid {one.grid!r}, the other {other.grid!r}.")
-    compared: list[tuple[str, str | None, str | None]] = [("site", one.site, other.site)]
-    for word in _SETTING:
-        mine, its = one.provenance.get(word), other.provenance.get(word)
-        if word not in may_differ and (word not in _LATER or None not in (mine, its)):
-            compared.append((word, mine, its))
-    for word, mine, its in compared:
-        if mine != its:
-            raise KernelError(f"These kernels do not add up: one has {word} {mine!r}, the other {its!r}.")
-    if one.sampler is not None and other.sampler is not None and not np.allclose(one.sampler, other.sampler, atol=1e-4):
-        raise KernelError("These kernels do not add up: their schedulers go from outputs to samples in other ways.")
+def _concatenated(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else np.concatenate([first, second])
+
+
+def _check_same_settings(first: Kernel, second: Kernel, ignored: Collection[str]) -> None:
+    if isinstance(ignored, str) or not isinstance(ignored, Collection) or not {*ignored} <= {*_FIELDS}:
+        raise KernelError(f"ignore_fields is {ignored!r}; expected a list out of {', '.join(_FIELDS)}.")
+    if not first.grid.matches(second.grid):
+        raise KernelError(f"These kernels cannot be merged: one has grid {first.grid!r}, the other {second.grid!r}.")
+    compared: list[tuple[str, str | None, str | None]] = [("site", first.site, second.site)]
+    for field in _FIELDS:
+        values = first.provenance.get(field), second.provenance.get(field)
+        if field not in ignored and (field not in _OPTIONAL_FIELDS or None not in values):
+            compared.append((field, *values))
+    for field, value, other in compared:
+        if value != other:
+            raise KernelError(f"These kernels cannot be merged: one has {field} {value!r}, the other {other!r}.")
+    samplers = first.sampler, second.sampler
+    if samplers[0] is not None and samplers[1] is not None and not np.allclose(*samplers, atol=1e-4):
+        raise KernelError("These kernels cannot be merged: their schedulers have different sampler matrices.")

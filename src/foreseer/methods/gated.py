@@ -1,4 +1,4 @@
-"""`gated`: a kernel and a quality target become a policy that spends on each image what it needs."""
+"""`gated`: a policy from a kernel and a quality target, with a budget that adapts to each image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.gate.forecast_error import ForecastErrorGate
 from foreseer.gate.gated_policy import GatedPolicy
 from foreseer.gate.replanner import Replanner
@@ -14,7 +14,7 @@ from foreseer.kernel import Kernel
 from foreseer.methods.learned import SEARCH_RIDGE
 from foreseer.methods.validate import best_ridge
 
-FORESEEN = 16  # of the kernel's prompts, on which a mean number of evaluations is sought
+SIMULATED_PROMPTS = 16  # number of the kernel's prompts on which the mean NFE is simulated
 HALVINGS = 5
 
 
@@ -27,20 +27,19 @@ def gated(
     forecaster: Forecaster | None = None,
     trust: float = 1.0,
 ) -> GatedPolicy:
-    """The forecast-error gate with kernel rows, or another forecaster's, for any run that the kernel covers.
+    """Return a policy of the forecast-error gate with kernel rows, for grids within the kernel's levels.
 
     Args:
         kernel: from :func:`foreseer.calibrate`.
-        max_error: the expected relative error of the final sample to keep, image by image; or
-        nfe: network evaluations in the mean over images: the error is sought that the kernel's own prompts reach with
-            so many.
-        max_nfe: evaluations that no run may exceed; ``None`` for any number.
-        forecaster: whose rows are used, any; by default kernel rows with the ridge that cross-validates best.
-        trust: how much of an image's difficulty counts; see :class:`foreseer.gate.ForecastErrorGate`.
+        max_error: expected relative error of the final sample to keep for each image; or
+        nfe: mean number of computed steps over images; the matching error is found on the kernel's prompts.
+        max_nfe: maximum number of computed steps of a run; ``None`` for no limit.
+        forecaster: source of the rows; by default kernel rows with the ridge that cross-validates best.
+        trust: weight of an image's estimated difficulty; see :class:`foreseer.gate.ForecastErrorGate`.
 
     Raises:
         ScheduleError: not exactly one target was given, or it cannot be met.
-        GateError: an option is out of range, or the kernel knows no final error.
+        GateError: an option is out of range, or the kernel has no final error.
     """
     if (max_error is None) == (nfe is None):
         raise ScheduleError(f"Give one of max_error and nfe; received {max_error!r} and {nfe!r}.")
@@ -54,17 +53,17 @@ def gated(
     return GatedPolicy(gate, forecaster, kernel.site, max_nfe)
 
 
-def error_for(replanner: Replanner, nfe: float) -> float:
-    """The error to keep with which the kernel's prompts take ``nfe`` evaluations in the mean, by bisection.
+def error_for(course: Replanner, nfe: float) -> float:
+    """Find by bisection the error bound at which the kernel's prompts take ``nfe`` steps on average.
 
     Raises:
-        ScheduleError: so many evaluations do not fit a run.
+        ScheduleError: ``nfe`` does not fit a run.
     """
     total = replanner.search.total
     if not 2 <= nfe <= total - 1:
-        raise ScheduleError(f"A gate takes 2 to {total - 1} evaluations of {total} in the mean; received {nfe}.")
-    count = replanner.kernel.prompts
-    prompts = np.unique(np.linspace(0, count - 1, min(FORESEEN, count)).round().astype(int)).tolist()
+        raise ScheduleError(f"nfe is {nfe}; expected a mean of 2 to {total - 1} for runs of {total} steps.")
+    count = course.kernel.prompts
+    prompts = np.unique(np.linspace(0, count - 1, min(SIMULATED_PROMPTS, count)).round().astype(int)).tolist()
     least, most = (
         np.log(replanner.search.cost(replanner.search.best_after((0,), n)) / replanner.scale)
         for n in (min(total, int(nfe) + 3), max(1, int(nfe) - 2))

@@ -1,4 +1,4 @@
-"""L2P's training, walked in Gram space."""
+"""L2P's training on second moments instead of trajectories."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def train_l2p(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
 ) -> L2P:
-    r"""Train L2P's matrix as published (arXiv 2604.26365): identity start, one step ahead, teacher-forced, Adam.
+    r"""Train L2P's matrix as published (arXiv 2604.26365).
 
-    The loss is the mean over s, prompts and elements of $(F_{s+1} - \sum_{j \le s} W_{sj} F_j)^2$, s = 0 to T - 2. It
-    is quadratic and the batch is full, so its gradient needs the Gram matrix alone:
-    $\partial / \partial W_{sj} = \frac{2}{T - 1} ((W G)_{sj} - G_{s+1,j})$, and Adam takes the same path as on the
-    trajectories.
+    Identity start, one step ahead, teacher-forced, Adam. The loss is the mean over s, prompts and elements of
+    $(F_{s+1} - \sum_{j \le s} W_{sj} F_j)^2$, s = 0 to T - 2. It is quadratic and the batch is full, so its gradient
+    depends on the Gram matrix only, $\partial / \partial W_{sj} = \frac{2}{T - 1} ((W G)_{sj} - G_{s+1,j})$, and Adam
+    takes the same steps as on the trajectories.
 
     Args:
         kernel: second moments of full runs.
-        epochs: Adam steps.
-        learning_rate: Adam's.
-        betas: Adam's.
-        epsilon: Adam's.
+        epochs: number of Adam steps.
+        learning_rate: Adam's learning rate.
+        betas: Adam's decay rates.
+        epsilon: Adam's epsilon.
 
     Returns:
-        The forecaster; it serves runs of as many steps as the kernel has.
+        The forecaster, for runs with as many steps as the kernel.
     """
     gram = kernel.pooled
     steps = gram.shape[0]

@@ -1,4 +1,4 @@
-"""What a kernel's rows do on prompts that they were not fitted to: cross-validation over prompts."""
+"""Cross-validation over prompts: expected errors of rows on prompts that they were not fitted to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.forecast.base import NONE, Forecaster
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 
@@ -25,9 +25,9 @@ class ExpectedError:
 
     Attributes:
         mean: root mean square over held-out prompts.
-        spread: standard error of that mean, from the spread over prompts; ``nan`` for a single prompt.
-        worst: the largest over prompts.
-        ridge: the ridge of the rows; ``nan`` for a formula's, which have none.
+        spread: standard error of that mean, from the variation over prompts; ``nan`` for a single prompt.
+        worst: largest error over prompts.
+        ridge: ridge of the rows; ``nan`` for rows of a formula.
     """
 
     mean: float
@@ -40,12 +40,12 @@ class ExpectedError:
 
 
 def plus_minus(mean: float, spread: float) -> str:
-    """A mean and its standard error, which a single prompt does not tell.
+    """Format a mean and its standard error, if it has one.
 
     >>> plus_minus(0.02, 0.001), plus_minus(0.02, math.nan)
-    ('0.0200 +- 0.0010', '0.0200 of one prompt')
+    ('0.0200 +- 0.0010', '0.0200 (one prompt)')
     """
-    return f"{mean:.4f} of one prompt" if math.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
+    return f"{mean:.4f} (one prompt)" if math.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
 
 
 def held_out_errors(
@@ -55,41 +55,41 @@ def held_out_errors(
     folds: int = FOLDS,
     *,
     branch_steps: Mapping[str, Sequence[int]] = NONE,
-    steer: float = 0.0,
+    feedback_gain: float = 0.0,
 ) -> Float64[np.ndarray, " P"]:
-    """Error of the final sample for each prompt, its rows fitted on the prompts of the other folds.
+    """Return the error of each prompt's final sample with rows fitted on the prompts of the other folds.
 
-    Relative to the size of the final sample where the kernel knows it. With one prompt there is no other to fit on, and
-    the error is that of the fit itself.
+    Errors are relative to the final sample's size if the kernel has it. With a single prompt, rows are fitted on that
+    prompt.
 
     Args:
-        kernel: the moments.
+        kernel: second moments.
         computed_steps: the steps at which any branch computes.
-        ridge: of the rows.
-        folds: at most so many.
-        branch_steps: the computed steps of branches that do not compute at all of them.
-        steer: of the rows.
+        ridge: ridge of the rows.
+        folds: maximum number of folds.
+        branch_steps: the computed steps of each branch that skips some of ``computed_steps``.
+        feedback_gain: error feedback gain of the rows.
     """
     parts = np.array_split(np.arange(kernel.prompts), min(folds, kernel.prompts))
     errors = np.zeros(kernel.prompts)
     for part in parts:
         others = np.setdiff1d(np.arange(kernel.prompts), part)
         fitted = kernel.subset(others.tolist()) if others.size else kernel
-        forecaster = KernelRows(fitted, ridge=ridge, steer=steer)
+        forecaster = KernelRows(fitted, ridge=ridge, feedback_gain=feedback_gain)
         rows = forecaster.rows(computed_steps, kernel.grid)
-        own = forecaster.branch_rows(computed_steps, kernel.grid, branch_steps)
-        cross = forecaster.cross_rows(computed_steps, kernel.grid, branch_steps)
-        errors[part] = final_errors(kernel.subset(part.tolist()), rows, own, cross)
+        branch_rows = forecaster.branch_rows(computed_steps, kernel.grid, branch_steps)
+        cross_rows = forecaster.cross_rows(computed_steps, kernel.grid, branch_steps)
+        errors[part] = final_errors(kernel.subset(part.tolist()), rows, branch_rows, cross_rows)
     return errors / _scale(kernel)
 
 
 def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
-    """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
+    """Return the cross-validated expected error of kernel rows; ``options`` as in :func:`held_out_errors`."""
     return _summary(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
 
 
 def formula_error(kernel: Kernel, computed_steps: Sequence[int], forecaster: Forecaster) -> ExpectedError:
-    """The expected error of a fixed formula's rows on ``computed_steps``: nothing is fitted, so nothing held out."""
+    """Return the expected error of a fixed formula's rows; nothing is fitted, so no prompts are held out."""
     errors = final_errors(kernel, forecaster.rows(computed_steps, kernel.grid))
     return _summary(errors / _scale(kernel), math.nan)
 
@@ -100,7 +100,7 @@ def _scale(kernel: Kernel) -> Float64[np.ndarray, " P"]:
 
 def _summary(errors: Float64[np.ndarray, " P"], ridge: float) -> ExpectedError:
     mean = math.sqrt(float(np.mean(errors**2)))
-    # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
+    # The mean of squares has standard error s / sqrt(P), its square root half of that divided by the root.
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
     spread = deviation / math.sqrt(errors.size) / (2 * mean) if mean > 0 else 0.0
     return ExpectedError(mean, spread, float(errors.max()), ridge)
@@ -109,6 +109,6 @@ def _summary(errors: Float64[np.ndarray, " P"], ridge: float) -> ExpectedError:
 def best_ridge(
     kernel: Kernel, computed_steps: Sequence[int], ridges: Sequence[float] = RIDGES, **options: Any
 ) -> ExpectedError:
-    """The ridge with the least cross-validated error on ``computed_steps``, and that error."""
-    found = (expected_error(kernel, computed_steps, ridge, **options) for ridge in ridges)
-    return min(found, key=lambda one: one.mean)
+    """Return the least cross-validated error over ``ridges``, with its ridge."""
+    errors = (expected_error(kernel, computed_steps, ridge, **options) for ridge in ridges)
+    return min(errors, key=lambda error: error.mean)

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from foreseer.errors import ForeseerError, PlanFileError
-from foreseer.files import Artifact, read_json, read_names, read_words, reason
+from foreseer.files import Artifact, read_json, read_names, read_strings, reason
 from foreseer.grid import Grid
 from foreseer.plan.plan import Plan
 
@@ -62,7 +62,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         if arrays["computed_steps"].size > len(grid):
             raise ValueError(f"{arrays['computed_steps'].size} steps compute of {len(grid)}")
-        provenance = read_words(metadata["provenance"])
+        provenance = read_strings(metadata["provenance"])
         steps = tuple(arrays["computed_steps"].tolist())
         of_branches = dict(zip(read_names(metadata.get("branches", "[]")), arrays.get("branch_rows", ()), strict=True))
         crossing = _read_pairs(metadata.get("crossing", "[]"))

@@ -1,4 +1,4 @@
-"""Which steps compute. One file a rule; each knows NumPy at most, never torch."""
+"""Schedules: which steps compute. One file per rule; NumPy only."""
 
 from foreseer.schedule.base import Schedule, check_computed_steps
 from foreseer.schedule.explicit import Explicit

@@ -1,4 +1,4 @@
-"""The best steps to go on with, after some have been computed: searched as :class:`Optimal` is, but for speed."""
+"""Fast search for the best remaining steps of a run that has already computed some."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
 from foreseer.schedule.optimal import Search
 
-KEPT = 2  # beginnings of each length and last step
-LONGEST_GAP = 3  # between two computed steps, in mean gaps of what is left
+KEPT = 2  # prefixes kept per length and last step
+LONGEST_GAP = 3  # between two computed steps, in mean gaps of the remaining run
 
 
 class Continued(Search):
-    """Sets of computed steps of least expected final error among those that begin with given steps.
+    """Search for the sets of steps with the least expected final error that extend a given prefix.
 
-    A set that was found for a beginning also serves its own longer beginnings: a run that goes as was expected keeps
-    to the set that it began with. All that is found is kept.
+    Results are cached. A set found for a prefix is reused for its own longer prefixes, so a run that behaves as
+    expected keeps its initial set.
 
     Args:
         kernel: second moments on the run's grid.
-        forecaster: whose rows will be used.
+        forecaster: source of the rows.
     """
 
     def __init__(self, kernel: Kernel, forecaster: Forecaster) -> None:
@@ -31,31 +31,31 @@ class Continued(Search):
         self._best_after: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
 
     def best_after(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
-        """The best set found of ``nfe`` steps that begins with ``begun``.
+        """Return the best set found of ``nfe`` steps that starts with ``begun``.
 
         Args:
-            begun: the computed steps, ascending from 0.
-            nfe: how many steps compute in all: from those that have to those that can.
+            begun: the steps computed so far, ascending from 0.
+            nfe: total number of computed steps, from ``len(begun)`` to :meth:`most_after`.
         """
-        found = self._best_after.get((begun, nfe))
-        if found is None:
-            found = self._slide(self._beam(begun, nfe), len(begun)) if nfe > len(begun) else begun
-            for known in range(len(begun), nfe + 1):
-                self._best_after.setdefault((found[:known], nfe), found)
-        return found
+        best = self._best_after.get((begun, nfe))
+        if best is None:
+            best = self._slide(self._beam(begun, nfe), len(begun)) if nfe > len(begun) else begun
+            for length in range(len(begun), nfe + 1):
+                self._best_after.setdefault((best[:length], nfe), best)
+        return best
 
     def most_after(self, begun: tuple[int, ...]) -> int:
-        """How many steps a run can compute in all that has computed ``begun``, and skipped those between."""
+        """Return the largest possible total of computed steps after ``begun``."""
         return len(begun) + self.total - 1 - begun[-1]
 
     def fewest_within(self, begun: tuple[int, ...], error: float, most: int, guess: int) -> tuple[int, ...]:
-        """The smallest set that keeps ``error``; if none of up to ``most`` steps does, the best of ``most``.
+        """Return the smallest set with expected error at most ``error``, else the best set of ``most`` steps.
 
         Args:
-            begun: the computed steps.
-            error: the expected root mean square error of the final sample to keep.
-            most: how many steps may compute in all.
-            guess: how many it may be.
+            begun: the steps computed so far.
+            error: expected root mean square error of the final sample.
+            most: maximum total number of computed steps.
+            guess: initial guess of that number.
         """
         most = max(len(begun), min(most, self.most_after(begun)))
         count = max(len(begun), min(guess, most))
@@ -69,23 +69,23 @@ class Continued(Search):
         last, missing = begun[-1], nfe - len(begun)
         reach = max(2, math.ceil(LONGEST_GAP * (self.total - last) / (missing + 1)))
         self._ahead = reach
-        beginnings = {last: [begun]}
+        prefixes = {last: [begun]}
         for count in range(missing):
             longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
-            for end, kept in beginnings.items():
+            for end, kept in prefixes.items():
                 ends = range(end + 1, min(self.total - missing + count, end + reach) + 1)
                 for steps in kept:
                     for step, square in zip(ends, self._squares(steps, ends), strict=True):
                         longer.setdefault(step, []).append((square, (*steps, step)))
-            beginnings = {step: [steps for _, steps in sorted(found)[:KEPT]] for step, found in longer.items()}
-        return min((steps for kept in beginnings.values() for steps in kept), key=self.cost)
+            prefixes = {step: [steps for _, steps in sorted(scored)[:KEPT]] for step, scored in longer.items()}
+        return min((steps for kept in prefixes.values() for steps in kept), key=self.cost)
 
     def _squares(self, before: tuple[int, ...], ends: range) -> list[float]:
-        """Square of the sample's expected error at each of ``ends``, from the step after the last computed one on."""
+        """Return the squared expected error of the sample at each of ``ends``, after the last step."""
         last = before[-1]
-        error, answered = self._reach(before[:-1], last) if len(before) > 1 else (np.zeros(1), 0.0)
+        error, propagated = self._reach(before[:-1], last) if len(before) > 1 else (np.zeros(1), 0.0)
         errors = np.broadcast_to(error, (len(ends), self._root.shape[1])).copy()
         if len(ends) > 1:
             errors[1:] += self._skipped(before, ends[-1])[: len(ends) - 1]
-        answers = [self._kernel.response_to(last, end) for end in ends]
-        return (np.einsum("nk,nk->n", errors, errors) + answered + float(error @ error) * np.array(answers)).tolist()
+        factors = [self._kernel.propagation(last, end) for end in ends]
+        return (np.einsum("nk,nk->n", errors, errors) + propagated + float(error @ error) * np.array(factors)).tolist()

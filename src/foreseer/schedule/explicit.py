@@ -1,4 +1,4 @@
-"""A schedule given step by step."""
+"""An explicit list of computed steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from foreseer.schedule.base import Schedule, check_computed_steps
 
 @dataclass(frozen=True)
 class Explicit(Schedule):
-    """Exactly these steps compute.
+    """Exactly the listed steps compute.
 
     Args:
-        steps: ascending step indices, the first 0.
-        of: the number of steps that the list was made for; another run length is then refused.
+        steps: step indices, ascending from 0.
+        of: the run length that the list is for; other run lengths then raise. ``None`` for any.
 
     Raises:
-        ScheduleError: the list is empty, unsorted, does not begin with 0, or the run is shorter than it names.
+        ScheduleError: the list is empty, unsorted or does not start with 0, or the run is too short for it.
 
     >>> Explicit((0, 1, 4, 9)).computed_steps(12)
     (0, 1, 4, 9)
@@ -37,7 +37,7 @@ class Explicit(Schedule):
         object.__setattr__(self, "of", of)
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """The listed steps of the part that begins at ``first_step``, which computes; they count on the whole run."""
+        """Return the listed steps after ``first_step``, and ``first_step`` itself, counted from there."""
         self.computed_steps(len(grid))
         return (0, *(step - first_step for step in self.steps if step > first_step))
 

@@ -1,4 +1,4 @@
-"""Spectrum's schedule: the gap grows after each computed step."""
+"""Spectrum's schedule: gaps between computed steps that grow linearly."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from foreseer.checks import check_count, check_number
 from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
-from foreseer.schedule.base import Schedule, check_budget, rest_of
+from foreseer.schedule.base import Schedule, check_budget, remaining_budget
 
 
 @dataclass(frozen=True)
 class Growing(Schedule):
-    r"""After ``warmup`` computed steps the gap starts at ``interval`` and grows by ``alpha`` after each.
+    r"""After ``warmup`` computed steps the gap starts at ``interval`` and grows by ``alpha`` each time.
 
     The k-th gap is $\lfloor N + k\alpha \rfloor$, k = 0, 1, ... (Spectrum, arXiv 2603.01623, appendix B.1).
     With ``alpha=0`` and a whole ``interval`` this is :class:`Uniform`.
 
     Args:
-        interval: the first gap N in steps, at least 1.
-        warmup: how many first steps compute, at least 1.
+        interval: first gap N in steps, at least 1.
+        warmup: number of first steps that compute, at least 1.
         alpha: growth of the gap in steps, at least 0.
-        nfe: the budget that the rule was made for: where a run has spent some of it before, the rest is spread.
+        nfe: budget of the rule; if a run has already used part of it, :meth:`on` spreads the remainder.
 
     Raises:
         ScheduleError: an option is out of range.
@@ -47,9 +47,9 @@ class Growing(Schedule):
 
     @classmethod
     def for_nfe(cls, nfe: int, steps: int, interval: float = 2, warmup: int = 5) -> Growing:
-        """The rule whose ``alpha`` computes ``nfe`` of ``steps`` steps: the middle of the range of such alphas.
+        """Return the rule that computes ``nfe`` of ``steps`` steps, with ``alpha`` in the middle of its range.
 
-        A budget too small for ``warmup`` shortens the warm-up; one too large for ``interval`` lengthens it.
+        A budget too small for ``warmup`` shortens the warm-up; a budget too large for ``interval`` lengthens it.
 
         Raises:
             ScheduleError: ``nfe`` is not between 1 and ``steps``.
@@ -74,11 +74,12 @@ class Growing(Schedule):
         raise ScheduleError(f"No growing schedule computes {nfe} of {steps} steps.")
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """As any rule; one with a budget of which some is spent spreads the rest."""
+        """Return the computed steps of the part; what remains of a budget is spread over it."""
         steps = len(grid) - first_step
         if self.nfe is None or not spent:
             return self.computed_steps(steps)
-        return self.for_nfe(rest_of(self.nfe, spent, steps), steps, self.interval, self.warmup).computed_steps(steps)
+        nfe = remaining_budget(self.nfe, spent, steps)
+        return self.for_nfe(nfe, steps, self.interval, self.warmup).computed_steps(steps)
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
         computed = list(range(min(self.warmup, steps)))

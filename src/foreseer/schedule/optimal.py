@@ -1,4 +1,4 @@
-"""The computed steps with the least expected error of the final sample, searched on a kernel."""
+"""Search on a kernel for the computed steps with the least expected error of the final sample."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy as np
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
-from foreseer.forecast.kernel import KernelRows
+from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.schedule.base import Schedule, check_computed_steps, rest_of
+from foreseer.schedule.base import Schedule, check_computed_steps, remaining_budget
 
-EXHAUSTIVE = 3000  # try every set of steps where there are no more
-BEAM = 8  # beginnings that are kept of each length and last step
-FINALISTS = 4  # whole sets that are improved step by step
+EXHAUSTIVE = 3000  # try every set of steps if there are at most this many
+BEAM = 8  # prefixes kept per length and last step
+FINALISTS = 4  # complete sets that are improved step by step
 LONGEST_GAP = 4  # between two computed steps, in mean gaps
-FINE = 64  # more steps than these are searched on every n-th first
+FINE = 64  # longer grids are searched on every n-th step first
 
 
 @dataclass(frozen=True, eq=False)
 class Optimal(Schedule):
-    """The steps that minimise the expected error of the final sample, :func:`foreseer.kernel.expected.final_errors`.
+    """Computed steps with the least expected final error (:func:`foreseer.kernel.expected.final_errors`).
 
-    All sets are tried where they are few; else the best beginnings are grown step by step (a beam search), and the best
-    sets improved one step at a time until no move helps. A run of many steps is searched on every n-th of them first.
+    If there are few sets of steps, all are tried. Otherwise a beam search grows prefixes step by step, and the best
+    sets are improved one step at a time until no move helps. Long runs are searched on every n-th step first.
 
     Args:
         kernel: second moments from calibration.
-        nfe: how many steps compute; or
-        speedup: T / NFE, so that T / speedup steps compute, rounded; or
-        max_error: the expected relative error of the final sample (root mean square over prompts) that the fewest
-            steps must keep.
-        forecaster: whose rows will be used, any; by default kernel rows.
+        nfe: number of computed steps; or
+        speedup: T / NFE: T / speedup steps compute, rounded; or
+        max_error: expected relative error of the final sample (root mean square over prompts); the fewest steps that
+            keep it compute.
+        forecaster: source of the rows; kernel rows by default.
 
     Raises:
-        ScheduleError: not exactly one target was given, or it cannot be met on a run; or the kernel cannot cover its
-            grid.
+        ScheduleError: not exactly one target was given, or the run is too short for it.
+        KernelError: the grid of a run lies outside the kernel's noise levels.
     """
 
     kernel: Kernel = field(repr=False)
@@ -49,10 +49,10 @@ class Optimal(Schedule):
     speedup: float | None = None
     max_error: float | None = None
     forecaster: Forecaster | None = None
-    _found: dict[tuple[bytes, int], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[tuple[bytes, int], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
+        targets = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
         check_kind("kernel", self.kernel, Kernel, ScheduleError)
         if self.forecaster is not None:
             check_kind("forecaster", self.forecaster, Forecaster, ScheduleError)
@@ -61,39 +61,39 @@ class Optimal(Schedule):
         for name, value in (("speedup", self.speedup), ("max_error", self.max_error)):
             if value is not None:
                 check_number(name, value, ScheduleError)
-        if len(given) != 1 or given[0] == 0:
+        if len(targets) != 1 or targets[0] == 0:
             raise ScheduleError(f"Give one of nfe, speedup and max_error, positive; received {self!r}.")
-        if self.max_error is not None and not self.kernel.knows_final_error:
-            raise ScheduleError("This kernel knows no final error (a stochastic scheduler): ask for nfe or speedup.")
+        if self.max_error is not None and not self.kernel.has_final_error:
+            raise ScheduleError("This kernel has no final error (stochastic scheduler): give nfe or speedup.")
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """The best steps found for the part of a run on ``grid`` that begins at ``first_step``, counted from there.
+        """Return the best steps found for the part of a run that starts at ``first_step``, counted from there.
 
-        Of ``nfe`` evaluations a run has spent some before (a second transformer takes over): the part has the rest, at
-        least one, at most all its steps. Other targets hold for the part alone.
+        ``spent`` is subtracted from ``nfe`` (a second transformer takes over in mid-run); at least one step of the part
+        computes. ``speedup`` and ``max_error`` apply to the part alone.
         """
         grid = grid.tail(first_step)
         spent = spent if self.nfe is not None else 0
         key = grid.key, spent
-        found = self._found.get(key)
-        if found is None:
+        if key not in self._cache:
             search = Search(self.kernel.on(grid), self.forecaster or KernelRows(self.kernel))
-            steps = (
-                self._least(search, len(grid)) if self.max_error is not None else search.best(self._budget(grid, spent))
-            )
-            found = self._found[key] = check_computed_steps(steps, len(grid))
-        return found
+            if self.max_error is not None:
+                steps = self._fewest(search, len(grid))
+            else:
+                steps = search.best(self._budget(grid, spent))
+            self._cache[key] = check_computed_steps(steps, len(grid))
+        return self._cache[key]
 
     def _budget(self, grid: Grid, spent: int) -> int:
         if spent:
-            return rest_of(self.nfe or 1, spent, len(grid))
+            return remaining_budget(self.nfe or 1, spent, len(grid))
         nfe = self.nfe if self.nfe is not None else max(1, round(len(grid) / (self.speedup or 1.0)))
         if nfe > len(grid):
-            raise ScheduleError(f"{nfe} evaluations do not fit a run of {len(grid)} steps.")
+            raise ScheduleError(f"nfe={nfe} does not fit a run of {len(grid)} steps; expected at most {len(grid)}.")
         return nfe
 
-    def _least(self, search: Search, total: int) -> tuple[int, ...]:
-        """The fewest steps that keep ``max_error``, by bisection; computing all of them keeps any."""
+    def _fewest(self, search: Search, total: int) -> tuple[int, ...]:
+        """Find the fewest steps that keep ``max_error``, by bisection; computing all steps keeps any error."""
         assert self.kernel.final_squares is not None
         most = (self.max_error or 0.0) * math.sqrt(float(np.mean(self.kernel.final_squares)))
         low, high = 1, total
@@ -108,7 +108,7 @@ class Optimal(Schedule):
     def _computed_steps(self, steps: int) -> Iterable[int]:
         if steps != len(self.kernel.grid):
             raise ScheduleError(
-                f"The kernel was recorded on {len(self.kernel.grid)} steps; for one of {steps} give the grid: on(grid)."
+                f"The kernel has {len(self.kernel.grid)} steps, the run {steps}; call on(grid) with the run's grid."
             )
         return self.on(self.kernel.grid)
 
@@ -116,8 +116,8 @@ class Optimal(Schedule):
 class Search:
     """Expected final errors of sets of computed steps, and the search for the least.
 
-    What a run does up to a step depends on the steps before it only, and is kept: a move late in the run leaves its
-    early part as it is. Errors are vectors in a space where the Gram matrix is the identity.
+    The error at a step depends only on the computed steps before it and is cached, so changing a late step reuses the
+    early part. Errors are vectors in coordinates in which the Gram matrix is the identity.
     """
 
     def __init__(self, kernel: Kernel, forecaster: Forecaster) -> None:
@@ -125,9 +125,9 @@ class Search:
         self._grid = kernel.grid
         self._final = kernel.final_weights
         self._forecaster = forecaster
-        # Branches are kept apart where the forecaster gives them rows of their own.
-        apart = isinstance(forecaster, KernelRows) and forecaster.kernel.branches is not None
-        self._branches = kernel.branches if apart else None
+        # Branches are separate if the forecaster has separate rows for them.
+        separate = isinstance(forecaster, KernelRows) and forecaster.kernel.branches is not None
+        self._branches = kernel.branches if separate else None
         self._features = root_of(kernel.pooled if self._branches is None else self._branches.pooled)
         self._root = self._features if self._branches is None else self._branches.guided @ self._features
         self._ahead = 1
@@ -135,39 +135,39 @@ class Search:
         self._reached: dict[tuple[tuple[int, ...], int], tuple[np.ndarray, float]] = {}
 
     def cost(self, steps: tuple[int, ...]) -> float:
-        """Root mean square error of the final sample if ``steps`` compute, in units of the sample."""
-        error, answered = self._reach(steps, len(self._grid))
-        return math.sqrt(float(error @ error) + answered)
+        """Return the expected root mean square error of the final sample, in units of the sample."""
+        error, propagated = self._reach(steps, len(self._grid))
+        return math.sqrt(float(error @ error) + propagated)
 
     def _reach(self, before: tuple[int, ...], end: int) -> tuple[np.ndarray, float]:
-        """The sample's error at ``end`` if ``before`` computed, and what the network's answers to errors have added."""
+        """Return the sample's error at ``end`` after steps ``before``, and the squares propagated so far."""
         key = (before, end)
-        found = self._reached.get(key)
-        if found is not None:
-            return found
+        reached = self._reached.get(key)
+        if reached is not None:
+            return reached
         last = before[-1]
         if len(before) == 1:
-            error, answered = np.zeros(self._root.shape[1]), 0.0
+            error, propagated = np.zeros(self._root.shape[1]), 0.0
         else:
-            error, answered = self._reach(before[:-1], last)
-            answered += self._kernel.response_to(last, end) * float(error @ error)
+            error, propagated = self._reach(before[:-1], last)
+            propagated += self._kernel.propagation(last, end) * float(error @ error)
         if end > last + 1:
             error = error + self._skipped(before, end)[end - last - 2]
-        self._reached[key] = error, answered
-        return error, answered
+        self._reached[key] = error, propagated
+        return error, propagated
 
     def _skipped(self, before: tuple[int, ...], end: int) -> np.ndarray:
-        """What forecasts add to the error after ``before`` computed: row n for the n + 1 first steps, to ``end``."""
-        found = self._sums.get(before)
+        """Return the accumulated errors of the forecasts after ``before``: row n covers n + 1 of them."""
+        sums = self._sums.get(before)
         first = before[-1] + 1
-        if found is None or found.shape[0] < end - first:
-            # Rows of one set of computed steps come together cheaply, and the search will ask for longer gaps.
+        if sums is None or sums.shape[0] < end - first:
+            # Rows from the same computed steps are cheap together, and the search will ask for longer gaps.
             steps = np.arange(
-                first, len(self._grid) if found is not None else max(end, min(first + self._ahead, len(self._grid)))
+                first, len(self._grid) if sums is not None else max(end, min(first + self._ahead, len(self._grid)))
             )
             forecast = self._forecast(np.array(before), steps)
-            found = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
-        return found
+            sums = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
+        return sums
 
     def _forecast(self, before: np.ndarray, steps: np.ndarray) -> np.ndarray:
         if self._branches is None or not isinstance(self._forecaster, KernelRows):
@@ -177,40 +177,36 @@ class Search:
         return np.hstack(list(rows)) @ self._features[columns]
 
     def best(self, nfe: int) -> tuple[int, ...]:
-        """The steps of least cost that were found."""
+        """Return the steps of least cost that were found."""
         total = len(self._grid)
         if nfe >= total:
             return tuple(range(total))
         if math.comb(total - 1, nfe - 1) <= EXHAUSTIVE:
-            every = ((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1))
-            return min(every, key=self.cost)
+            return min(((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1)), key=self.cost)
         self._ahead = LONGEST_GAP * math.ceil(total / nfe)
         every = stride(total, nfe)
         if every > 1:
-            thinner = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
-            return self._slide(tuple(every * step for step in thinner.best(nfe)), within=every)
+            coarse = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
+            return self._slide(tuple(every * step for step in coarse.best(nfe)), within=every)
         return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
 
     def _grown(self, nfe: int) -> list[tuple[int, ...]]:
-        """Good sets, grown step by step: of the beginnings of equal length and last step only the best few go on."""
+        """Grow sets step by step, keeping the best few prefixes per length and last step."""
         total = len(self._grid)
-        beginnings: dict[int, list[tuple[int, ...]]] = {0: [(0,)]}
+        prefixes: dict[int, list[tuple[int, ...]]] = {0: [(0,)]}
         for count in range(1, nfe):
             longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
-            for last, kept in beginnings.items():
+            for last, kept in prefixes.items():
                 for step in range(last + 1, min(total - nfe + count, last + self._ahead) + 1):
                     longer.setdefault(step, []).extend((self._so_far(steps, step), (*steps, step)) for steps in kept)
-            beginnings = {step: [steps for _, steps in sorted(found)[:BEAM]] for step, found in longer.items()}
-            self._forget(count)
-        return sorted(itertools.chain(*beginnings.values()), key=self.cost)[:FINALISTS]
-
-    def _forget(self, count: int) -> None:
-        """Let go of what was found of beginnings of ``count`` steps: they are not grown again."""
-        self._sums = {before: found for before, found in self._sums.items() if len(before) != count}
+            prefixes = {step: [steps for _, steps in sorted(scored)[:BEAM]] for step, scored in longer.items()}
+            # Prefixes of this length are not grown again: free their sums.
+            self._sums = {before: sums for before, sums in self._sums.items() if len(before) != count}
+        return sorted(itertools.chain(*prefixes.values()), key=self.cost)[:FINALISTS]
 
     def _so_far(self, before: tuple[int, ...], end: int) -> float:
-        error, answered = self._reach(before, end)
-        return float(error @ error) + answered
+        error, propagated = self._reach(before, end)
+        return float(error @ error) + propagated
 
     def _improved(self, steps: tuple[int, ...]) -> tuple[int, ...]:
         while True:
@@ -220,44 +216,44 @@ class Search:
                 return moved
 
     def _jumps(self, steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Sets in which one step is taken out and put down elsewhere."""
+        """Yield the sets in which one step is moved to any free place."""
         free = sorted(set(range(1, len(self._grid))) - set(steps))
-        for taken in steps[1:]:
-            left = [step for step in steps if step != taken]
-            for place in free:
-                yield tuple(sorted([*left, place]))
+        for moved in steps[1:]:
+            others = [step for step in steps if step != moved]
+            for target in free:
+                yield tuple(sorted([*others, target]))
 
     def _slide(self, steps: tuple[int, ...], fixed: int = 1, within: int | None = None) -> tuple[int, ...]:
-        """Move each step after the ``fixed`` first between its neighbours to the best place until none moves.
+        """Move each step to its best place between its neighbours until none moves.
 
         Args:
             steps: a set of computed steps.
-            fixed: how many stay.
-            within: how far a step moves at most at a time; by default to any place.
+            fixed: number of first steps that stay.
+            within: largest distance of one move; unlimited by default.
         """
         within = within or len(self._grid)
         while True:
             before = steps
             for index in range(len(steps) - 1, fixed - 1, -1):
                 end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
-                places = range(max(steps[index - 1] + 1, steps[index] - within), min(end, steps[index] + within + 1))
-                steps = min(((*steps[:index], place, *steps[index + 1 :]) for place in places), key=self.cost)
+                targets = range(max(steps[index - 1] + 1, steps[index] - within), min(end, steps[index] + within + 1))
+                steps = min(((*steps[:index], target, *steps[index + 1 :]) for target in targets), key=self.cost)
             if self.cost(steps) >= self.cost(before):
                 return before
 
 
 def root_of(pooled: np.ndarray) -> np.ndarray:
-    """Vectors, a row a feature, whose inner products are ``pooled`` to rounding; of as few dimensions as they span."""
+    """Factor ``pooled``: rows whose inner products are ``pooled`` to rounding, in the fewest dimensions."""
     values, vectors = np.linalg.eigh(pooled)
     kept = values > len(values) * np.finfo(values.dtype).eps * values[-1]
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def stride(total: int, nfe: int) -> int:
-    """Every how many steps a run of ``total`` is searched for ``nfe`` first; 1 is all."""
+    """Return n such that a run of ``total`` steps is searched on every n-th step first."""
     return max(1, min(math.ceil(total / FINE), total // (2 * nfe)))
 
 
 def thinned(grid: Grid, every: int) -> Grid:
-    """The grid of every n-th step, from the first on."""
+    """Return the grid of every n-th step, starting with the first."""
     return Grid(grid.levels[::every], grid.unit, grid.final_level)

@@ -1,4 +1,4 @@
-"""A computed step every N steps."""
+"""One computed step every N steps."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from foreseer.checks import check_count, check_number
 from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
-from foreseer.schedule.base import Schedule, check_budget, rest_of
+from foreseer.schedule.base import Schedule, check_budget, remaining_budget
 
 
 @dataclass(frozen=True)
 class Uniform(Schedule):
-    """After ``warmup`` computed steps, one in ``interval`` computes (FORA, TaylorSeer).
+    """After ``warmup`` computed steps, one step in ``interval`` computes (FORA, TaylorSeer).
 
     The k-th computed step after the warm-up is ``warmup - 1 + floor(k * interval)``.
 
     Args:
-        interval: steps from one computed step to the next, at least 1; a fraction spreads a budget evenly.
-        warmup: how many first steps compute, at least 1.
-        last: how many last steps compute as well.
-        nfe: the budget that the rule was made for: where a run has spent some of it before, the rest is spread.
+        interval: steps from one computed step to the next, at least 1; may be fractional.
+        warmup: number of first steps that compute, at least 1.
+        last: number of last steps that compute.
+        nfe: budget of the rule; if a run has already used part of it, :meth:`on` spreads the remainder.
 
     Raises:
         ScheduleError: an option is out of range.
@@ -45,7 +45,7 @@ class Uniform(Schedule):
 
     @classmethod
     def for_nfe(cls, nfe: int, steps: int, warmup: int = 1) -> Uniform:
-        """The rule that spreads ``nfe`` computed steps evenly over ``steps``.
+        """Return the rule that spreads ``nfe`` computed steps evenly over ``steps``.
 
         Raises:
             ScheduleError: ``nfe`` is not between 1 and ``steps``.
@@ -58,20 +58,20 @@ class Uniform(Schedule):
         warmup = min(warmup, nfe)
         if nfe == warmup:
             return cls(interval=float(steps), warmup=warmup, nfe=nfe)
-        # The narrowest interval whose (nfe - warmup + 1)-th step after the warm-up falls beyond the run.
+        # The least interval whose (nfe - warmup + 1)-th step after the warm-up lies beyond the run.
         return cls(interval=max(1.0, (steps - warmup + 1) / (nfe - warmup + 1)), warmup=warmup, nfe=nfe)
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """As any rule; one with a budget of which some is spent spreads the rest."""
+        """Return the computed steps of the part; what remains of a budget is spread over it."""
         steps = len(grid) - first_step
         if self.nfe is None or not spent:
             return self.computed_steps(steps)
-        return self.for_nfe(rest_of(self.nfe, spent, steps), steps, self.warmup).computed_steps(steps)
+        return self.for_nfe(remaining_budget(self.nfe, spent, steps), steps, self.warmup).computed_steps(steps)
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
         computed = set(range(min(self.warmup, steps))) | set(range(max(0, steps - self.last), steps))
         k = 1
-        # A float quotient may fall a hair short of the integer that it stands for.
+        # Rounding may leave k * interval slightly below an integer.
         while (step := self.warmup - 1 + math.floor(k * self.interval + 1e-9)) < steps:
             computed.add(step)
             k += 1

@@ -1,0 +1,98 @@
+"""Second moments of the features that a rollout has computed so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from foreseer.calibration.record import gram
+
+
+@dataclass
+class Student:
+    """One calibration prompt, rolled forward.
+
+    Attributes:
+        prompt: the prompt's text.
+        seed: seed of the initial noise.
+        reference: outputs of the full run at this grid's steps, branch by branch: B T tensors.
+        targets: per step e, the reference's sample minus the initial noise's share in it.
+        seen: the network's outputs on the perturbed trajectory, by branch and step.
+        features: the outputs computed so far, flattened.
+    """
+
+    prompt: str
+    seed: int
+    reference: list[Tensor]
+    targets: list[Tensor]
+    seen: dict[tuple[str, int], object] = field(default_factory=dict)
+    features: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Moments:
+    """Moments of the M features computed so far, averaged over prompts; implements ``JointMoments``.
+
+    Attributes:
+        matrix: sampler matrix, shape (T + 1, T + 1).
+        features: indices of the features, shape (M,): branch b at step i has index b T + i.
+        known: moments of the features with each other, shape (M, M).
+        with_reference: moments with the branches' reference outputs, shape (M, B T).
+        with_targets: moments with the targets, shape (M, T + 1).
+    """
+
+    matrix: Float64[np.ndarray, "T1 T1"]
+    features: Int64[np.ndarray, " M"]
+    known: Float64[np.ndarray, "M M"]
+    with_reference: Float64[np.ndarray, "M N"]
+    with_targets: Float64[np.ndarray, "M T1"]
+
+    @classmethod
+    def none(cls, branches: int, matrix: Float64[np.ndarray, "T1 T1"]) -> Moments:
+        """Return the moments before the first step."""
+        samples = len(matrix)
+        wide = np.zeros((0, branches * (samples - 1)))
+        return cls(matrix, np.zeros(0, np.int64), np.zeros((0, 0)), wide, np.zeros((0, samples)))
+
+    def grow(self, students: Sequence[Student], newest: Sequence[int]) -> None:
+        """Add the last features of every student, with indices ``newest``."""
+        before, more = self.features.size, len(newest)
+        among = np.zeros((more, before + more))
+        with_reference = np.zeros((more, self.with_reference.shape[1]))
+        with_targets = np.zeros((more, self.with_targets.shape[1]))
+        for student in students:
+            last = student.features[before:]
+            among += gram(last, student.features) / len(students)
+            with_reference += gram(last, student.reference) / len(students)
+            with_targets += gram(last, student.targets) / len(students)
+        self.known = np.block([[self.known, among[:, :before].T], [among]])
+        self.with_reference = np.vstack([self.with_reference, with_reference])
+        self.with_targets = np.vstack([self.with_targets, with_targets])
+        self.features = np.append(self.features, np.asarray(newest, dtype=np.int64))
+
+    def among(self, features: np.ndarray) -> np.ndarray:
+        """Return moments of computed features with each other."""
+        at = self._at(features)
+        return self.known[np.ix_(at, at)]
+
+    def wanted(self, features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return moments with the reference's features."""
+        return self.with_reference[self._at(features)][:, targets]
+
+    def missed(self, features: np.ndarray, forecast: np.ndarray, until: int) -> np.ndarray:
+        """Return moments with the difference of the reference's and the student's sample at ``until``."""
+        at = self._at(features)
+        weights = self.effects(until)[:until] @ forecast[:until][:, self.features]
+        return self.with_targets[at, until] - self.known[at] @ weights
+
+    def effects(self, until: int) -> np.ndarray:
+        """Return the effect of each step's output on the sample at ``until``: a row of the sampler matrix."""
+        return self.matrix[until, 1:]
+
+    def _at(self, features: np.ndarray) -> np.ndarray:
+        order = np.argsort(self.features)
+        return order[np.searchsorted(self.features, features, sorter=order)]

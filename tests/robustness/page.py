@@ -1,0 +1,114 @@
+"""Writes ``docs/hardening.md`` from the results of the marked tests, which it runs; called by `make matrix`.
+
+A cell is written as its test came out; one whose test could not run here says why. With a test that fails, nothing is
+written. ``test_page.py`` holds the page against the marks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import pytest
+
+from tests.robustness.cells import AREAS, ROOT, Cell, all_cells
+from tests.robustness.schedulers import OUTCOMES
+
+PAGE = ROOT / "docs" / "hardening.md"
+TITLES = {
+    "runs": "Runs",
+    "hosts": "Hosts",
+    "concurrency": "Concurrency",
+    "numerics": "Numerics",
+    "visible": "Fail open is visible",
+    "files": "Files",
+    "serving": "Serving",
+}
+HEAD = """# Hardening
+
+What happens where a sampling run or its surroundings are not plain, and the test that shows it. *Works*: the result is
+that of the same run alone, in a clean process. *Fails open*: the step is computed, and the record and one warning say
+why. *Refused*: an error names the remedy. `make matrix` runs the marked tests and writes this page from their results;
+*slow* ones run there and under `make test-matrix` only. The last column counts the settings that each was run with.
+"""
+PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
+
+
+class Results:
+    """What pytest reported: by test, without its parameters, the outcome of every run of it, and why it was skipped."""
+
+    def __init__(self) -> None:
+        self.passed: dict[str, int] = defaultdict(int)
+        self.skipped: dict[str, list[str]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One phase of one test."""
+        test = report.nodeid.split("[")[0]
+        if report.skipped:
+            words = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skipped[test].append(words.removeprefix("Skipped: "))
+        elif report.when == "call" and report.passed:
+            self.passed[test] += 1
+
+    def row(self, cell: Cell) -> str:
+        """The cell's line of the table."""
+        passed, skipped = self.passed[cell.test], self.skipped[cell.test]
+        outcome = cell.outcome if passed else "not run here"
+        ran = str(passed)
+        if skipped:
+            ran += f"; {len(skipped)} not run here: {skipped[0]}"
+        return f"{key(cell)} {outcome} | {ran} |"
+
+
+def key(cell: Cell) -> str:
+    """How the cell's line begins, whatever came of it."""
+    slow = ", slow" if cell.slow else ""
+    return f"| {cell.what} | `{cell.test.removeprefix('tests/')}`{slow} |"
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """The lines of cells in a page, by how they begin."""
+    keys = [key(cell) for cell in all_cells()]
+    return {one: line for line in text.splitlines() for one in keys if line.startswith(one)}
+
+
+def page(results: Results, known: Mapping[str, str]) -> str:
+    """The page; cells in ``known`` keep the line that they have there."""
+    versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
+    lines = [HEAD, f"Last written {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
+    for area in AREAS:
+        lines += [f"## {TITLES[area]}", "", "| situation | test | outcome | ran |", "|---|---|---|---|"]
+        lines += [known.get(key(cell)) or results.row(cell) for cell in all_cells() if cell.area == area]
+        lines.append("")
+    lines += [
+        "## Schedulers",
+        "",
+        "Every scheduler that diffusers ships, each in the loop of the pipelines that it comes with",
+        "(`tests/robustness/loops.py`). Where it works, half of the steps were forecast; where it fails open, the run",
+        "is the unattached one's to the last bit, and the record says why. Both draw the same random numbers.",
+        "",
+        "| scheduler | outcome | why |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {name} | {outcome} | {why} |" for name, (outcome, why) in sorted(OUTCOMES.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests, slow ones too, and write the page; the exit status. With ``--new`` those that it lacks."""
+    known = lines_of(PAGE.read_text()) if "--new" in arguments else {}
+    os.environ["FORESEER_SLOW"] = "1"  # read by every worker
+    results = Results()
+    tests = sorted({cell.test for cell in all_cells() if key(cell) not in known})
+    failed = pytest.main(["-q", "-n", "logical", "--dist", "loadfile", *tests], plugins=[results])
+    if not failed:
+        PAGE.write_text(page(results, known))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""The page lists the marked tests, all of them and no others."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.robustness.cells import AREAS, ROOT, Cell, all_cells
+from tests.robustness.cells import OUTCOMES as KINDS
+from tests.robustness.page import PAGE, Results, key
+from tests.robustness.schedulers import OUTCOMES
+
+
+def test_the_page_has_a_line_for_every_cell_and_no_other() -> None:
+    lines = [line for line in PAGE.read_text().splitlines() if "::test_" in line]
+    keys = [key(cell) for cell in all_cells()]
+    assert len(lines) == len(keys), "run `make matrix`"
+    for line, expected, cell in zip(lines, keys, all_cells(), strict=True):
+        assert line.startswith(expected), "run `make matrix`"
+        assert f" {cell.outcome} | " in line[len(expected) :] or " not run here" in line
+
+
+def test_the_page_has_every_scheduler() -> None:
+    words = PAGE.read_text()
+    for name, (outcome, why) in OUTCOMES.items():
+        assert f"| {name} | {outcome} | {why} |" in words, "run `make matrix`"
+
+
+def test_a_cell_is_written_as_its_test_came_out() -> None:
+    cell = Cell("runs", "words", "works", "tests/x.py::test_x")
+    results = Results()
+    assert results.row(cell) == "| words | `x.py::test_x` | not run here | 0 |"
+    results.passed[cell.test] = 3
+    assert results.row(cell) == "| words | `x.py::test_x` | works | 3 |"
+    results.skipped[cell.test].append("no torchao")
+    assert results.row(cell) == "| words | `x.py::test_x` | works | 3; 1 not run here: no torchao |"
+
+
+def test_every_cell_has_an_outcome_and_a_test_that_exists() -> None:
+    cells = all_cells()
+    assert len({(cell.area, cell.what) for cell in cells}) == len(cells) > 40
+    for cell in cells:
+        assert cell.area in AREAS
+        assert cell.outcome in KINDS
+        path, name = cell.test.split("::")
+        functions = [
+            node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)
+        ]
+        assert name in functions, cell.test
+
+
+def test_every_test_here_closes_a_cell() -> None:
+    closed = {cell.test for cell in all_cells()}
+    for path in sorted((ROOT / "tests" / "robustness").glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and path.name != "test_page.py":
+                assert f"tests/robustness/{path.name}::{node.name}" in closed, node.name

@@ -1,0 +1,64 @@
+"""Run the suites that depend on diffusers under other versions: ``python -m tests.robustness.versions 0.37.0 0.42.1``.
+
+With ``--page`` it has the last of the versions write ``docs/hardening.md`` instead (`tests.robustness.page`).
+
+Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned, and with the
+libraries that quantise weights; nothing is installed into the one that runs this.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from tests.robustness.cells import ROOT
+
+SUITES = (
+    *("tests/contract", "tests/robustness", "tests/unit/attach", "tests/unit/gate", "tests/unit/calibration"),
+    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py"),
+)
+BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2")  # slow to import, and of one suite's use: not in `dev`
+
+
+def environment(version: str) -> Path:
+    """The interpreter of a virtual environment with that diffusers, made if it is not there."""
+    folder = ROOT / ".venv-matrix" / version
+    python = folder / "bin" / "python"
+    ready, wanted = folder / "ready", [f"diffusers=={version}", *QUANTISERS]
+    if not ready.exists() or ready.read_text().split() != wanted:
+        venv.create(folder, with_pip=True)
+        pins = (ROOT / "constraints.txt").read_text().splitlines()
+        loose = folder / "constraints.txt"
+        loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in BOUND_TO_DIFFUSERS))
+        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
+        subprocess.run([*pip, "torch"], check=True)
+        subprocess.run([*pip, *wanted, "--editable", ".[dev]"], check=True, cwd=ROOT)
+        ready.write_text("\n".join(wanted))
+    return python
+
+
+def run(version: str, *words: str) -> bool:
+    """Whether ``python -m words`` succeeds there, slow tests with it."""
+    command = [environment(version), "-m", *words]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "FORESEER_SLOW": "1"}, check=False).returncode == 0
+
+
+def main(arguments: list[str]) -> int:
+    """How many versions failed."""
+    versions = [word for word in arguments if not word.startswith("--")]
+    if "--page" in arguments:
+        return int(not run(versions[-1], "tests.robustness.page"))
+    failed = 0
+    for version in versions:
+        passed = run(version, "pytest", "-q", "-p", "no:cacheprovider", "-n", "logical", "--dist", "loadfile", *SUITES)
+        failed += not passed
+        print(f"diffusers {version}: {'passed' if passed else 'FAILED'}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

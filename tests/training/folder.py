@@ -1,5 +1,0 @@
-"""Where the trained video example is."""
-
-from pathlib import Path
-
-FOLDER = Path(__file__).parents[2] / "examples" / "emoji-video"

@@ -1,0 +1,111 @@
+"""An interrupted rollout does not repeat its reference runs, and takes none of another."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import foreseer as fs
+from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.references import REFERENCE_FILE
+from tests.support.loop_pipeline import SmoothDenoiser
+from tests.unit.calibration.conftest import STEPS, TRAINING
+
+
+class StoppedError(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Counts the network's evaluations; forecasts and replays are none."""
+    calls, forward = [], SmoothDenoiser.forward
+
+    @functools.wraps(forward)
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(SmoothDenoiser, "forward", counted)
+    return calls
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_it_goes_on_where_it_was_with_the_same_rows(loop, tmp_path, evaluations, guidance):
+    options = {"guidance_scale": guidance}
+    kernel = fs.calibrate(loop, TRAINING[:3], num_inference_steps=STEPS, **options)
+    whole = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, **options)
+
+    def interrupt(done, total):
+        if done == 2 * STEPS:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path / "kept", progress=interrupt, **options)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    evaluations.clear()
+    resumed = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path / "kept", **options)
+    branches = 1 if guidance == 1.0 else 2
+    assert len(evaluations) == branches * (1 + STEPS + 3 * 5)  # the matrix' one step, one reference, three rollouts
+    assert np.array_equal(resumed.rows, whole.rows)
+    assert set(resumed.branch_rows) == set(whole.branch_rows)
+    for name, rows in whole.branch_rows.items():
+        assert np.array_equal(resumed.branch_rows[name], rows)
+
+
+def test_a_reference_of_another_run_is_not_taken(loop, kernel, tmp_path, evaluations):
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+    evaluations.clear()
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path, seed=1)
+    assert len(evaluations) == 1 + STEPS + 4
+    evaluations.clear()
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path, teacher_steps=2 * STEPS)
+    assert len(evaluations) == 1 + 2 * STEPS + 4
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_reference_is_named(loop, kernel, tmp_path):
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CalibrationError, match=file.name):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"names": '["a"]'}, {"names": "[1]"}, {"names": "{"}, {"mixing": np.ones(2)}, {"targets": np.zeros(())}]
+)
+def test_a_reference_that_contradicts_itself_is_named(loop, kernel, tmp_path, change):
+    fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+    (file,) = tmp_path.iterdir()
+    arrays, metadata = REFERENCE_FILE.load(file)
+    arrays = {name: change.get(name, array).astype(array.dtype) for name, array in arrays.items()}
+    REFERENCE_FILE.save(file, arrays, {**metadata, "names": change.get("names", metadata["names"])})
+    with pytest.raises(CalibrationError, match=file.name):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
+
+
+def test_fingerprints_tell_values_apart():
+    picture = Image.new("RGB", (4, 4), (1, 2, 3))
+    values = [
+        torch.ones(3),
+        torch.ones(3, dtype=torch.bfloat16) * 2,
+        np.ones(4),
+        picture,
+        Image.new("RGB", (4, 4), (1, 2, 4)),
+        [picture, picture],
+        None,
+        "words",
+        {"a": 1},
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint(picture) == fingerprint(picture.copy())
+
+
+def test_a_folder_that_cannot_be_is_named(loop, kernel, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(CalibrationError, match=r"Cannot keep references in .*taken"):
+        fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path / "taken")

@@ -1,0 +1,264 @@
+"""The commands on whole pipelines in folders, from prompt to picture: nothing but the folder tells what they are."""
+
+import json
+import math
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import foreseer as fs
+from foreseer.cli import app
+from tests.support.folders import PARTS, save
+from tests.support.networks_video import LTX2_GUIDES_MORE
+
+STEPS, NFE, SIZE = 6, 4, 32
+TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
+
+
+class Family(NamedTuple):
+    """Options of every command, branches of guidance that are called apart, frames of a video; what is compared."""
+
+    options: list[str]
+    branches: int = 1
+    frames: int | None = None
+    steps: int = STEPS
+    nfe: int = NFE
+    methods: tuple[str, ...] = ("reuse", "taylorseer")
+
+
+LTX2 = ["num_frames=9", "max_sequence_length=16", *(["spatio_temporal_guidance_blocks=[1]"] * LTX2_GUIDES_MORE)]
+FAMILIES = {
+    "sd3": Family([]),
+    "sdxl": Family([]),
+    "qwen_image": Family(["--true-cfg", "3", "--negative", "a blur"], 2),
+    "wan": Family(["--option", "num_frames=5"], 2, 5),
+    "ltx2": Family(
+        [word for given in LTX2 for word in ("--option", given)], 3 if LTX2_GUIDES_MORE else 1, 9, 4, 3, ("reuse",)
+    ),
+}
+# Of the others, what a call needs at this size.
+UNBINNED = ["--option", "use_resolution_binning=false"]
+OPTIONS = {"pixart_sigma": UNBINNED, "sana": UNBINNED}
+VIDEOS = {"hunyuan_video": 9, "hunyuan_video_1_5": 5, "cogvideox": 9, "ltx": 9, "mochi": 7}
+PICTURED = ("flux_img2img", "flux_fill", "flux_control", "flux_kontext")
+OTHERS = sorted({*PARTS} - {*FAMILIES, *PICTURED, "wan_2_2"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Gives the folder of a pipeline, written once."""
+    written = {}
+
+    def of(name):
+        if name not in written:
+            written[name] = tmp_path_factory.mktemp(name)
+            save(name, written[name])
+        return written[name]
+
+    return of
+
+
+def invoke(*words):
+    """What a command prints, once it succeeded."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output or result.exception
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
+    options, branches, frames, steps, nfe, methods = FAMILIES[name]
+    common = ("--steps", steps, "--height", SIZE, "--width", SIZE, *options)
+    prompts, kernel = tmp_path / "prompts.txt", tmp_path / "one.kernel.safetensors"
+    prompts.write_text("a red apple\na blue boat\n")
+    invoke("calibrate", folder(name), "--prompts", prompts, "-o", kernel, *common)
+    known = fs.Kernel.load(kernel)
+    assert (known.prompts, len(known.grid)) == (2, steps)
+
+    drawn = tmp_path / ("drawn.gif" if frames else "drawn.png")
+    for how in (("--kernel", kernel), ("--method", "taylorseer")):
+        words = ("generate", folder(name), "-p", "a red apple", *how, "--nfe", nfe, "-o", drawn, "--json")
+        made = json.loads(invoke(*words, *common))
+        assert made["record"]["nfe"] == nfe
+        assert made["record"]["evaluations"] == nfe * branches
+        assert made["record"]["failed_open"] == []
+        with Image.open(drawn) as picture:
+            assert picture.size == (SIZE, SIZE)
+            assert getattr(picture, "n_frames", 1) == (frames or 1)
+
+    words = ("bench", folder(name), "--prompts", prompts, "--limit", 1, "--nfe", nfe, "--methods", ",".join(methods))
+    report = json.loads(
+        invoke(*words, "--kernel", kernel, "--measures", "psnr,ssim", "-o", tmp_path / "report", "--json", *common)
+    )
+    rows = {row["title"]: row for row in report["rows"]}
+    reference = rows.pop("Every step")
+    assert reference["nfe"] == steps
+    assert set(rows) == {"Kernel rows, searched steps", *map(TITLES.get, methods)}
+    for row in rows.values():
+        assert row["error"] is None
+        assert row["nfe"] == nfe
+        assert math.isfinite(row["measures"]["psnr"])
+        assert 0 < row["measures"]["ssim"] < 1
+        assert row["flops_speedup"] > 1
+    assert rows["Reuse"]["flops_speedup"] == pytest.approx(steps / nfe, rel=1e-3)  # its site is the output
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_folder_is_drawn_from_at_a_budget(folder, tmp_path, name):
+    drawn, frames = tmp_path / "drawn.gif", VIDEOS.get(name, 1)
+    words = ["generate", folder(name), "-p", "a red apple", "--method", "taylorseer", "--nfe", 3, "--steps", NFE]
+    options = [*OPTIONS.get(name, []), *(["--option", f"num_frames={frames}"] if frames > 1 else [])]
+    made = json.loads(invoke(*words, "--height", SIZE, "--width", SIZE, *options, "-o", drawn, "--json"))
+    assert made["record"]["nfe"] == 3
+    assert made["record"]["failed_open"] == []
+    with Image.open(drawn) as picture:
+        assert picture.size == (SIZE, SIZE)
+        assert 1 <= getattr(picture, "n_frames", 1) <= frames  # equal frames of a GIF are one
+
+
+def test_a_run_that_begins_from_a_picture_is_calibrated_rolled_out_drawn_and_compared(folder, tmp_path):
+    given, prompts = tmp_path / "given.png", tmp_path / "prompts.txt"
+    kernel, plan, drawn = (
+        tmp_path / "one.kernel.safetensors",
+        tmp_path / "four.plan.safetensors",
+        tmp_path / "drawn.png",
+    )
+    Image.linear_gradient("L").resize((SIZE, SIZE)).convert("RGB").save(given)
+    prompts.write_text("a red apple\n")
+    call = ("--height", SIZE, "--width", SIZE, "--image", given, "--option", "strength=0.75")
+    model = folder("flux_img2img")
+    invoke("calibrate", model, "--prompts", prompts, "--steps", 8, "-o", kernel, *call)
+    assert len(fs.Kernel.load(kernel).grid) == 6  # of the 8 steps, those from the picture on
+    invoke("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", plan, *call)
+    words = ("generate", model, "-p", "a red apple", "--steps", 8, "--plan", plan, "-o", drawn, "--json")
+    made = json.loads(invoke(*words, *call))
+    record = made["record"]
+    assert made["steps"] == 6
+    computed = [2 + step for step in fs.Plan.load(plan).computed_steps]
+    assert record["computed"] == {"call 1": computed}
+    assert record["failed_open"] == []
+    bench = ("bench", model, "--prompts", prompts, "--steps", 8, "--nfe", NFE, "--methods", "reuse")
+    for _ in range(2):  # the second finds the first one's results: the picture is known by its content
+        report = json.loads(
+            invoke(*bench, "--plan", plan, "--measures", "psnr", "-o", tmp_path / "report", "--json", *call)
+        )
+        rows = {row["title"]: row for row in report["rows"]}
+        assert rows["Plan"]["measures"]["psnr"] > rows["Reuse"]["measures"]["psnr"]
+    Image.new("RGB", (SIZE, SIZE), "red").save(given)
+    result = CliRunner().invoke(app, [*map(str, (*bench, "-o", tmp_path / "report", *call))])
+    assert "results of another bench (options" in str(result.exception)
+
+
+def test_a_mask_is_given_as_an_option(folder, tmp_path):
+    given, mask, drawn = tmp_path / "given.png", tmp_path / "mask.png", tmp_path / "drawn.png"
+    Image.new("RGB", (SIZE, SIZE), "red").save(given)
+    Image.new("L", (SIZE, SIZE), 255).save(mask)
+    words = ("generate", folder("flux_fill"), "-p", "a red apple", "--steps", STEPS, "-o", drawn)
+    sizes = ("--height", SIZE, "--width", SIZE)
+    invoke(*words, *sizes, "--image", given, "--option", f"mask_image=@{mask}", "--method", "reuse", "--nfe", NFE)
+    with Image.open(drawn) as picture:
+        assert picture.size == (SIZE, SIZE)
+    result = CliRunner().invoke(app, [*map(str, (*words, *sizes, "--image", given))])
+    assert "takes mask_image, none was given" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("flux_control", []), ("flux_kontext", ["--option", "_auto_resize=false", "--option", f"max_area={SIZE**2}"])],
+)
+def test_a_picture_is_given_under_the_name_that_the_pipeline_has(folder, tmp_path, name, options):
+    given, drawn = tmp_path / "given.png", tmp_path / "drawn.png"
+    Image.new("RGB", (SIZE, SIZE), "red").save(given)
+    words = ("generate", folder(name), "-p", "a red apple", "--method", "reuse", "--nfe", 3, "--steps", NFE)
+    made = json.loads(
+        invoke(*words, "--height", SIZE, "--width", SIZE, "--image", given, *options, "-o", drawn, "--json")
+    )
+    assert made["record"]["nfe"] == 3
+    with Image.open(drawn) as picture:
+        assert picture.size == (SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("strength", "write it as NAME=VALUE"),
+        ("num_inference_steps=4", "instead of num_inference_steps give --steps"),
+        ("height=64", "height is given twice"),
+        ("image=@missing.png", "Cannot read the picture missing.png"),
+        ("colour=red", "FluxImg2ImgPipeline takes no colour"),
+    ],
+)
+def test_an_option_that_cannot_be_given_is_refused(folder, words, why):
+    command = ("generate", folder("flux_img2img"), "-p", "a red apple", "--height", SIZE, "--option", words)
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code != 0
+    assert why in f"{' '.join(result.output.split())} {result.exception}"
+
+
+def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
+    model, kernel, prompts = folder("wan_2_2"), tmp_path / "one.kernel.safetensors", tmp_path / "prompts.txt"
+    prompts.write_text("a red apple\n")
+    call = ("--height", SIZE, "--width", SIZE, "--option", "num_frames=5")
+    invoke("calibrate", model, "--prompts", prompts, "--steps", 8, "-o", kernel, *call)
+    words = ("generate", model, "-p", "a red apple", "--steps", 8, "-o", tmp_path / "drawn.gif", "--json", *call)
+    for how in (("--kernel", kernel), ("--method", "taylorseer"), ("--method", "spectrum")):
+        record = json.loads(invoke(*words, *how, "--nfe", 6))["record"]
+        assert record["nfe"] == 6
+        assert {name.split()[0] for name in record["computed"]} == {"transformer", "transformer_2"}
+        assert record["failed_open"] == []
+    rollout = ("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", tmp_path / "p", *call)
+    result = CliRunner().invoke(app, [*map(str, rollout)])
+    assert "follows one plan from beginning to end" in str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def guided(folder, tmp_path_factory):
+    """A kernel that knows two branches, and the words of its calls."""
+    place = tmp_path_factory.mktemp("guided")
+    prompts, kernel = place / "prompts.txt", place / "wan.kernel.safetensors"
+    prompts.write_text("a red apple\na blue boat\n")
+    call = ("--height", SIZE, "--width", SIZE, "--option", "num_frames=5")
+    invoke("calibrate", folder("wan"), "--prompts", prompts, "--steps", STEPS, "-o", kernel, *call)
+    return kernel, prompts, call
+
+
+def test_calls_of_the_network_are_a_budget_of_every_command(folder, guided, tmp_path):
+    kernel, prompts, call = guided
+    calls = 2 * NFE - 1  # odd: the branches compute apart
+    plan, rolled, drawn = tmp_path / "apart.plan.safetensors", tmp_path / "rolled.plan.safetensors", tmp_path / "o.gif"
+    invoke("plan", kernel, "--evaluations", calls, "-o", plan)
+    invoke("rollout", folder("wan"), kernel, "--evaluations", calls, "--prompts", prompts, "-o", rolled, *call)
+    words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", *call)
+    seen = []
+    for how in (("--plan", plan), ("--plan", rolled), ("--kernel", kernel, "--evaluations", calls)):
+        record = json.loads(invoke(*words, *how))["record"]
+        assert record["evaluations"] == calls
+        assert record["failed_open"] == []
+        seen.append(record["computed"])
+    assert seen[0] == seen[1] == seen[2]
+    assert len(set(map(len, seen[0].values()))) == 2
+    result = CliRunner().invoke(app, [*map(str, (*words, "--method", "reuse", "--evaluations", calls))])
+    assert "--max-error need --kernel" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_a_frontier_by_calls_of_the_network(folder, guided, tmp_path):
+    kernel, _, _ = guided
+    curve = tmp_path / "curve.png"
+    words = ("frontier", kernel, "--evaluations", "--most", 2 * STEPS)
+    points = json.loads(invoke(*words, "-o", curve, "--json"))
+    assert [point["forward_passes"] for point in points] == list(range(2, 2 * STEPS))
+    for point in points:
+        apart = [len(steps) for steps in point["branch_steps"].values()]
+        assert sum(apart) + (2 - len(apart)) * point["nfe"] == point["forward_passes"]
+        assert point["speedup"] == pytest.approx(2 * STEPS / point["forward_passes"])
+    assert any(point["branch_steps"] for point in points)
+    assert points[-1]["error"] < points[0]["error"] / 2
+    assert sum(point["knee"] for point in points) == 1
+    with Image.open(curve) as picture:
+        assert picture.width > 500
+    together = json.loads(invoke("frontier", kernel, "--json"))
+    assert [point["forward_passes"] for point in together] == [2 * point["nfe"] for point in together]
+    assert "calls" in invoke(*words)

@@ -1,0 +1,140 @@
+"""The command line with pipelines that take no prompt, want a picture, or give none."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from foreseer.cli import app
+from foreseer.errors import PlanError
+from foreseer.evaluate.generate import _write
+from foreseer.pipelines import PICTURE, PipelineError, call_arguments, run, with_pictures
+from tests.support.pipelines import build
+
+STEPS = "8"
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    """A folder with a pipeline of classes."""
+    folder = tmp_path_factory.mktemp("dit")
+    pipe = build("dit").pipe
+    pipe.labels = {"cat": 1, "kitty": 1, "dog": 2}
+    pipe.register_to_config(id2label={1: "cat, kitty", 2: "dog"})
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def invoke(*words):
+    """What a command prints, once it succeeded."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("label", ["dog", "2"])
+def test_classes_are_drawn_by_name_and_by_number(dit, tmp_path, label):
+    out = tmp_path / "dog.png"
+    words = ("generate", dit, "--prompt", label, "--method", "taylorseer", "--nfe", "5", "--steps", STEPS)
+    made = json.loads(invoke(*words, "--out", out, "--json"))
+    assert made["record"]["nfe"] == 5
+    assert made["record"]["failed_open"] == []
+    with Image.open(out) as picture:
+        assert picture.size == (16, 16)
+
+
+def test_a_pipeline_of_classes_is_calibrated_and_served(dit, tmp_path):
+    prompts, kernel = tmp_path / "labels.txt", tmp_path / "dit.kernel.safetensors"
+    prompts.write_text("cat\n2\n")
+    invoke("calibrate", dit, "--prompts", prompts, "--steps", STEPS, "--out", kernel)
+    words = ("generate", dit, "--prompt", "dog", "--kernel", kernel, "--nfe", "6", "--steps", STEPS)
+    made = json.loads(invoke(*words, "--out", tmp_path / "dog.png", "--json"))
+    assert made["record"]["nfe"] == 6
+
+
+def test_an_unknown_class_is_refused(dit, tmp_path):
+    pipe = build("dit").pipe
+    with pytest.raises(PipelineError, match="'a red apple' is not one of them; give a name or a number"):
+        call_arguments(pipe, "a red apple", {})
+
+
+class Redraws:
+    """A pipeline that redraws a picture."""
+
+    def __call__(self, prompt=None, image=None, mask_image=None, generator=None):
+        """Fails without one, as diffusers' do."""
+        return SimpleNamespace(images=[image.resize((8, 8))], seed=generator.initial_seed())
+
+
+def test_a_picture_is_taken_or_asked_for(tmp_path):
+    path = tmp_path / "given.png"
+    Image.new("RGB", (4, 4), "red").save(path)
+    given = with_pictures(Redraws(), {PICTURE: path, "mask_image": path, "strength": 0.5})
+    assert given.pop("strength") == 0.5
+    assert given.pop("mask_image").size == (4, 4)
+    drawn = run(Redraws(), {"prompt": "a word", **given}, seed=3)
+    assert drawn.seed == 3
+    assert drawn.images[0].getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(PipelineError, match="Redraws takes image and mask_image, none was given, and without it fails"):
+        run(Redraws(), {"prompt": "a word"}, seed=3)
+    with pytest.raises(PipelineError, match="takes no picture"):
+        with_pictures(build("dit").pipe, {PICTURE: path})
+    path.write_text("no picture")
+    with pytest.raises(PipelineError, match="Cannot read the picture"):
+        with_pictures(Redraws(), {PICTURE: path})
+
+
+@pytest.mark.parametrize("command", ["generate", "calibrate"])
+def test_what_the_pipeline_refuses_is_said_in_its_words(tmp_path, command):
+    words = {"generate": ["--prompt", "a red apple", "--steps", "4"], "calibrate": ["--steps", "4"]}[command]
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app, [command, "emoji", *words, "--out", str(out), "--option", "max_sequence_length=9999"]
+    )
+    assert isinstance(result.exception, PipelineError)
+    assert "FluxPipeline cannot draw this" in str(result.exception)
+    assert "cannot be greater than 512" in str(result.exception)
+    assert not out.exists()
+
+
+def test_a_picture_is_not_asked_for_where_memory_is_short():
+    class Fails(Redraws):
+        def __call__(self, prompt=None, image=None, generator=None):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(PipelineError, match=r"^Fails cannot draw this: RuntimeError: out of memory\.$"):
+        run(Fails(), {}, seed=0)
+
+
+def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
+    class Refuses(Redraws):
+        def __call__(self, prompt=None, image=None, generator=None):
+            raise PlanError("no row")
+
+    with pytest.raises(PlanError, match=r"^no row$"):
+        run(Refuses(), {}, seed=0)
+
+
+def test_what_is_neither_picture_nor_video_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match="holds no picture and no video"):
+        _write(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--true-cfg", "nan", "--negative", "x"], "true_cfg_scale is nan"),
+        (["--guidance", "inf"], "guidance_scale is inf"),
+        (["--seed", "99999999999999999999"], "less than or equal"),
+        (["--out", "out.xyz", "--steps", "1"], "names no format"),
+        (["--negative", "blue"], "drops it where true_cfg_scale is 1"),
+    ],
+)
+def test_values_that_draw_nothing_sensible_are_refused(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["generate", "emoji", "--prompt", "a red apple", *words])
+    assert result.exit_code != 0
+    assert said in result.output + str(result.exception)
+    assert not list(tmp_path.iterdir())

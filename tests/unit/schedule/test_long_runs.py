@@ -1,0 +1,65 @@
+"""Steps of runs of many: found on every n-th of them first, in bounded time and memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import foreseer as fs
+from foreseer.forecast import KernelRows
+from foreseer.kernel import Kernel
+from foreseer.schedule import Joint, optimal
+from foreseer.schedule.joint import JointSearch
+from foreseer.schedule.optimal import Search, root_of, stride
+from tests.unit.kernel.test_branches import branch_features
+from tests.unit.kernel.test_branches import kernel_of as branched
+from tests.unit.kernel.test_kernel import trajectories
+
+STEPS = 16
+LONG = fs.Grid.uniform(150)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    features = trajectories(3, STEPS)
+    sampler = np.tril(np.ones((STEPS + 1, STEPS + 1)), -1) / STEPS + np.eye(STEPS + 1)
+    grams = features @ features.transpose(0, 2, 1) / features.shape[2]
+    return Kernel(fs.Grid.uniform(STEPS), grams, sampler, np.ones(3), sensitivity=2.0)
+
+
+def test_a_long_run_is_thinned_as_far_as_its_budget_allows() -> None:
+    assert [stride(total, 9) for total in (28, 50, 64, 65, 200, 1000)] == [1, 1, 1, 2, 4, 16]
+    assert [stride(200, nfe) for nfe in (25, 50, 51, 199)] == [4, 2, 1, 1]
+
+
+def test_it_costs_little_more_than_a_search_of_every_step(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = fs.Grid.uniform(80)
+    search = Search(kernel.on(grid), KernelRows(kernel))
+    quick = search.best(5)
+    monkeypatch.setattr(optimal, "FINE", 80)
+    thorough = Search(kernel.on(grid), KernelRows(kernel)).best(5)
+    assert search.cost(quick) <= 1.03 * search.cost(thorough)
+    worse = tuple(range(0, 80, 16))
+    assert search.cost(quick) < 0.9 * search.cost(worse)
+
+
+def test_what_it_keeps_is_of_the_size_of_a_few_kernels(kernel: Kernel) -> None:
+    search = Search(kernel.on(LONG), KernelRows(kernel))
+    assert len(search.best(6)) == 6
+    assert sum(kept.nbytes for kept in search._sums.values()) < 20 * len(LONG) ** 2 * 8
+
+
+def test_branches_apart_on_a_long_run() -> None:
+    kernel = branched(branch_features())
+    joint, search = Joint(kernel, 9), JointSearch(kernel.on(LONG))
+    steps, own = joint.on(LONG), joint.branch_steps(LONG)
+    assert sum(len(own.get(name, steps)) for name in ("cond", "uncond", "skip")) == 9
+    even = tuple((step, 7) for step in range(0, 150, 50))
+    assert search.cost(search.best(9)) < search.cost(even)
+
+
+def test_vectors_span_no_more_than_they_must(kernel: Kernel) -> None:
+    pooled = kernel.on(LONG).pooled
+    root = root_of(pooled)
+    assert root.shape[1] < 2 * STEPS  # its features, and what is open between them
+    assert root @ root.T == pytest.approx(pooled, abs=1e-10 * float(pooled.max()))
