@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench matrix test-matrix clean
+.PHONY: demo test lint smoke bench matrix test-matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/foreseer demo --out demo
@@ -15,6 +15,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Wheel and sdist, and the installed wheel tried in a fresh environment, away from this folder.
+smoke: $(VENV)/installed
+	$(BIN)/python -m tests.packaging.smoke
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
@@ -37,4 +41,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-matrix demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix build dist demo .pytest_cache .ruff_cache .hypothesis

@@ -37,6 +37,13 @@ class ForeseerWarning(UserWarning):
     """Steps meant to be forecast were computed; said once a handle, with the reason."""
 
 
+class ForeseerDeprecationWarning(FutureWarning):
+    """A name is deprecated: the message says since when, what replaces it, and the release that removes it.
+
+    Deprecated names work for two further minor releases. Python shows this warning by default, in scripts too.
+    """
+
+
 def in_one_line(error: BaseException) -> str:
     r"""What an exception says on its first line, after its kind where it is not one of Foreseer's own.
 
