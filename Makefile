@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench matrix test-matrix clean
+.PHONY: demo test lint smoke site bench matrix test-matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/foreseer demo --out demo
@@ -16,13 +16,22 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Wheel and sdist, and the installed wheel tried in a fresh environment, away from this folder.
+smoke: $(VENV)/installed
+	$(BIN)/python -m tests.packaging.smoke
+
+# The site, into build/site; a warning is an error. Nothing is fetched.
+site: $(VENV)/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
 
-# docs/hardening.md, from the tests that it lists, in the newest environment of test-matrix.
+# docs/hardening.md, from the tests that it lists, in the newest environment of test-matrix; the table of pipelines.
 matrix: $(VENV)/installed
 	$(BIN)/python -m tests.robustness.versions 0.42.1 --page
+	$(BIN)/python -m tests.contract.matrix
 
 # The oldest and the newest diffusers that work, each in an environment of its own; slow tests too.
 test-matrix: $(VENV)/installed
@@ -37,4 +46,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-matrix demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix build dist demo .pytest_cache .ruff_cache .hypothesis

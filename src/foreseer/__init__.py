@@ -19,6 +19,7 @@ _MODULES = {
     "zoo": "foreseer.zoo",
 }
 _NAMES = {
+    "ForeseerDeprecationWarning": "foreseer.errors",
     "ForeseerError": "foreseer.errors",
     "ForeseerWarning": "foreseer.errors",
     "GatedPolicy": "foreseer.gate",
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
-    from foreseer.errors import ForeseerError, ForeseerWarning
+    from foreseer.errors import ForeseerDeprecationWarning, ForeseerError, ForeseerWarning
     from foreseer.gate import GatedPolicy
     from foreseer.grid import Grid
     from foreseer.kernel import Kernel
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from foreseer.plan import Plan, Policy
 
 __all__ = [
+    "ForeseerDeprecationWarning",
     "ForeseerError",
     "ForeseerWarning",
     "GatedPolicy",

@@ -37,6 +37,13 @@ class ForeseerWarning(UserWarning):
     """Steps that should have been forecast were computed; issued once per handle, with the reason."""
 
 
+class ForeseerDeprecationWarning(FutureWarning):
+    """A name is deprecated: the message says since when, what replaces it, and the release that removes it.
+
+    Deprecated names work for two further minor releases. Python shows this warning by default, in scripts too.
+    """
+
+
 def in_one_line(error: BaseException) -> str:
     r"""Return the first line of an exception's message, after its type unless it is Foreseer's own.
 

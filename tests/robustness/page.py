@@ -20,20 +20,24 @@ from tests.robustness.schedulers import OUTCOMES
 
 PAGE = ROOT / "docs" / "hardening.md"
 TITLES = {
-    "runs": "Runs",
-    "hosts": "Hosts",
+    "runs": "Runs and pipelines",
+    "hosts": "Models, adapters, offload, compilation",
     "concurrency": "Concurrency",
     "numerics": "Numerics",
-    "visible": "Fail open is visible",
+    "visible": "Warnings",
     "files": "Files",
-    "serving": "Serving",
+    "serving": "The example server",
 }
-HEAD = """# Hardening
+HEAD = """# Unusual situations
 
-What happens where a sampling run or its surroundings are not plain, and the test that shows it. *Works*: the result is
-that of the same run alone, in a clean process. *Fails open*: the step is computed, and the record and one warning say
-why. *Refused*: an error names the remedy. `make matrix` runs the marked tests and writes this page from their results;
-*slow* ones run there and under `make test-matrix` only. The last column counts the settings that each was run with.
+What happens when a run, or what surrounds it, is unusual: aborted runs, offload, compilation, LoRA, threads, half
+precision, damaged files. Every line is a test that was run, with this outcome:
+
+- *works*: the result is that of the same run alone in a clean process;
+- *fails open*: the step is computed, and the record and one warning say why;
+- *refused*: an error names the remedy.
+
+The last column counts the settings tried: sites, models, moments of an interruption.
 """
 PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 
@@ -66,30 +70,28 @@ class Results:
 
 def key(cell: Cell) -> str:
     """How the cell's line begins, whatever came of it."""
-    slow = ", slow" if cell.slow else ""
-    return f"| {cell.what} | `{cell.test.removeprefix('tests/')}`{slow} |"
+    return f"| {cell.what} |"
 
 
 def lines_of(text: str) -> dict[str, str]:
     """The lines of cells in a page, by how they begin."""
     keys = [key(cell) for cell in all_cells()]
-    return {one: line for line in text.splitlines() for one in keys if line.startswith(one)}
+    return {start: line for line in text.splitlines() for start in keys if line.startswith(start)}
 
 
 def page(results: Results, known: Mapping[str, str]) -> str:
     """The page; cells in ``known`` keep the line that they have there."""
     versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
-    lines = [HEAD, f"Last written {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
+    lines = [HEAD, f"Last run on {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
     for area in AREAS:
-        lines += [f"## {TITLES[area]}", "", "| situation | test | outcome | ran |", "|---|---|---|---|"]
+        lines += [f"## {TITLES[area]}", "", "| situation | outcome | settings |", "|---|---|---|"]
         lines += [known.get(key(cell)) or results.row(cell) for cell in all_cells() if cell.area == area]
         lines.append("")
     lines += [
         "## Schedulers",
         "",
-        "Every scheduler that diffusers ships, each in the loop of the pipelines that it comes with",
-        "(`tests/robustness/loops.py`). Where it works, half of the steps were forecast; where it fails open, the run",
-        "is the unattached one's to the last bit, and the record says why. Both draw the same random numbers.",
+        "Every scheduler of diffusers, in the loop of the pipelines that it comes with. *Works*: half of the steps",
+        "were forecast. *Fails open*: the run equals the unattached run to the last bit, and the record says why.",
         "",
         "| scheduler | outcome | why |",
         "|---|---|---|",

@@ -25,40 +25,40 @@ _WORKS = (
     *("TCD", "UnCLIP", "UniPCMultistep"),
 )
 _WORKS_TOO = {
-    "DDPMWuerstchen": "one noise level a step; its last timestep is where the run ends",
-    "Helios": "one noise level a step; each stage of the pyramid is a run of its own",
-    "HeliosDMD": "one noise level a step; each stage of the pyramid is a run of its own",
-    "Piflow": "one noise level a step; the forecast is of all the predictions that the network gives at once",
-    "SCM": "one noise level a step; its last timestep is where the run ends",
-    "VQDiffusion": "tokens, but one noise level a step: the forecast is of log probabilities",
+    "DDPMWuerstchen": "one noise level per step; the last timestep only ends the run",
+    "Helios": "one noise level per step; each stage of the pyramid is a separate run",
+    "HeliosDMD": "one noise level per step; each stage of the pyramid is a separate run",
+    "Piflow": "one noise level per step; all predictions of one call are forecast together",
+    "SCM": "one noise level per step; the last timestep only ends the run",
+    "VQDiffusion": "discrete tokens; log probabilities are forecast",
 }
 _FAILS_OPEN = {
-    "Amused": "tokens: the network is told no timestep",
-    "BlockRefinement": "tokens: the network is told no timestep",
+    "Amused": "discrete tokens; the network gets no timestep",
+    "BlockRefinement": "discrete tokens; the network gets no timestep",
     "DDIMInverse": "its noise levels rise",
     "DPMSolverMultistepInverse": "its noise levels rise",
     "DPMSolverSDE": "visits a noise level twice",
-    "DiscreteDDIM": "tokens: the network is told no timestep",
-    "EntropyBound": "tokens: the network is told no timestep",
+    "DiscreteDDIM": "discrete tokens; the network gets no timestep",
+    "EntropyBound": "discrete tokens; the network gets no timestep",
     "FlowMatchHeunDiscrete": "visits a noise level twice",
     "HeunDiscrete": "visits a noise level twice",
     "KDPM2AncestralDiscrete": "visits a noise level twice",
-    "KarrasVe": "the network is told a level other than the scheduler's: noise was added, or a step is corrected",
+    "KarrasVe": "the network gets another noise level than the scheduler's (added noise, corrected steps)",
     "PNDM": "visits a noise level twice",
     "RFD4Proteina": "its noise levels rise",
-    "RePaint": "visits a noise level twice: it jumps back (without jumps it works)",
-    "ScoreSdeVe": "the network is told a noise scale that is not the scheduler's timestep, and called twice a level",
-    "ScoreSdeVp": "the network is told a timestep of its training that is not the scheduler's",
+    "RePaint": "visits a noise level twice, by jumping back (works without jumps)",
+    "ScoreSdeVe": "the network gets a noise scale instead of the timestep, and is called twice per level",
+    "ScoreSdeVp": "the network gets a timestep that is not the scheduler's",
 }
 # What the handle says where it fails open, by the words that the reason above begins with.
 SAID = {
     "its noise levels rise": "must strictly decrease",
-    "the network is told a": "is not one of the scheduler's",
-    "tokens: the network is told no timestep": "the denoiser was given no timestep",
+    "the network gets a": "is not one of the scheduler's",
+    "discrete tokens; the network gets no timestep": "the denoiser was given no timestep",
     "visits a noise level twice": "must strictly decrease",
 }
 OUTCOMES: dict[str, tuple[str, str]] = {
-    **{f"{name}Scheduler": ("works", "one noise level a step") for name in _WORKS},
+    **{f"{name}Scheduler": ("works", "one noise level per step") for name in _WORKS},
     **{f"{name}Scheduler": ("works", why) for name, why in _WORKS_TOO.items()},
     **{f"{name}Scheduler": ("fails open", f"{why}; every step is computed") for name, why in _FAILS_OPEN.items()},
 }

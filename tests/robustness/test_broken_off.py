@@ -51,7 +51,7 @@ def raising(error: type[BaseException]) -> Callable[[], None]:
     return stop
 
 
-@pytest.mark.cell("runs", "an exception, or Ctrl-C, in the callback after every step", "works")
+@pytest.mark.cell("runs", "an exception or Ctrl-C in the callback, at each step", "works")
 @pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
 def test_broken_off_in_the_callback(error: type[BaseException]) -> None:
     expected = accelerated("flux")
@@ -63,7 +63,7 @@ def test_broken_off_in_the_callback(error: type[BaseException]) -> None:
             assert handle.record.forecast == {"cond": FORECAST}
 
 
-@pytest.mark.cell("runs", "an exception, or Ctrl-C, in the network at every computed step", "works")
+@pytest.mark.cell("runs", "an exception or Ctrl-C in the network, at each computed step", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 @pytest.mark.parametrize("error", [StoppedError, KeyboardInterrupt])
 def test_broken_off_in_the_network(error: type[BaseException], site: str) -> None:
@@ -91,7 +91,7 @@ def test_broken_off_in_the_network(error: type[BaseException], site: str) -> Non
         hook.remove()
 
 
-@pytest.mark.cell("runs", "a call of the network that fails after it was forecast", "works")
+@pytest.mark.cell("runs", "a forecast step whose caller raises afterwards", "works")
 def test_a_lost_forecast_leaves_nothing() -> None:
     expected = accelerated("flux")
     with fs.accelerate(tiny("flux").pipe, policy()):
@@ -131,7 +131,7 @@ def failing_sum(error: Exception, at_sum: int = 1) -> Iterator[None]:
     assert sums >= at_sum
 
 
-@pytest.mark.cell("runs", "a forecast that fails (out of memory in the weighted sum): the error goes through", "works")
+@pytest.mark.cell("runs", "out of memory in a forecast: the error is raised, and the next run is served", "works")
 @pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations ask for sums too
 @EVERY_SITE
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_failing_forecast(error: Exception, site: str) -> None:
             assert handle.record.forecast == {"cond": FORECAST}
 
 
-@pytest.mark.cell("runs", "a forecast that failed, and is asked for again: it is computed", "works")
+@pytest.mark.cell("runs", "a forecast that failed and is requested again: the step is computed", "works")
 @pytest.mark.usefixtures("as_users_call")
 def test_a_failed_forecast_asked_for_again() -> None:
     model, scheduler = randomise(TinyDenoiser(), 5), flow_scheduler()
@@ -202,7 +202,7 @@ def run_until_interrupted(seconds: float) -> None:
             tiny("flux").run(seed=99)
 
 
-@pytest.mark.cell("runs", "a real SIGINT: after a step, and at any moment, sent from outside", "works")
+@pytest.mark.cell("runs", "SIGINT from outside, after a step or at any moment", "works")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @EVERY_SITE
 def test_a_signal(site: str) -> None:
@@ -238,7 +238,7 @@ class _Interrupting:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("runs", "Ctrl-C at any line of Foreseer itself, the traceback kept", "works")
+@pytest.mark.cell("runs", "Ctrl-C at any line of Foreseer during a run; the next run is served", "works")
 @pytest.mark.parametrize("site", [site for site in SITES if site != "tokens"])  # its proof is long, line by line
 def test_interrupted_at_any_line(site: str) -> None:
     expected, plain = accelerated("flux", site=site), tiny("flux").run(seed=5)
@@ -267,7 +267,7 @@ def test_interrupted_at_any_line(site: str) -> None:
 EMPTY = {"_diffusers_hook"}  # diffusers makes a registry when a context is set, and keeps it
 
 
-@pytest.mark.cell("runs", "Ctrl-C at any line of attaching and of letting go, then `fs.detach`: no trace left", "works")
+@pytest.mark.cell("runs", "Ctrl-C at any line while attaching or detaching, then `fs.detach`: no trace left", "works")
 @EVERY_SITE
 @pytest.mark.parametrize("what", ["attaching", "letting go"])
 def test_attaching_interrupted_at_any_line(site: str, what: str) -> None:
@@ -309,7 +309,7 @@ def digest(site: str, broken: bool = False) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("runs", "broken off, then the next: the bits of a fresh process's, on the bundled pipeline", "works")
+@pytest.mark.cell("runs", "an aborted run, then another: equal to the last bit to a run in a fresh process", "works")
 @EVERY_SITE
 def test_the_bits_of_a_fresh_process(site: str) -> None:
     program = f"from tests.robustness.test_broken_off import digest; print(digest({site!r}))"

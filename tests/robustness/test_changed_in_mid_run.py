@@ -30,7 +30,7 @@ def run(tiny: TinyPipeline, change: Change) -> Tensor:
     return tiny.run(8, callback_on_step_end=at_end, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
-@pytest.mark.cell("runs", "adapters switched by a callback: no feature of the old ones is used", "works")
+@pytest.mark.cell("runs", "adapters switched by a callback: features of the old ones are not used", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 def test_adapters_switched(name: str, site: str) -> None:
@@ -58,7 +58,7 @@ def test_adapters_switched(name: str, site: str) -> None:
         assert handle.record.computed_steps == (0, 4)
 
 
-@pytest.mark.cell("runs", "a LoRA scale given with the call, which rounds the adapters' own at every step", "works")
+@pytest.mark.cell("runs", "a LoRA scale given with the pipeline's call", "works")
 def test_a_scale_given_with_the_call() -> None:
     peft = pytest.importorskip("peft")
     tiny = build("flux")
@@ -90,7 +90,7 @@ class ModuleProcessor(nn.Module):
         self.scale = [1.0]
 
 
-@pytest.mark.cell("runs", "an IP-adapter's scale or an attention processor changed: seen at the next call", "works")
+@pytest.mark.cell("runs", "an IP-adapter's scale or an attention processor changed during a run", "works")
 @pytest.mark.parametrize("kind", [Processor, ModuleProcessor])
 def test_settings_are_seen_to_change(kind: type[Any]) -> None:
     network = nn.Sequential(nn.Linear(2, 2), Attention(kind()))
@@ -137,7 +137,7 @@ PROMPTS: list[tuple[Change, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.cell("runs", "a prompt replaced after the first step, alternating, or written to in place", "works")
+@pytest.mark.cell("runs", "a prompt replaced after step 1, alternating between two, or changed in place", "works")
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 @pytest.mark.parametrize(("change", "computed"), PROMPTS)
 def test_a_changed_prompt(name: str, change: Change, computed: tuple[int, ...]) -> None:
@@ -166,9 +166,7 @@ def own_loop(change: Callable[[int, dict[int, Tensor]], None]) -> dict[tuple[int
     return outputs
 
 
-@pytest.mark.cell(
-    "runs", "one of several generations of the same prompt in a loop is dropped, or was a warm-up", "works"
-)
+@pytest.mark.cell("runs", "several runs of one prompt in one loop, one of them dropped or a warm-up", "works")
 def test_a_generation_dropped() -> None:
     def drop(step: int, samples: dict[int, Tensor]) -> None:
         if step == 1:
@@ -179,7 +177,7 @@ def test_a_generation_dropped() -> None:
     assert not torch.equal(outputs[1, 1], outputs[0, 0])
 
 
-@pytest.mark.cell("runs", "a loop of one's own after a run broken off: features kept of it are bounded", "works")
+@pytest.mark.cell("runs", "your own loop after an aborted run: memory of the old run is bounded", "works")
 def test_foreign_calls_after_a_run_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, scheduler = build("flux"), diffusers.FlowMatchEulerDiscreteScheduler()
     network = tiny.pipe.transformer
@@ -211,7 +209,7 @@ def test_foreign_calls_after_a_run_broken_off(monkeypatch: pytest.MonkeyPatch) -
         handle.detach_silently()
 
 
-@pytest.mark.cell("runs", "more calls at one step than any run has", "fails open")
+@pytest.mark.cell("runs", "more calls at one step than a run can have", "fails open")
 def test_more_calls_at_a_step_than_any_run_has() -> None:
     unet, scheduler = build("stable_diffusion").pipe.unet, diffusers.DDIMScheduler()
     scheduler.set_timesteps(6)
@@ -224,7 +222,7 @@ def test_more_calls_at_a_step_than_any_run_has() -> None:
         handle.detach_silently()
 
 
-@pytest.mark.cell("hosts", "a cache of diffusers' put inside the model by its function, before", "refused")
+@pytest.mark.cell("hosts", "a cache that diffusers' functions put into the model before attaching", "refused")
 def test_a_cache_inside_before() -> None:
     pipe = build("flux").pipe
     apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.1))
@@ -232,7 +230,7 @@ def test_a_cache_inside_before() -> None:
         fs.accelerate(pipe, policy())
 
 
-@pytest.mark.cell("hosts", "a cache of diffusers' put inside the model by its function, after", "fails open")
+@pytest.mark.cell("hosts", "a cache that diffusers' functions put into the model after attaching", "fails open")
 def test_a_cache_inside_after() -> None:
     tiny = build("flux")
     with fs.accelerate(tiny.pipe, policy()) as handle:

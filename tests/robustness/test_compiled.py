@@ -61,12 +61,12 @@ CASES = [(*form, when) for form in FORMS for when in ("before", "after") if form
 
 
 @pytest.mark.cell(
-    "hosts", "torch.compile of blocks, forward, model in place and model, before attaching: no graph break", "works"
+    "hosts",
+    "torch.compile of blocks, `forward` or model, or in place, before attaching: no graph break",
+    "works",
 )
-@pytest.mark.cell(
-    "hosts", "torch.compile of blocks, forward and model in place, while attached: no graph break", "works"
-)
-@pytest.mark.cell("hosts", "torch.compile of blocks under a site inside, before attaching and while attached", "works")
+@pytest.mark.cell("hosts", "torch.compile of blocks or `forward`, or in place, while attached: no graph break", "works")
+@pytest.mark.cell("hosts", "torch.compile of blocks with a site inside the network, before or while attached", "works")
 @pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations are no part of what users compile
 @pytest.mark.parametrize(("how", "site", "when"), CASES)
 def test_compiled(how: str, site: str, when: str) -> None:
@@ -113,7 +113,7 @@ def small() -> TinyDenoiser:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("hosts", "torch.compile with inductor's kernels, before attaching and while attached", "works")
+@pytest.mark.cell("hosts", "torch.compile with inductor, before or while attached", "works")
 @WHEN
 @pytest.mark.parametrize("how", ["blocks", "in place"])
 def test_inductor(how: str, when: str) -> None:
@@ -137,7 +137,7 @@ def test_inductor(how: str, when: str) -> None:
     assert handle.record.nfe == 4
 
 
-@pytest.mark.cell("hosts", "torch.compile put around an attached model", "refused")
+@pytest.mark.cell("hosts", "`torch.compile(model)` of an attached model", "refused")
 def test_compiled_around_an_attached_model() -> None:
     torch._dynamo.reset()
     model, scheduler = randomise(TinyDenoiser(), 5), flow_scheduler()
@@ -147,7 +147,7 @@ def test_compiled_around_an_attached_model() -> None:
             sample(around, scheduler)
 
 
-@pytest.mark.cell("hosts", "a site inside, the model compiled in place while attached", "refused")
+@pytest.mark.cell("hosts", "`model.compile()` while attached at a site inside the network", "refused")
 def test_compiled_in_place_under_an_inside_site() -> None:
     model = randomise(TinyDenoiser(), 5)
     with (

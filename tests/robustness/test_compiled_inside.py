@@ -35,7 +35,7 @@ def compile_blocks(tiny: TinyPipeline, how: str = "in place") -> None:
 
 
 @pytest.mark.cell(
-    "hosts", "torch.compile of blocks, and sites or gates between them (change, TeaCache, first block)", "works"
+    "hosts", "torch.compile of blocks with a site or gate between them (change, TeaCache, first block)", "works"
 )
 @pytest.mark.usefixtures("as_users_call")
 @WHEN
@@ -62,7 +62,7 @@ def test_between_compiled_blocks(chosen: Policy, when: str) -> None:
     assert len(compiled) == 3  # as after compiling: detaching leaves them so
 
 
-@pytest.mark.cell("hosts", "torch.compile of blocks, and sites inside of them (modules, tokens)", "fails open")
+@pytest.mark.cell("hosts", "torch.compile of blocks with a site inside them (modules, tokens)", "fails open")
 @pytest.mark.usefixtures("as_users_call")
 @WHEN
 @pytest.mark.parametrize("how", ["in place", "forward"])
@@ -84,7 +84,7 @@ def test_inside_of_compiled_blocks(site: str, how: str, when: str) -> None:
         assert len(handle.record.failed_open) == 8
 
 
-@pytest.mark.cell("hosts", "blocks or the head replaced in the middle of a run: computed from there on", "fails open")
+@pytest.mark.cell("hosts", "blocks or head replaced during a run: computed from there on", "fails open")
 @pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("at", [0, 1, 2])  # before a forecast step, or a computed one
 @pytest.mark.parametrize(

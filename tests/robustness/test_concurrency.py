@@ -79,7 +79,7 @@ def interleaved(order: str, steps: dict[str, int], seed: int = 0) -> tuple[dict[
     return results, handle.record
 
 
-@pytest.mark.cell("concurrency", "two generations interleaved call by call in one thread", "fails open")
+@pytest.mark.cell("concurrency", "two runs interleaved call by call in one thread", "fails open")
 @pytest.mark.parametrize("order", ["AB", "BA", "AABB", "by chance"])
 def test_generations_interleaved_in_one_thread(order: str) -> None:
     for seed in range(5 if order == "by chance" else 1):
@@ -91,9 +91,7 @@ def test_generations_interleaved_in_one_thread(order: str) -> None:
             assert {one.reason.split(": ")[-1] for one in record.failed_open} == {"a call belongs to another run"}
 
 
-@pytest.mark.cell(
-    "concurrency", "the same in lockstep on the same noise levels: each forecast from its own features", "works"
-)
+@pytest.mark.cell("concurrency", "the same in lockstep on the same noise levels: each uses its own features", "works")
 def test_generations_in_lockstep() -> None:
     found, record = interleaved("AB", {"A": 8, "B": 8})
     assert torch.equal(found["A"], serial(8, 0, attached=True))
@@ -124,9 +122,7 @@ def test_two_pipelines_on_one_transformer() -> None:
     assert handle.record.nfe == 4
 
 
-@pytest.mark.cell(
-    "concurrency", "a thread of another pipeline on the same model, while a run is under way", "fails open"
-)
+@pytest.mark.cell("concurrency", "another pipeline on the same model in another thread, during a run", "fails open")
 def test_a_foreign_call_in_the_middle_of_a_run() -> None:
     scheduler, other = flow_scheduler(), flow_scheduler()
     other.set_timesteps(5)

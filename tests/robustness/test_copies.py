@@ -29,7 +29,7 @@ def check_free(pipe: Any) -> None:
             assert module.compile.__self__ is module
 
 
-@pytest.mark.cell("hosts", "save_pretrained of an attached pipeline, the bundled one, and of its model alone", "works")
+@pytest.mark.cell("hosts", "`save_pretrained` of an attached pipeline, and of its model alone", "works")
 @SITES
 def test_saving(site: str, tmp_path: Path) -> None:
     pipe = emoji()
@@ -48,7 +48,7 @@ def test_saving(site: str, tmp_path: Path) -> None:
     assert torch.allclose(draw(loaded, PANDA), plain, atol=1e-5)
 
 
-@pytest.mark.cell("hosts", "deepcopy and pickle of an attached pipeline, the bundled one", "works")
+@pytest.mark.cell("hosts", "deepcopy and pickle of an attached pipeline", "works")
 @SITES
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies_of_a_pipeline(how: str, site: str) -> None:
@@ -70,9 +70,7 @@ def test_copies_of_a_pipeline(how: str, site: str) -> None:
     assert torch.equal(draw(pipe, PANDA), plain)
 
 
-@pytest.mark.cell(
-    "hosts", "deepcopy and pickle of an attached model: the copy is not attached, and runs its own weights", "works"
-)
+@pytest.mark.cell("hosts", "deepcopy and pickle of an attached model: the copy is not attached", "works")
 @SITES
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies(how: str, site: str) -> None:

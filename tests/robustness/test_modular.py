@@ -36,7 +36,7 @@ def run(pipe: Any, steps: int = STEPS) -> Tensor:
         return pipe(**given, height=64, width=64, num_inference_steps=steps, generator=generator, output="latents")
 
 
-@pytest.mark.cell("hosts", "a modular pipeline, attached to as a whole", "works")
+@pytest.mark.cell("hosts", "a modular pipeline, attached as a whole", "works")
 @SITES
 def test_a_modular_pipeline(site: str) -> None:
     pipe = modular()
@@ -54,7 +54,7 @@ def test_a_modular_pipeline(site: str) -> None:
     assert torch.equal(run(pipe), plain)
 
 
-@pytest.mark.cell("hosts", "a modular pipeline's transformer, attached to with its scheduler", "works")
+@pytest.mark.cell("hosts", "a modular pipeline's transformer, attached with its scheduler", "works")
 @SITES
 def test_its_transformer(site: str) -> None:
     pipe = modular()
@@ -65,9 +65,7 @@ def test_its_transformer(site: str) -> None:
     assert handle.record.nfe == 4
 
 
-@pytest.mark.cell(
-    "visible", "a modular pipeline given another transformer (`update_components`) while attached", "works"
-)
+@pytest.mark.cell("visible", "another transformer by `update_components` while attached: a warning", "works")
 def test_updated_components_are_said() -> None:
     pipe = modular()
     plain = run(pipe)
@@ -78,7 +76,7 @@ def test_updated_components_are_said() -> None:
         handle.detach()
 
 
-@pytest.mark.cell("hosts", "a modular pipeline before it is given its components", "refused")
+@pytest.mark.cell("hosts", "a modular pipeline without components", "refused")
 def test_without_components() -> None:
     blocks = pytest.importorskip("diffusers.modular_pipelines.flux.modular_blocks_flux")
     with pytest.raises(AttachError, match=r"fs.accelerate\(module, policy, scheduler=...\)"):

@@ -24,7 +24,7 @@ STEEP = fs.Policy(fs.schedule.Uniform.for_nfe(7, 50), fs.forecast.Newton(order=5
 
 @pytest.mark.cell(
     "numerics",
-    "float16, bfloat16 and float32: an all-compute run unchanged, forecasts finite and near float32's",
+    "float16, bfloat16 and float32: forecasts finite and close to float32's",
     "works",
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -45,7 +45,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert (found.float() - expected.float()).abs().max() < 0.3 * expected.float().abs().max()
 
 
-@pytest.mark.cell("numerics", "infinity in a feature: said once, with the step", "fails open")
+@pytest.mark.cell("numerics", "infinity in a feature: one warning with the step", "fails open")
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
 def test_infinity(value: float) -> None:
     model, scheduler = randomise(TinyDenoiser(), 5), flow_scheduler()
@@ -64,7 +64,7 @@ def test_infinity(value: float) -> None:
     assert handle.record.forecast == {"call 1": [1]}
 
 
-@pytest.mark.cell("numerics", "rows of large gain: flagged in the explanation, in the features' dtype", "works")
+@pytest.mark.cell("numerics", "rows with a large gain: flagged by `plan.explain(dtype=...)`", "works")
 def test_large_gain_is_flagged() -> None:
     plan = STEEP.compile(fs.Grid.uniform(50))
     explained = plan.explain(dtype="bfloat16")
@@ -81,7 +81,7 @@ def test_large_gain_is_flagged() -> None:
     assert 0.3 * error < float(rounded.std()) < error
 
 
-@pytest.mark.cell("numerics", "rows of large gain on features in half precision: one warning", "works")
+@pytest.mark.cell("numerics", "rows with a large gain on half-precision features: one warning", "works")
 def test_large_gain_is_said() -> None:
     class Cast(TinyDenoiser):
         def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def digest() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("numerics", "the same bits in another process", "works")
+@pytest.mark.cell("numerics", "the same run in another process: equal to the last bit", "works")
 def test_another_process_gives_the_same_bits() -> None:
     program = (
         "import torch; torch.set_num_threads(1); from tests.robustness.test_numerics import digest; print(digest())"
@@ -120,7 +120,7 @@ def test_another_process_gives_the_same_bits() -> None:
     assert done.stdout.strip() == digest()
 
 
-@pytest.mark.cell("numerics", "NaN in the first run of a handle: the next one is served", "works")
+@pytest.mark.cell("numerics", "NaN in the first run: the next run is served", "works")
 @pytest.mark.parametrize("begins", [0, 1, 2, 3, 5])  # also in the middle of a site's proof
 @pytest.mark.parametrize("site", ["last_block", "modules", "change", "tokens"])
 def test_a_spoiled_first_run_condemns_no_site(site: str, begins: int) -> None:
@@ -143,7 +143,7 @@ def test_a_spoiled_first_run_condemns_no_site(site: str, begins: int) -> None:
 
 
 @pytest.mark.cell(
-    "numerics", "a network that gives other numbers each time (dropout): computed, served once it stops", "fails open"
+    "numerics", "a network with other outputs at each call (dropout): computed until it is switched off", "fails open"
 )
 @pytest.mark.parametrize("site", ["last_block", "modules", "change", "tokens"])
 def test_dropout(site: str) -> None:

@@ -58,7 +58,7 @@ def test_sequential_offload_of_a_pipeline(site: str, when: str, monkeypatch: pyt
 
 @pytest.mark.cell(
     "hosts",
-    "sequential offload from a CPU to itself: accelerate fails, attached or not",
+    "sequential offload from a CPU to itself (accelerate fails, attached or not)",
     "refused",
 )
 def test_sequential_offload_to_itself() -> None:
@@ -93,7 +93,7 @@ def test_group_offload(kind: str, blocks: int | None, site: str, when: str) -> N
     assert sum(one.get_hook("group_offloading") is not None for one in registries) >= 2
 
 
-@pytest.mark.cell("hosts", "an accelerate device map, of the whole and by parts, some of them offloaded", "works")
+@pytest.mark.cell("hosts", "an accelerate device map, of the whole model or by parts, some offloaded", "works")
 @WHEN
 @SITES
 @pytest.mark.parametrize("parts", [False, True])

@@ -11,7 +11,8 @@ from tests.robustness.schedulers import OUTCOMES
 
 
 def test_the_page_has_a_line_for_every_cell_and_no_other() -> None:
-    lines = [line for line in PAGE.read_text().splitlines() if "::test_" in line]
+    tables = PAGE.read_text().split("## Schedulers")[0]
+    lines = [line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| situation |")]
     keys = [key(cell) for cell in all_cells()]
     assert len(lines) == len(keys), "run `make matrix`"
     for line, expected, cell in zip(lines, keys, all_cells(), strict=True):
@@ -28,16 +29,16 @@ def test_the_page_has_every_scheduler() -> None:
 def test_a_cell_is_written_as_its_test_came_out() -> None:
     cell = Cell("runs", "words", "works", "tests/x.py::test_x")
     results = Results()
-    assert results.row(cell) == "| words | `x.py::test_x` | not run here | 0 |"
+    assert results.row(cell) == "| words | not run here | 0 |"
     results.passed[cell.test] = 3
-    assert results.row(cell) == "| words | `x.py::test_x` | works | 3 |"
+    assert results.row(cell) == "| words | works | 3 |"
     results.skipped[cell.test].append("no torchao")
-    assert results.row(cell) == "| words | `x.py::test_x` | works | 3; 1 not run here: no torchao |"
+    assert results.row(cell) == "| words | works | 3; 1 not run here: no torchao |"
 
 
 def test_every_cell_has_an_outcome_and_a_test_that_exists() -> None:
     cells = all_cells()
-    assert len({(cell.area, cell.what) for cell in cells}) == len(cells) > 40
+    assert len({cell.what for cell in cells}) == len(cells) > 40
     for cell in cells:
         assert cell.area in AREAS
         assert cell.outcome in KINDS

@@ -47,7 +47,7 @@ def check(tiny: TinyPipeline, site: str, plain: Tensor) -> None:
 
 
 @pytest.mark.cell(
-    "runs", "ControlNet on SDXL and on Stable Diffusion 3: it runs at every step, the denoiser not", "works"
+    "runs", "ControlNet on SDXL and Stable Diffusion 3: it runs at every step, the denoiser at computed steps", "works"
 )
 @SITES
 @pytest.mark.parametrize("name", ["sdxl_controlnet", "sd3_controlnet"])
@@ -66,7 +66,7 @@ def test_controlnet(name: str, site: str) -> None:
     assert max(denoiser.values()) == (len(COMPUTED) if site == "output" else STEPS)
 
 
-@pytest.mark.cell("runs", "ControlNet for a part of the run (`control_guidance_end`)", "works")
+@pytest.mark.cell("runs", "ControlNet for part of a run (`control_guidance_end`)", "works")
 def test_controlnet_for_a_part() -> None:
     tiny = made("sdxl_controlnet")
     options = {"control_guidance_start": 0.2, "control_guidance_end": 0.6}
@@ -81,7 +81,7 @@ def test_controlnet_for_a_part() -> None:
         assert torch.equal(tiny.run(**options), found)
 
 
-@pytest.mark.cell("runs", "inpainting on SDXL, with channels of its own and by blending latents", "works")
+@pytest.mark.cell("runs", "inpainting on SDXL, with mask channels and by blending latents", "works")
 @SITES
 @pytest.mark.parametrize("name", ["sdxl_inpaint", "sdxl_inpaint_blended"])
 def test_inpainting(name: str, site: str) -> None:

@@ -49,7 +49,7 @@ def ranks(site: str, folder: Path, world: int = 2) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("hosts", "context parallelism in two processes (gloo): equal images and forecasts on both", "works")
+@pytest.mark.cell("hosts", "context parallelism in two processes (gloo): equal images on both", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 def test_context_parallelism(site: str, tmp_path: Path) -> None:
     if not hasattr(diffusers, "ContextParallelConfig") or not distributed.is_gloo_available():
@@ -63,7 +63,7 @@ def test_context_parallelism(site: str, tmp_path: Path) -> None:
     assert max(first["from_alone"]) < 1e-4
 
 
-@pytest.mark.cell("hosts", "context parallelism under a gate that looks inside the network", "refused")
+@pytest.mark.cell("hosts", "context parallelism with a gate that looks inside the network", "refused")
 @pytest.mark.parametrize(("gate", "site"), [(fs.gate.TeaCache(), "output"), (ON_FEATURES, "last_block")], ids=str)
 def test_a_gate_that_sees_a_part(gate: fs.gate.Gate, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = build("flux").pipe

@@ -60,10 +60,8 @@ HOW: dict[str, Callable[[nn.Module], None]] = {
 }
 
 
-@pytest.mark.cell("hosts", "weights quantised to int8 by torch's own dynamic layers", "works")
-@pytest.mark.cell(
-    "hosts", "weights quantised by torchao (int8) and by bitsandbytes (int8, nf4), where they are installed", "works"
-)
+@pytest.mark.cell("hosts", "weights quantised to int8 by torch's dynamic layers", "works")
+@pytest.mark.cell("hosts", "weights quantised by torchao (int8) and bitsandbytes (int8, nf4)", "works")
 @SITES
 @WHEN
 @pytest.mark.parametrize("how", HOW)

@@ -14,7 +14,7 @@ from tests.support.pipelines import build, embeds, pair, pooled
 COMPUTED, FORECAST = [0, 2, 4, 6], [1, 3, 5, 7]
 
 
-@pytest.mark.cell("runs", "several images a prompt, batches of embeddings, latents given", "works")
+@pytest.mark.cell("runs", "several images per prompt, batches of embeddings, given latents", "works")
 @pytest.mark.parametrize(
     "options",
     [
@@ -36,7 +36,7 @@ def test_batches_and_latents(options: dict[str, Any]) -> None:
     assert torch.equal(every, tiny("flux").run(**options))
 
 
-@pytest.mark.cell("runs", "guidance on and off from run to run", "works")
+@pytest.mark.cell("runs", "guidance switched on and off between runs", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 def test_guidance_on_and_off(site: str) -> None:
     fresh = {scale: accelerated("qwen_image", site=site, true_cfg_scale=scale) for scale in (1.0, 4.0)}
@@ -90,7 +90,7 @@ def test_skip_layer_guidance(site: str) -> None:
         assert torch.equal(sd3.run(**options), first)
 
 
-@pytest.mark.cell("runs", "a callback that rewrites the latents", "works")
+@pytest.mark.cell("runs", "a callback that changes the latents", "works")
 def test_rewritten_latents() -> None:
     def shrink(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
         return {"latents": 0.9 * given["latents"]}
@@ -106,7 +106,7 @@ def test_rewritten_latents() -> None:
         assert torch.equal(tiny("flux").run(), ordinary)
 
 
-@pytest.mark.cell("runs", "a callback that rewrites the prompt: no feature of the old one is used", "works")
+@pytest.mark.cell("runs", "a callback that changes the prompt: features of the old prompt are not used", "works")
 def test_a_rewritten_prompt() -> None:
     other = embeds(1, 6, 32, seed=70)
 
@@ -122,7 +122,7 @@ def test_a_rewritten_prompt() -> None:
         assert torch.equal(tiny("flux").run(**options), first)
 
 
-@pytest.mark.cell("runs", "the refiner's hand-over: a run that ends early (`denoising_end`), then a whole one", "works")
+@pytest.mark.cell("runs", "base and refiner: a run that ends early (`denoising_end`), then a whole one", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 def test_refiner_hand_over(site: str) -> None:
     base = tiny("sdxl")
@@ -139,9 +139,7 @@ def test_refiner_hand_over(site: str) -> None:
         assert torch.equal(base.run(denoising_end=0.5), found)
 
 
-@pytest.mark.cell(
-    "runs", "the refiner's own half: a run that begins at `denoising_start` from the base's latents", "works"
-)
+@pytest.mark.cell("runs", "refiner: a run that starts at `denoising_start` from the base's latents", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 def test_the_refiners_half(site: str) -> None:
     refiner, latents = build("sdxl_img2img"), tiny("sdxl").run(denoising_end=0.5)

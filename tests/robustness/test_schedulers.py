@@ -26,8 +26,8 @@ SHIPPED = sorted(
 )
 
 
-@pytest.mark.cell("runs", "every scheduler: see the table below", "works")
-@pytest.mark.cell("runs", "a scheduler that draws noise: it draws the same numbers, whatever is forecast", "works")
+@pytest.mark.cell("runs", "every scheduler of diffusers: see the table below", "works")
+@pytest.mark.cell("runs", "a stochastic scheduler draws the same random numbers with and without forecasts", "works")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_scheduler_works_or_fails_open(name: str) -> None:
     outcome, why = OUTCOMES[name]
@@ -58,7 +58,7 @@ def test_a_scheduler_works_or_fails_open(name: str) -> None:
             assert torch.equal(drive.run(scheduler)[0], sample)
 
 
-@pytest.mark.cell("runs", "RePaint where it never jumps back to more noise", "works")
+@pytest.mark.cell("runs", "RePaint without jumps back to more noise", "works")
 def test_repaint_without_jumps() -> None:
     drive = Drive("RePaintScheduler", partial(repaint, jump_length=10))
     scheduler = drive.scheduler()
@@ -68,7 +68,7 @@ def test_repaint_without_jumps() -> None:
     assert handle.record.failed_open == []
 
 
-@pytest.mark.cell("runs", "no scheduler unknown", "works")
+@pytest.mark.cell("runs", "no scheduler of diffusers is missing from the table below", "works")
 def test_every_shipped_scheduler_is_in_the_table() -> None:
     assert set(SHIPPED) <= set(OUTCOMES)
     assert {outcome for outcome, _ in OUTCOMES.values()} == {"works", "fails open"}

@@ -17,7 +17,7 @@ from tests.support.pipelines import build, randomise
 LONG_WARMUP = fs.schedule.Uniform(interval=4, warmup=20)
 
 
-@pytest.mark.cell("visible", "a schedule that computes every step of a short run", "works")
+@pytest.mark.cell("visible", "a schedule that computes every step of a short run: a warning", "works")
 def test_a_policy_that_computes_every_step_says_so() -> None:
     scheduler = flow_scheduler()
     with torch.no_grad():
@@ -33,7 +33,7 @@ def test_a_policy_that_computes_every_step_says_so() -> None:
     assert not handle.attached
 
 
-@pytest.mark.cell("visible", "a gate that lets no step be forecast", "works")
+@pytest.mark.cell("visible", "a gate that forecasts no step: a warning", "works")
 @pytest.mark.parametrize("gate", [fs.gate.FirstBlock(threshold=1e-12), fs.gate.TeaCache(threshold=1e-12)], ids=str)
 def test_a_gate_that_saves_nothing_says_so(gate: fs.gate.Gate) -> None:
     tiny = build("flux")
@@ -44,9 +44,7 @@ def test_a_gate_that_saves_nothing_says_so(gate: fs.gate.Gate) -> None:
         handle.detach()
 
 
-@pytest.mark.cell(
-    "visible", "a denoiser replaced in the pipeline while attached: said when reading or detaching", "works"
-)
+@pytest.mark.cell("visible", "a denoiser replaced in the pipeline while attached: a warning", "works")
 @pytest.mark.parametrize("how", ["read", "detach"])
 def test_a_replaced_denoiser_is_said(how: str) -> None:
     tiny = build("flux")
@@ -62,7 +60,7 @@ def test_a_replaced_denoiser_is_said(how: str) -> None:
     assert torch.equal(tiny.run(), plain)
 
 
-@pytest.mark.cell("visible", "branches that begin anew at every step", "works")
+@pytest.mark.cell("visible", "branches that restart at every step: a warning", "works")
 def test_branches_that_never_go_on_say_so() -> None:
     class Ragged(TinyDenoiser):
         def forward(self, x: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
@@ -80,7 +78,7 @@ def test_branches_that_never_go_on_say_so() -> None:
     assert handle.record.forecast == {}
 
 
-@pytest.mark.cell("visible", "every step asked for by name: nothing to say", "works")
+@pytest.mark.cell("visible", "a policy that asks for every step: no warning", "works")
 @pytest.mark.parametrize("rule", [fs.schedule.Explicit(range(8)), fs.schedule.Uniform(interval=1)])
 def test_what_was_asked_for_is_not_warned_of(rule: Any) -> None:
     scheduler = flow_scheduler()
@@ -89,7 +87,7 @@ def test_what_was_asked_for_is_not_warned_of(rule: Any) -> None:
     assert handle.record.nfe == 8
 
 
-@pytest.mark.cell("visible", "a run broken off before its first forecast: nothing to say", "works")
+@pytest.mark.cell("visible", "a run aborted before its first forecast: no warning", "works")
 def test_a_broken_run_is_not_warned_of() -> None:
     scheduler = flow_scheduler()
     with torch.no_grad(), fs.accelerate(denoiser(), policy(), scheduler=scheduler) as handle:

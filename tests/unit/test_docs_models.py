@@ -18,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.pipelines import TinyPipeline, build
+from tests.contract.matrix import BEGIN, COLUMNS, END
+from tests.support.pipelines import NAMES, TinyPipeline, build
 
 FOLDER = Path(__file__).parents[2] / "docs" / "models"
 BLOCK = re.compile(r"^<!-- model -->\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = [page for page in sorted(FOLDER.glob("*.md")) if BLOCK.search(page.read_text())]
+RECIPES = FOLDER.parent / "recipes.md"
+PAGES = [page for page in (*sorted(FOLDER.glob("*.md")), RECIPES) if BLOCK.search(page.read_text())]
 # Which tiny pipeline stands for a repository of a class that several serve.
 TINY = {
     "FluxPipeline": "flux",
@@ -37,6 +39,7 @@ TINY = {
     "WanPipeline": "wan",
     "DiTPipeline": "dit",
     "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusionXLControlNetPipeline": "sdxl_controlnet",
     "PixArtSigmaPipeline": "pixart_sigma",
     "SanaPipeline": "sana",
     "ChromaPipeline": "chroma",
@@ -91,7 +94,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return stand_in(build(name))
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(from_pretrained))
-    monkeypatch.setattr(diffusers.loaders.QwenImageLoraLoaderMixin, "load_lora_weights", lambda self, *_, **__: None)
+    for loader in (diffusers.loaders.QwenImageLoraLoaderMixin, diffusers.loaders.FluxLoraLoaderMixin):
+        monkeypatch.setattr(loader, "load_lora_weights", lambda self, *_, **__: None)
+    monkeypatch.setattr(diffusers.ControlNetModel, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "enable_model_cpu_offload", lambda self: None)
+    monkeypatch.setattr(diffusers.ModelMixin, "compile_repeated_blocks", lambda self: None)
     monkeypatch.setattr(diffusers.utils, "load_image", lambda path: PICTURE)
     monkeypatch.setattr(diffusers.utils, "export_to_video", lambda video, path, fps: Path(path).touch())
     return asked
@@ -109,11 +116,20 @@ def test_examples_of_a_model_run(page, hub, as_users_call, tmp_path, monkeypatch
         assert not record.failed_open, record.failed_open[0]
         names["handle"].detach()
     assert hub
-    assert len(blocks) == page.read_text().count("```python")
+    assert len(blocks) + page.read_text().count("<!-- run -->") == page.read_text().count("```python")
 
 
 def test_every_family_has_its_page():
-    families = {page.stem for page in PAGES}
+    families = {page.stem for page in PAGES if page != RECIPES}
     assert len(families) >= 16
-    index = (FOLDER.parent / "README.md").read_text()
-    assert [name for name in sorted(families) if f"models/{name}.md" not in index] == []
+    index = (FOLDER / "index.md").read_text()
+    assert [name for name in sorted(families) if f"({name}.md)" not in index] == []
+
+
+def test_the_table_of_pipelines_has_every_pipeline_and_every_site():
+    table = (FOLDER / "index.md").read_text().split(BEGIN)[1].split(END)[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(NAMES), "run `make matrix`"
+    assert f"| {' | '.join(COLUMNS)} |" in table, "run `make matrix`"
+    for row in rows:
+        assert {cell.split(" (")[0].strip(" |") for cell in row[2:]} <= {"works", "fails open", "refused"}
