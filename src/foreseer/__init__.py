@@ -27,6 +27,9 @@ _NAMES = {
     "Kernel": "foreseer.kernel",
     "Plan": "foreseer.plan",
     "Policy": "foreseer.plan",
+    "Run": "foreseer.attach",
+    "RunCall": "foreseer.attach",
+    "Runs": "foreseer.attach",
     "accelerate": "foreseer.attach",
     "calibrate": "foreseer.calibration.calibrate",
     "detach": "foreseer.attach",
@@ -39,7 +42,7 @@ _NAMES = {
 
 if TYPE_CHECKING:
     from foreseer import forecast, gate, methods, schedule, site, zoo
-    from foreseer.attach import Handle, accelerate, detach, wrap
+    from foreseer.attach import Handle, Run, RunCall, Runs, accelerate, detach, wrap
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.gated import gated
     from foreseer.calibration.learned import learned
@@ -60,6 +63,9 @@ __all__ = [
     "Kernel",
     "Plan",
     "Policy",
+    "Run",
+    "RunCall",
+    "Runs",
     "__version__",
     "accelerate",
     "calibrate",
