@@ -44,6 +44,7 @@ class Run:
         grid: the run's noise levels.
         keep: ``"device"`` or ``"host"``, where features are kept.
         signals: names of the signals (``Gate.signal``) that the host can pass to :meth:`forecast`.
+        warn: whether the first step computed against the plan is reported by a warning; the record has them all.
 
     Raises:
         ForeseerError: the policy cannot be compiled for ``grid``, its site is not the output, or its gate needs a
@@ -69,13 +70,20 @@ class Run:
     """
 
     def __init__(
-        self, policy: AnyPolicy | Plan, grid: Grid, *, keep: Keep = "device", signals: Collection[str] = ()
+        self,
+        policy: AnyPolicy | Plan,
+        grid: Grid,
+        *,
+        keep: Keep = "device",
+        signals: Collection[str] = (),
+        warn: bool = True,
     ) -> None:
         check_kind("grid", grid, Grid, AttachError)
         policy = Policy.from_plan(policy) if isinstance(policy, Plan) else policy
         _check_policy(policy, keep, signals)
         self.grid = grid
         self.record = RunRecord(steps=len(grid))
+        self._warn = warn
         self._applied = PolicyRun(policy, grid, keep)
         self._plan = policy.compile(grid) if isinstance(policy, Policy) else None
         self._branches: dict[str, _Branch] = {}
@@ -188,7 +196,7 @@ class Run:
         steps.setdefault(branch, []).append(step)
 
     def _note(self, step: int, branch: str, reason: str) -> None:
-        if not self.record.failed_open:
+        if self._warn and not self.record.failed_open:
             message = f"Step {step} is computed instead of forecast: {reason.rstrip('.')}."
             warnings.warn(f"{message} Said once; record.failed_open lists all.", ForeseerWarning, stacklevel=4)
         self.record.failed_open.append(FailOpen(step, branch, reason))
