@@ -45,6 +45,8 @@ class Run:
         keep: ``"device"`` or ``"host"``, where features are kept.
         signals: names of the signals (``Gate.signal``) that the host can pass to :meth:`forecast`.
         warn: whether the first step computed against the plan is reported by a warning; the record has them all.
+        parallel: whether other processes hold other parts of the same tensors: then nothing is decided by looking at
+            values, so that all decide alike, and gates are refused.
 
     Raises:
         ForeseerError: the policy cannot be compiled for ``grid``, its site is not the output, or its gate needs a
@@ -77,13 +79,15 @@ class Run:
         keep: Keep = "device",
         signals: Collection[str] = (),
         warn: bool = True,
+        parallel: bool = False,
     ) -> None:
         check_kind("grid", grid, Grid, AttachError)
         policy = Policy.from_plan(policy) if isinstance(policy, Plan) else policy
-        _check_policy(policy, keep, signals)
+        _check_policy(policy, keep, signals, parallel)
         self.grid = grid
         self.record = RunRecord(steps=len(grid))
         self._warn = warn
+        self._parallel = parallel
         self._applied = PolicyRun(policy, grid, keep)
         self._plan = policy.compile(grid) if isinstance(policy, Policy) else None
         self._branches: dict[str, _Branch] = {}
@@ -163,6 +167,8 @@ class Run:
             return
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)
         state.applied.computed(step, [tensor.detach() for tensor in tensors])
+        if self._parallel and isinstance(state.applied, BranchRun):
+            state.applied.store.trust()
         self.record.plans[branch] = state.applied.plan
         self.record.features[branch] = parts_of(tensors)
 
@@ -212,13 +218,18 @@ class Run:
             )
 
 
-def _check_policy(policy: AnyPolicy, keep: Keep, signals: Collection[str]) -> None:
+def _check_policy(policy: AnyPolicy, keep: Keep, signals: Collection[str], parallel: bool) -> None:
     if not isinstance(policy, AnyPolicy) or keep not in KEEPS:
         raise AttachError(f"Expected a Policy or Plan and keep in {KEEPS}; received {policy!r} and {keep!r}.")
     if policy.site != "output":
         raise AttachError(
             f"Served call by call, a network has one site, its output; this policy's site is {policy.site!r}. "
             "Use a policy with site='output'."
+        )
+    if parallel and isinstance(policy, GatedPolicy):
+        raise AttachError(
+            "A gate decides by looking at tensors, of which each process holds a part: the processes could decide "
+            "differently and wait for each other. Use a schedule."
         )
     if isinstance(policy, GatedPolicy) and policy.gate.signal is not None and policy.gate.signal not in signals:
         raise AttachError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,10 +14,10 @@ from foreseer.errors import ForeseerError
 from foreseer.forecast.kernel import KernelRows
 from foreseer.gate import AnyPolicy, GatedPolicy
 from foreseer.grid import Grid
+from foreseer.hosts.schedules import AtSpeedup, WithEnds
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS, find
 from foreseer.plan import Policy
-from foreseer.schedule import Schedule
 
 DEFAULT_METHOD = "adams-bashforth"
 DEFAULT_SPEEDUP = 2.0
@@ -37,37 +37,6 @@ def output_methods() -> tuple[str, ...]:
             continue
         names.append(name)
     return tuple(names)
-
-
-@dataclass(frozen=True)
-class WithEnds(Schedule):
-    """The steps of another schedule, and the first and last ones of the run besides.
-
-    Args:
-        schedule: the other one.
-        first: how many steps compute at the beginning.
-        last: how many steps compute at the end.
-
-    >>> from foreseer.schedule import Uniform
-    >>> WithEnds(Uniform(interval=4), first=2, last=1).computed_steps(10)
-    (0, 1, 4, 8, 9)
-    """
-
-    schedule: Schedule
-    first: int
-    last: int
-
-    def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """As :meth:`foreseer.schedule.Schedule.on`; a part that begins later has no first steps of its own."""
-        steps = len(grid) - first_step
-        return self._with_ends(self.schedule.on(grid, first_step, spent), steps, self.first - first_step)
-
-    def _computed_steps(self, steps: int) -> Iterable[int]:
-        return self._with_ends(self.schedule.computed_steps(steps), steps, self.first)
-
-    def _with_ends(self, computed: tuple[int, ...], steps: int, first: int) -> tuple[int, ...]:
-        ends = {*range(min(max(first, 0), steps)), *range(max(steps - self.last, 0), steps)}
-        return tuple(sorted({*computed, *ends}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +130,25 @@ class Choice:
                     self._policies.clear()
                 self._policies[key] = self._policy(grid, first)
             return self._policies[key]
+
+    def standing_policy(self) -> Policy | None:
+        """One policy for runs of any step count; ``None`` if every step is to be computed.
+
+        Raises:
+            ChoiceError: the method decides while sampling.
+        """
+        if self.quality == "exact":
+            return None
+        if self.profile is not None and not self.method:
+            targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": QUALITIES[self.quality or "exact"]}
+            given = {name: value for name, value in targets.items() if value is not None}
+            return self._ended(learned(self.profile, **(given or {"speedup": DEFAULT_SPEEDUP})), self.first_steps)
+        method = find(self.method or DEFAULT_METHOD)
+        if method.gate is not None:
+            raise ChoiceError(f"{method.title} decides while sampling, and this host needs steps known in advance.")
+        assert method.forecaster is not None
+        schedule = AtSpeedup(method.name, None if self.nfe else self.speedup or DEFAULT_SPEEDUP, self.nfe)
+        return self._ended(Policy(schedule, method.forecaster, "output"), self.first_steps)
 
     def expected_error(self, grid: Grid) -> float | None:
         """Expected relative error of the final latent of a run on ``grid``, cross-validated over the profile's prompts.

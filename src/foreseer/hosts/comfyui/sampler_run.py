@@ -114,7 +114,8 @@ class SamplingRun:
             self.report.add_reason(in_one_line(error))
             return self._compute(network)
         if feature is not None:
-            return torch.add(x, feature, alpha=-sigma[0])
+            in_place = feature if feature.dtype == x.dtype and not x.requires_grad else None
+            return torch.add(x, feature, alpha=-sigma[0], out=in_place)  # a forecast is a new tensor each time
         denoised = self._compute(network)
         if denoised.shape == x.shape:
             run.computed(step, torch.sub(x, denoised).mul_(1.0 / sigma[0]), branch)
