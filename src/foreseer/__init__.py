@@ -28,6 +28,9 @@ _NAMES = {
     "Kernel": "foreseer.kernel",
     "Plan": "foreseer.plan",
     "Policy": "foreseer.plan",
+    "Run": "foreseer.attach.single_run",
+    "RunCall": "foreseer.attach.runs",
+    "Runs": "foreseer.attach.runs",
     "accelerate": "foreseer.attach.accelerate",
     "calibrate": "foreseer.calibration.calibrate",
     "detach": "foreseer.attach.accelerate",
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from foreseer import forecast, gate, methods, schedule, site, zoo
     from foreseer.attach.accelerate import accelerate, detach
     from foreseer.attach.handle import Handle
+    from foreseer.attach.runs import RunCall, Runs
+    from foreseer.attach.single_run import Run
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.rollout import rollout
@@ -64,6 +69,9 @@ __all__ = [
     "Kernel",
     "Plan",
     "Policy",
+    "Run",
+    "RunCall",
+    "Runs",
     "__version__",
     "accelerate",
     "calibrate",

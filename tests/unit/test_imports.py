@@ -25,6 +25,7 @@ LAYERS = [
     {"attach", "pipelines"},
     {"methods"},
     {"calibrate", "calibration", "evaluate"},
+    {"hosts"},
     {"cli", "__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

@@ -246,7 +246,7 @@ def test_features_are_given_back_as_soon_as_the_last_branch_has_used_them():
 def test_runs_do_not_keep_one_another_alive():
     denoise = wrapped()
     loop(denoise)
-    runs = [weakref.ref(branch.run) for branch in denoise._branches.values()]
+    runs = [weakref.ref(branch.applied) for branch in denoise._run._branches.values()]
     gc.disable()
     try:
         del denoise
@@ -264,4 +264,4 @@ def test_guidance_that_stops_early_and_a_run_without_it_are_served():
             if step < 4:
                 denoise(step, torch.ones(3), branch="uncond")
     assert denoise.record.computed == {"cond": list(COND), "uncond": [0, 2]}
-    assert not denoise._branches["cond"].run.store.steps
+    assert not denoise._run._branches["cond"].applied.store.steps

@@ -198,7 +198,7 @@ def test_no_feature_is_left_after_the_run() -> None:
     held = []
     for step, t in enumerate(GRID):
         denoise(step, torch.ones(6), t)
-        held.append(denoise._branches[""].run.store.bytes)
+        held.append(denoise._run._branches[""].applied.store.bytes)
     assert max(held) == 2 * 6 * 4
     assert held[-1] == 0
 

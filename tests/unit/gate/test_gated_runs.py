@@ -111,7 +111,7 @@ def test_features_that_no_later_row_needs_are_freed():
 
     class Watch(_At):
         def computes(self, step, left, signal):
-            held.append(max(len(branch.run.store) for branch in denoise._branches.values()))
+            held.append(max(len(branch.applied.store) for branch in denoise._run._branches.values()))
             return True
 
     @dataclass(frozen=True)
@@ -123,4 +123,4 @@ def test_features_that_no_later_row_needs_are_freed():
     for i, t in enumerate(GRID):
         denoise(i, torch.ones(2), t)
     assert max(held) == 3
-    assert len(denoise._branches[""].run.store) == 0
+    assert len(denoise._run._branches[""].applied.store) == 0

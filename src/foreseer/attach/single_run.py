@@ -1,0 +1,249 @@
+"""Call-level core: for each call of a network, its forecast or the order to compute it; no pipeline, no scheduler.
+
+It needs gates' decisions and run records, and :func:`foreseer.wrap` is a form of it: hence its place in this room.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreseer.attach.network.containers import UnknownContainerError, flatten, rebuild, strip
+from foreseer.attach.run.guard import GRADIENTS, TRANSFORMED, CallInputs, is_transformed
+from foreseer.attach.run_record import FailOpen, RunRecord, describe_parts
+from foreseer.checks import check_kind
+from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
+from foreseer.grid import Grid
+from foreseer.plan import Plan, Policy
+from foreseer.plan.policy import Signal, no_signal
+from foreseer.runtime import KEEPS, BranchRun, Keep, PolicyRun
+
+
+@dataclass
+class _Branch:
+    """One branch of a run: what applies the plan, and how its outputs are put together."""
+
+    applied: BranchRun
+    layout: tuple[Any, ...]
+    template: Any = None
+    needs_grad: bool = False
+
+
+class Run:
+    """One run of one network under a policy. One thread at a time may use it.
+
+    Args:
+        policy: what decides; a plan is served on its own grid.
+        grid: the run's noise levels.
+        keep: ``"device"`` or ``"host"``, where features are kept.
+        signals: names of the signals (``Gate.signal``) that the host can pass to :meth:`forecast`.
+        warn: whether the first step computed against the plan is reported by a warning; the record has them all.
+        parallel: whether other processes hold other parts of the same tensors: then nothing is decided by looking at
+            values, so that all decide alike, and gates are refused.
+
+    Raises:
+        ForeseerError: the policy cannot be compiled for ``grid``, its site is not the output, or its gate needs a
+            signal that the host does not have.
+
+    Attributes:
+        grid: the run's noise levels.
+        record: what happened so far.
+
+    >>> import torch
+    >>> from foreseer import Policy, forecast, schedule
+    >>> run = Run(Policy(schedule.Uniform(interval=2), forecast.Reuse()), Grid.uniform(4))
+    >>> for step in range(4):
+    ...     velocity = run.forecast(step)
+    ...     if velocity is None:
+    ...         velocity = torch.full((1,), float(step))
+    ...         run.computed(step, velocity)
+    ...     print(step, float(velocity))
+    0 0.0
+    1 0.0
+    2 2.0
+    3 2.0
+    """
+
+    def __init__(
+        self,
+        policy: Policy | Plan,
+        grid: Grid,
+        *,
+        keep: Keep = "device",
+        signals: Collection[str] = (),
+        warn: bool = True,
+        parallel: bool = False,
+    ) -> None:
+        check_kind("grid", grid, Grid, AttachError)
+        policy = Policy.from_plan(policy) if isinstance(policy, Plan) else policy
+        _check_policy(policy, keep, signals, parallel)
+        self.grid = grid
+        self.record = RunRecord(steps=len(grid))
+        self._warn = warn
+        self._parallel = parallel
+        self._applied = PolicyRun(policy, grid, keep)
+        self._plan = None if policy.decides_while_sampling else policy.compile(grid)
+        self._branches: dict[str, _Branch] = {}
+        self._last_steps: dict[str, int] = {}
+        self._awaited: dict[str, int] = {}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the whole run; under a gate, of the branch called first, ``None`` before its first step."""
+        return self._plan or next((rows.plan for rows in self.record.plans.values()), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every branch seen so far has passed the last step of the grid."""
+        return bool(self._last_steps) and min(self._last_steps.values()) == len(self.grid) - 1
+
+    def forecast(self, step: int, branch: str = "", inputs: Sequence[Any] = (), signal: Signal = no_signal) -> Any:
+        """The forecast of the network's output at ``step``; ``None``: call the network, then :meth:`computed`.
+
+        Args:
+            step: index on the grid. Each branch is called once per step, in order; a branch that begins late, leaves
+                out a step or changes the shape of its inputs restarts there, on the rest of the grid.
+            branch: a name that keeps conditional and unconditional calls apart.
+            inputs: what the network is given: their shapes, dtypes and devices must not change within a branch, and
+                an input that requires a gradient is never answered with a forecast.
+            signal: returns what the policy's gate looks at; called only if the gate decides at this step.
+
+        Raises:
+            AttachError: ``step`` is not on the grid, or does not come after the branch's last step.
+        """
+        self._check_order(step, branch)
+        self._awaited[branch] = step
+        if is_transformed():
+            self._branches.pop(branch, None)
+            self._note(step, branch, TRANSFORMED)
+            return None
+        state = self._branch_at(step, branch, inputs)
+        if state is None:
+            return None
+        if not state.applied.forecasts(step, signal):
+            return None
+        began = time.perf_counter()
+        reason = state.applied.why_not(step)
+        if _asks_for_gradients(inputs) or (state.needs_grad and torch.is_grad_enabled()):
+            reason = GRADIENTS
+        if reason is not None:
+            self._note(step, branch, reason)
+            return None
+        output = rebuild(state.template, iter(state.applied.forecast(step)))
+        self._pass(step, branch)
+        row = step - state.applied.first_step
+        self.record.note_forecast(branch, step, state.applied.rows, row, time.perf_counter() - began)
+        return output
+
+    def computed(self, step: int, output: Any, branch: str = "") -> None:
+        """Hand in what the network returned at ``step``: a tensor, or a container of tensors.
+
+        Raises:
+            AttachError: :meth:`forecast` did not ask for this step to be computed.
+        """
+        if self._awaited.get(branch) != step:
+            raise AttachError(
+                f"computed() received step {step} of branch {branch!r}, but forecast() asked for "
+                f"{self._awaited.get(branch, 'no step')}: call forecast() first, and compute where it returns None."
+            )
+        self._pass(step, branch)
+        self.record.note_computed(branch, step, len(self.grid))
+        if is_transformed():
+            self._branches.pop(branch, None)  # its tensors stand for other values, and must not outlive the transform
+        state = self._branches.get(branch)
+        if state is None:
+            return
+        try:
+            tensors, state.template = flatten(output), strip(output)
+        except UnknownContainerError as error:
+            del self._branches[branch]
+            self._note(step, branch, str(error))
+            return
+        if not state.applied.accepts(tensors):  # another shape: features of the steps before are of no use
+            template, state = state.template, self._begin(step, branch, state.layout)
+            state.template = template
+        state.needs_grad = any(tensor.requires_grad for tensor in tensors)
+        state.applied.computed(step, [tensor.detach() for tensor in tensors])
+        if self._parallel:
+            state.applied.store.trust()
+        self.record.plans[branch] = state.applied.rows
+        self.record.features[branch] = describe_parts(tensors)
+
+    def free(self) -> None:
+        """Free all features; a later call restarts its branch. The record stays."""
+        self._branches.clear()
+
+    def _branch_at(self, step: int, branch: str, inputs: Sequence[Any]) -> _Branch | None:
+        """The branch that is ready for ``step``, restarted if need be; ``None`` if the policy cannot serve it."""
+        layout = CallInputs(tuple(inputs), {}).layout
+        state = self._branches.get(branch)
+        if state is not None and state.applied.last_step == step - 1 and state.layout == layout:
+            return state
+        try:
+            return self._begin(step, branch, layout)
+        except ForeseerError as error:
+            self._branches.pop(branch, None)
+            self._note(step, branch, str(error))
+            return None
+
+    def _begin(self, step: int, branch: str, layout: tuple[Any, ...]) -> _Branch:
+        """Begin a branch at ``step``; the budget that the run has spent stays spent."""
+        spent = sum(computed < step for computed in self.record.computed_steps)
+        applied = self._applied.branch(branch, step, spent)
+        if step > 0:
+            self.record.begun_late.append((step, branch))
+        self.record.plans[branch] = applied.rows
+        state = self._branches[branch] = _Branch(applied, layout)
+        return state
+
+    def _pass(self, step: int, branch: str) -> None:
+        """Count ``step`` as done."""
+        self._awaited.pop(branch, None)
+        self._last_steps[branch] = step
+
+    def _note(self, step: int, branch: str, reason: str) -> None:
+        if self._warn and not self.record.failed_open:
+            message = f"Step {step} is computed instead of forecast: {reason.rstrip('.')}."
+            warnings.warn(f"{message} Said once; record.failed_open lists all.", ForeseerWarning, stacklevel=4)
+        self.record.failed_open.append(FailOpen(step, branch, reason))
+
+    def _check_order(self, step: int, branch: str) -> None:
+        if not hasattr(step, "__index__"):
+            raise AttachError(f"step is {step!r}; expected an integer, the index on the grid.")
+        last = self._last_steps.get(branch, -1)
+        if not last < step < len(self.grid):
+            raise AttachError(
+                f"Step {step} came after step {last} on a grid of {len(self.grid)} steps; steps come in order, and "
+                "each run takes a new run id or a new fs.wrap."
+            )
+
+
+def _check_policy(policy: Policy, keep: Keep, signals: Collection[str], parallel: bool) -> None:
+    if not isinstance(policy, Policy) or keep not in KEEPS:
+        raise AttachError(f"Expected a Policy or Plan and keep in {KEEPS}; received {policy!r} and {keep!r}.")
+    if policy.site != "output":
+        raise AttachError(
+            f"Served call by call, a network has one site, its output; this policy's site is {policy.site!r}. "
+            "Use a policy with site='output'."
+        )
+    if parallel and policy.decides_while_sampling:
+        raise AttachError(
+            "A gate decides by looking at tensors, of which each process holds a part: the processes could decide "
+            "differently and wait for each other. Use a schedule."
+        )
+    if policy.signal is not None and policy.signal not in signals:
+        raise AttachError(
+            f"This gate measures inside the network ({policy.signal}), which is not visible from a call. Use a "
+            "schedule, or a gate on outputs such as forecast-error."
+        )
+
+
+def _asks_for_gradients(inputs: Sequence[Any]) -> bool:
+    """Whether any tensor among the inputs requires a gradient."""
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs)

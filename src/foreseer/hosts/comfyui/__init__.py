@@ -1,0 +1,1 @@
+"""ComfyUI: a node pack on two wrapper points, SAMPLER_SAMPLE and PREDICT_NOISE. Only `*nodes` import ComfyUI."""

@@ -1,0 +1,124 @@
+"""Recording runs of a ComfyUI sampler, and the profile learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreseer.calibration.record import gram
+from foreseer.errors import ForeseerError
+from foreseer.grid import Grid
+from foreseer.hosts.choice import Choice
+from foreseer.hosts.comfyui.matrix import sampler_matrix
+from foreseer.hosts.comfyui.patch import KEY, PREDICT_NOISE, SAMPLER_SAMPLE
+from foreseer.hosts.comfyui.sampler_run import SAME_LEVEL
+from foreseer.kernel import Kernel
+
+SPEEDUPS = (2.0, 3.0, 4.0)
+
+
+class RecordError(ForeseerError, RuntimeError):
+    """A recorded run cannot become a profile."""
+
+
+class Recording:
+    """Wrappers that record the feature at every level of each run; every step computes.
+
+    Attributes:
+        grams: one matrix per recorded run.
+    """
+
+    def __init__(self) -> None:
+        self.grams: list[np.ndarray] = []
+        self._final_squares: list[float] = []
+        self._grid: Grid | None = None
+        self._matrix: np.ndarray | None = None
+
+    def sampler_sample(
+        self, executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """SAMPLER_SAMPLE: record one run.
+
+        Raises:
+            RecordError: its levels are not those of the runs before, or not all of them were visited.
+            GridError: its levels do not decrease.
+        """
+        levels = [float(sigma) for sigma in sigmas.tolist()]
+        grid = Grid(levels[:-1], "sigma", final_level=levels[-1])
+        if self._grid is None:
+            self._grid, self._matrix = grid, sampler_matrix(executor.class_obj, guider, sigmas)
+        elif not self._grid.matches(grid):
+            raise RecordError(
+                "The runs have different noise levels; record with one sampler, scheduler and step count."
+            )
+        features: list[Tensor | None] = [None] * len(grid)
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        options[KEY] = features
+        try:
+            sample = executor(guider, sigmas, extra_args, *args, **kwargs)
+        finally:
+            options.pop(KEY, None)
+        kept = [feature for feature in features if feature is not None]
+        if len(kept) < len(grid):
+            raise RecordError(
+                f"The sampler visited {len(kept)} of {len(grid)} noise levels, so nothing can be learned."
+            )
+        self.grams.append(gram(kept, kept))
+        self._final_squares.append(float(sample.double().square().mean()))
+        return sample
+
+    def predict_noise(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        r"""PREDICT_NOISE: keep $F = (x - D) / \sigma$ of the first call at each level."""
+        denoised = executor(x, timestep, model_options, *args, **kwargs)
+        features = (model_options or {}).get("transformer_options", {}).get(KEY)
+        if features is not None:
+            assert self._grid is not None
+            level = float(timestep.reshape(-1)[0])
+            step = int(np.argmin(np.abs(self._grid.levels - level)))
+            if features[step] is None and abs(self._grid.levels[step] - level) <= SAME_LEVEL * level:
+                features[step] = ((x - denoised) / level).detach().reshape(-1).to(torch.float32)
+        return denoised
+
+    def put_on(self, model: Any) -> Any:
+        """A clone of ``model`` with these wrappers, in place of Foreseer's own."""
+        clone = model.clone()
+        for kind, wrapper in ((SAMPLER_SAMPLE, self.sampler_sample), (PREDICT_NOISE, self.predict_noise)):
+            clone.remove_wrappers_with_key(kind, KEY)
+            clone.add_wrapper_with_key(kind, KEY, wrapper)
+        return clone
+
+    def profile(self, provenance: Mapping[str, str]) -> Kernel:
+        """What was learned: second moments of the features, and the sampler's matrix if it has one.
+
+        Raises:
+            RecordError: nothing was recorded.
+        """
+        if self._grid is None or not self.grams:
+            raise RecordError("Nothing was recorded: no sampler ran on the recording model.")
+        return Kernel(
+            self._grid,
+            np.stack(self.grams),
+            sampler=self._matrix,
+            final_squares=np.array(self._final_squares),
+            provenance={"steps": str(len(self._grid)), **provenance},
+        )
+
+
+def summarise(profile: Kernel) -> str:
+    """Expected errors of a profile at a few speedups, as text."""
+    grid = profile.grid
+    matrix = "with" if profile.sampler is not None else "without"
+    lines = [f"{profile.prompts} runs of {len(grid)} steps, {matrix} the sampler's matrix"]
+    for speedup in SPEEDUPS:
+        choice = Choice(profile=profile, speedup=speedup)
+        policy = choice.policy(grid)
+        error = choice.expected_error(grid)
+        if policy is not None and error is not None:
+            lines.append(f"speedup {speedup:g}: {100 * error:.1f} % expected error of the final latent")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""One run of one ComfyUI sampler: which calls of the guider are computed, and what is forecast at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foreseer.attach.run_record import RunRecord
+from foreseer.attach.single_run import Run
+from foreseer.errors import AttachError, ForeseerError, in_one_line
+from foreseer.grid import Grid
+from foreseer.hosts.choice import Choice
+from foreseer.hosts.comfyui.pieces import Conditions, Piece, cut
+
+SAME_LEVEL = 1e-4  # relative: a call nearer to a level than this is a call at that level
+
+
+@dataclass
+class RunReport:
+    """What one run of a sampler computed and forecast.
+
+    Attributes:
+        steps: noise levels at which the sampler begins a step.
+        calls: calls of the guider's prediction.
+        forward_passes: calls that were computed; each may evaluate the network several times (guidance, windows).
+        between_levels: computed calls at no level of the run, as midpoint samplers make them.
+        records: one per piece of the run.
+        reasons: why anything was computed against the plan.
+        expected_error: of the final latent, relative; ``None`` without a profile that covers the run.
+    """
+
+    steps: int = 0
+    calls: int = 0
+    forward_passes: int = 0
+    between_levels: int = 0
+    records: list[RunRecord] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    expected_error: float | None = None
+
+    @property
+    def forecast(self) -> int:
+        """Calls that were answered with a forecast."""
+        return self.calls - self.forward_passes
+
+    def add_reason(self, reason: str) -> None:
+        """Note ``reason`` once."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+
+class _PieceRun:
+    """A piece of the run and its forecasts; ``run`` is ``None`` where every step computes."""
+
+    def __init__(self, piece: Piece, run: Run | None) -> None:
+        self.piece = piece
+        self.run = run
+        self.visits: list[int] = [0] * (piece.stop - piece.start)
+        self.last_steps: dict[str, int] = {}
+
+
+class SamplingRun:
+    """State of one run of a sampler, from its first call to its last.
+
+    Args:
+        choice: method and budget.
+        sigmas: T + 1 noise levels, the last being where the run ends.
+        conditions: the guider's processed conditions.
+        post_cfg_functions: how many post-CFG functions the model has before the sampler adds its own.
+    """
+
+    def __init__(
+        self, choice: Choice, sigmas: Sequence[float], conditions: Conditions, post_cfg_functions: int = 0
+    ) -> None:
+        self.levels = list(sigmas[:-1])
+        self.report = RunReport(steps=len(self.levels))
+        self._choice = choice
+        self._post_cfg_functions = post_cfg_functions
+        self._pieces = [self._begin(choice, sigmas, piece) for piece in cut(self.levels, conditions)]
+
+    def _begin(self, choice: Choice, sigmas: Sequence[float], piece: Piece) -> _PieceRun:
+        levels = sigmas[piece.start : piece.stop]
+        try:
+            grid = Grid(levels, "sigma", final_level=float(sigmas[piece.stop]))
+            policy = choice.policy(grid, piece.first_steps)
+            run = None if policy is None else Run(policy, grid, warn=False)
+        except ForeseerError as error:
+            self.report.add_reason(in_one_line(error))
+            run = None
+        if run is not None:
+            self.report.records.append(run.record)
+        return _PieceRun(piece, run)
+
+    def denoised(
+        self, x: Tensor, sigma: Sequence[float], network: Callable[[], Tensor], post_cfg_functions: int = 0
+    ) -> Tensor:
+        r"""The denoised sample $D$ at one call: the network's own, or $x - \sigma \hat F$ with $F = (x - D) / \sigma$.
+
+        Args:
+            x: the noisy sample, of any shape.
+            sigma: the noise level of each sample of the batch.
+            network: computes $D$.
+            post_cfg_functions: how many post-CFG functions the model has now.
+        """
+        self.report.calls += 1
+        place = self._place(sigma, post_cfg_functions)
+        if place is None:
+            return self._compute(network)
+        run, step, branch = place
+        try:
+            feature = run.forecast(step, branch, (x,))
+        except AttachError as error:
+            self.report.add_reason(in_one_line(error))
+            return self._compute(network)
+        if feature is not None:
+            in_place = feature if feature.dtype == x.dtype and not x.requires_grad else None
+            return torch.add(x, feature, alpha=-sigma[0], out=in_place)  # a forecast is a new tensor each time
+        denoised = self._compute(network)
+        if denoised.shape == x.shape:
+            run.computed(step, torch.sub(x, denoised).mul_(1.0 / sigma[0]), branch)
+        else:
+            self.report.add_reason("the network's output has another shape than its input")
+            run.computed(step, denoised, branch)
+            run.free()
+        return denoised
+
+    def _compute(self, network: Callable[[], Tensor]) -> Tensor:
+        denoised = network()
+        self.report.forward_passes += 1
+        return denoised
+
+    def _place(self, sigma: Sequence[float], post_cfg_functions: int) -> tuple[Run, int, str] | None:
+        """The run, step and branch of a call; ``None`` if it must be computed."""
+        if post_cfg_functions > self._post_cfg_functions:
+            self.report.add_reason("the sampler reads the unconditional prediction (cfg++), which a forecast skips")
+            return None
+        level = sigma[0]
+        step = min(range(len(self.levels)), key=lambda index: abs(self.levels[index] - level), default=None)
+        if (
+            step is None
+            or level <= 0
+            or abs(self.levels[step] - level) > SAME_LEVEL * level
+            or min(sigma) != max(sigma)
+        ):
+            self.report.between_levels += 1
+            return None
+        part = next(part for part in self._pieces if part.piece.start <= step < part.piece.stop)
+        if part.run is None:
+            return None
+        local = step - part.piece.start
+        branch = f"visit {part.visits[local] + 1}"
+        part.visits[local] += 1
+        if local <= part.last_steps.get(branch, -1):
+            self.report.add_reason("the sampler goes back to higher noise levels out of order")
+            return None
+        part.last_steps[branch] = local
+        return part.run, local, branch
+
+    def end(self) -> None:
+        """Free all features and gather the reasons of steps computed against the plan."""
+        for part in self._pieces:
+            if part.run is not None:
+                part.run.free()
+                for failure in part.run.record.failed_open:
+                    self.report.add_reason(failure.reason)
+        if len(self._pieces) == 1 and self._pieces[0].run is not None:
+            self.report.expected_error = self._choice.expected_error(self._pieces[0].run.grid)
+
+
+def describe(report: RunReport) -> str:
+    """A few lines about one run.
+
+    >>> print(describe(RunReport(steps=20, calls=20, forward_passes=8, expected_error=0.0123)))
+    20 steps: 8 calls computed, 12 forecast (2.5 times fewer)
+    expected error of the final latent: 1.2 %
+    """
+    lines = [
+        f"{report.steps} steps: {report.forward_passes} calls computed, {report.forecast} forecast{_times(report)}"
+    ]
+    if report.between_levels:
+        lines.append(f"{report.between_levels} calls lay between the levels of the run and were computed")
+    if len(report.records) > 1:
+        pieces = ", ".join(f"{record.nfe} of {record.steps}" for record in report.records)
+        lines.append(f"conditions change during the run; computed steps per piece: {pieces}")
+    if report.expected_error is not None:
+        lines.append(f"expected error of the final latent: {100 * report.expected_error:.1f} %")
+    lines += [f"computed, not forecast: {reason}" for reason in report.reasons]
+    return "\n".join(lines)
+
+
+def _times(report: RunReport) -> str:
+    if not report.forecast or not report.forward_passes:
+        return ""
+    return f" ({report.calls / report.forward_passes:.1f} times fewer)"

@@ -1,0 +1,380 @@
+"""The ComfyUI wrappers on a stand-in of the wrapper contract."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import foreseer as fs
+from foreseer.hosts.choice import Choice, ChoiceError
+from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, take_off
+from foreseer.hosts.comfyui.pieces import cut
+from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
+from foreseer.hosts.comfyui.sampler_run import RunReport
+from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
+
+STEPS = 12
+
+
+def sample(model: Patcher, sampler: str = "euler", levels: Tensor | None = None, conds: Any = None, **options: Any):
+    torch.manual_seed(0)  # for the ancestral sampler
+    guider = Guider(model, conds)
+    guider.last = guider.sample(
+        noise(options.pop("seed", 0)),
+        Sampler(SAMPLERS[sampler]),
+        sigmas(STEPS) if levels is None else levels,
+        **options,
+    )
+    return guider.last
+
+
+def patched(speedup: float = 2.0, shift: float = 0.0, **options: Any) -> Patcher:
+    return ModelPatch(Choice(speedup=speedup, **options)).put_on(Patcher(Network(shift)))
+
+
+def report(model: Patcher) -> RunReport:
+    return patch_of(model).reports[-1]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_if_every_step_computes_the_sample_is_the_same_to_the_bit(sampler: str) -> None:
+    model = patched(speedup=1.0)
+    assert torch.equal(sample(model, sampler), sample(Patcher(Network()), sampler))
+    assert report(model).forecast == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_report_adds_up_with_the_calls_of_the_network(sampler: str) -> None:
+    plain, model = Patcher(Network()), patched()
+    sample(plain, sampler)
+    sample(model, sampler)
+    assert report(model).calls == plain.model.calls
+    assert report(model).forward_passes == model.model.calls
+    computed = sum(record.forward_passes for record in report(model).records)
+    forecast = sum(len(steps) for record in report(model).records for steps in record.forecast.values())
+    assert forecast == report(model).forecast
+    if sampler != "euler_cfg_pp":
+        assert computed + report(model).between_levels == model.model.calls < plain.model.calls
+
+
+@pytest.mark.parametrize("sampler", ["euler", "two_step", "ancestral"])
+def test_half_the_steps_compute_and_the_result_is_near(sampler: str) -> None:
+    plain, model = Patcher(Network()), patched()
+    expected, found = sample(plain, sampler), sample(model, sampler)
+    assert (plain.model.calls, model.model.calls) == (12, 6)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.1
+
+
+def test_computed_steps_return_the_networks_own_tensor() -> None:
+    model, seen = patched(), []
+    network = model.model
+    model.model = lambda *args: seen.append(network(*args)) or seen[-1]
+    sample(model, callback=lambda step: seen.append(step["denoised"]))
+    assert sum(first is second for first, second in itertools.pairwise(seen)) == network.calls == 6
+
+
+def test_cfg_pp_computes_all_and_says_why() -> None:
+    model = patched()
+    assert torch.equal(sample(model, "euler_cfg_pp"), sample(Patcher(Network()), "euler_cfg_pp"))
+    assert "cfg++" in report(model).reasons[0]
+    model.model_options["sampler_post_cfg_function"] = [lambda args: args["denoised"]]  # the user's own is no reason
+    sample(model)
+    assert report(model).forecast == 6
+
+
+def test_calls_between_levels_are_computed_and_not_kept() -> None:
+    model = patched()
+    sample(model, "midpoint")
+    assert report(model).between_levels == STEPS
+    assert report(model).records[0].nfe == 6
+    assert report(model).forward_passes == STEPS + 6
+
+
+def test_a_level_visited_twice_is_a_branch_of_its_own() -> None:
+    model = patched()
+    sample(model, "heun")
+    (record,) = report(model).records
+    assert set(record.computed) == {"visit 1", "visit 2"}
+    assert {*record.computed["visit 2"], *record.forecast["visit 2"]} == set(range(1, STEPS))
+    assert report(model).forecast > STEPS // 2
+
+
+CONTROL = SimpleNamespace(timestep_range=(100.0, 2.0), previous_controlnet=None)
+
+
+@pytest.mark.parametrize(
+    ("condition", "cuts"),
+    [
+        ({"timestep_end": 2.0}, 1),
+        ({"timestep_start": 8.0, "timestep_end": 1.0}, 2),
+        ({"control": CONTROL}, 1),
+        ({"control": SimpleNamespace(timestep_range=None, previous_controlnet=CONTROL)}, 1),
+        ({"timestep_start": 100.0, "timestep_end": 0.0}, 0),
+    ],
+)
+def test_the_run_is_cut_where_conditions_change(condition: dict[str, Any], cuts: int) -> None:
+    model = patched()
+    conds = {"positive": [{"value": 0.4}, {"value": 1.5, **condition}], "negative": [{}]}
+    sample(model, conds=conds)
+    records = report(model).records
+    assert len(records) == cuts + 1
+    assert sum(record.steps for record in records) == STEPS
+    for record in records:  # the first step of each piece computes, and each has its own budget
+        assert record.computed["visit 1"][0] == 0
+        assert record.nfe <= max(1, round(record.steps / 2)) + 1
+
+
+def keyframes(*frames: tuple[float, int]) -> dict[str, Any]:
+    group = SimpleNamespace(
+        keyframes=[SimpleNamespace(start_t=start, guarantee_steps=steps) for start, steps in frames]
+    )
+    return {"hooks": SimpleNamespace(hooks=[SimpleNamespace(hook_keyframe=group)])}
+
+
+@pytest.mark.parametrize(
+    ("starts", "guarantees", "cuts"),
+    [
+        ((None, 4), (1, 1), [0, 4]),
+        ((None, 4, 5), (1, 3, 1), [0, 4, 7]),  # the second keyframe is kept for three steps
+        ((None, 4, 5), (1, 1, 1), [0, 4, 5]),
+        ((None, None), (1, 1), [0]),  # the second takes over at once: the first begins above the run's levels
+        ((None,), (1,), [0]),
+    ],
+)
+def test_the_run_is_cut_at_keyframes_of_hooks(
+    starts: tuple[int | None, ...], guarantees: tuple[int, ...], cuts: list[int]
+) -> None:
+    levels = sigmas(STEPS).tolist()[:-1]
+    times = [1e9 if start is None else levels[start] + 1e-3 for start in starts]
+    conds = {"positive": [{"value": 0.2, **keyframes(*zip(times, guarantees, strict=True))}]}
+    pieces = cut(levels, conds)
+    assert [piece.start for piece in pieces] == cuts
+    assert pieces[-1].stop == STEPS
+    model = patched()
+    sample(model, conds=conds)
+    records = report(model).records
+    assert len(records) == sum(piece.stop - piece.start > max(guarantees) for piece in pieces)
+    for record in records:
+        assert set(range(max(guarantees) if len(starts) > 1 else 1)) <= set(record.computed["visit 1"])
+
+
+@pytest.mark.parametrize(
+    ("levels", "reason"),
+    [
+        (torch.tensor([0.5, 1.0, 2.0, 4.0]), "strictly decrease"),
+        (torch.tensor([4.0, 2.0, 2.0, 1.0, 0.0]), "strictly decrease"),
+        (torch.tensor([4.0, 0.0]), None),
+    ],
+)
+def test_what_is_no_grid_or_too_short_is_computed(levels: Tensor, reason: str | None) -> None:
+    model = patched()
+    assert torch.equal(sample(model, levels=levels), sample(Patcher(Network()), levels=levels))
+    assert report(model).forecast == 0
+    assert any(reason in one for one in report(model).reasons) if reason else not report(model).reasons
+
+
+def test_a_budget_of_all_steps_computes_all() -> None:
+    model = ModelPatch(Choice(nfe=STEPS + 5)).put_on(Patcher(Network()))
+    assert torch.equal(sample(model), sample(Patcher(Network())))
+
+
+def test_parts_of_a_run_each_have_their_own_budget() -> None:
+    """Image to image and split samplers are slices of the levels."""
+    model = patched(speedup=3.0)
+    levels = sigmas(STEPS)
+    for part in (levels[6:], levels[:7], levels[2:9]):
+        sample(model, levels=part)
+        assert report(model).records[0].nfe == round((len(part) - 1) / 3)
+
+
+def test_other_caches_on_the_same_model_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    model = patched()
+    model.add_wrapper_with_key(
+        "predict_noise", "lazycache", lambda executor, *args, **kwargs: executor(*args, **kwargs)
+    )
+    with caplog.at_level(logging.WARNING, "foreseer"):
+        sample(model)
+    assert "lazycache" in caplog.text
+    caplog.clear()
+    sample(patched())
+    assert caplog.text == ""
+
+
+def test_an_interrupted_run_leaves_nothing_behind() -> None:
+    model, fresh = patched(), patched()
+
+    def interrupt(step: dict[str, Any]) -> None:
+        if step["i"] == 5:
+            raise InterruptedError
+
+    guider = Guider(model)
+    with pytest.raises(InterruptedError):
+        guider.sample(noise(7), Sampler(SAMPLERS["euler"]), sigmas(STEPS), callback=interrupt)
+    assert "foreseer" not in guider.seen_options["transformer_options"]
+    assert report(model).calls == 6
+    assert torch.equal(sample(model), sample(fresh))
+
+
+def test_another_size_or_step_count_in_the_next_run_is_as_if_alone() -> None:
+    model = patched()
+    sample(model)
+    for shape, steps in (((2, 4, 6, 10), 9), ((1, 16, 4, 4), 20)):
+        for _ in range(2):
+            found = Guider(model).sample(noise(3, shape), Sampler(SAMPLERS["euler"]), sigmas(steps))
+            alone = Guider(patched()).sample(noise(3, shape), Sampler(SAMPLERS["euler"]), sigmas(steps))
+            assert torch.equal(found, alone)
+
+
+def test_two_prompts_at_once_on_one_patched_model() -> None:
+    model, results, barrier = patched(), {}, threading.Barrier(2)
+
+    def work(seed: int) -> None:
+        def wait(step: dict[str, Any]) -> None:
+            barrier.wait(10)
+
+        results[seed] = sample(model, seed=seed, callback=wait)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in (1, 2):
+        assert torch.equal(results[seed], sample(patched(), seed=seed))
+
+
+def test_only_the_clone_is_changed_and_the_later_node_counts() -> None:
+    plain = Patcher(Network())
+    first = ModelPatch(Choice(speedup=4.0)).put_on(plain)
+    second = ModelPatch(Choice(speedup=2.0)).put_on(first)
+    assert plain.wrappers == {}
+    sample(second)
+    assert report(second).forward_passes == 6
+    sample(first)
+    assert report(first).forward_passes == 3
+    off = take_off(second)
+    assert patch_of(off) is None
+    assert torch.equal(sample(off), sample(plain))
+
+
+def test_a_network_whose_output_has_another_shape_is_computed() -> None:
+    model = patched()
+    network = model.model
+    model.model = lambda *args: network(*args).mean(dim=1, keepdim=True)
+    sample(model)
+    assert network.calls == STEPS
+    assert "another shape" in report(model).reasons[0]
+
+
+def test_first_and_last_steps_compute_within_the_budget() -> None:
+    model = patched(speedup=2.0, first_steps=3, last_steps=2)
+    sample(model)
+    computed = report(model).records[0].computed["visit 1"]
+    assert {0, 1, 2, 10, 11} <= set(computed)
+    assert len(computed) <= 6
+
+
+@pytest.mark.parametrize("method", ["taylorseer", "spectrum", "newton", "reuse", "forecast-error"])
+def test_methods_by_name(method: str) -> None:
+    model = patched(method=method)
+    expected, found = sample(Patcher(Network())), sample(model)
+    assert report(model).forecast > 0
+    assert float((found - expected).norm() / expected.norm()) < 0.5
+
+
+def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8) -> Recording:
+    recording = Recording()
+    model = recording.put_on(Patcher(Network()))
+    for seed in range(runs):
+        sample(model, sampler, sigmas(steps), seed=seed)
+    return recording
+
+
+def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> None:
+    model, levels = Recording().put_on(Patcher(Network())), sigmas(8)
+    assert torch.equal(sample(model), sample(Patcher(Network())))
+    profile = recorded().profile({})
+    assert profile.prompts == 4
+    expected = sample(Patcher(Network()), levels=levels, seed=100)
+    errors = {}
+    for name, choice in (("learned", Choice(profile=profile, nfe=3)), ("default", Choice(nfe=3))):
+        model = ModelPatch(choice).put_on(Patcher(Network()))
+        errors[name] = float((sample(model, levels=levels, seed=100) - expected).norm() / expected.norm())
+        assert report(model).forward_passes == 3
+        assert (report(model).expected_error is not None) == (name == "learned")
+    assert errors["learned"] < 0.5 * errors["default"]
+
+
+def test_a_quality_of_a_profile_keeps_its_expected_error() -> None:
+    profile = recorded(runs=2).profile({})
+    assert "speedup 3: " in summarise(profile)
+    model = ModelPatch(Choice(profile=profile, quality="fast")).put_on(Patcher(Network()))
+    sample(model, levels=sigmas(8))
+    assert 0 < report(model).expected_error <= 0.1
+    assert report(model).forecast > 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "linear"), [("two_step", True), ("euler", True), ("ancestral", False), ("heun", False)]
+)
+def test_the_samplers_matrix_reproduces_its_samples(sampler: str, linear: bool) -> None:
+    profile = recorded(sampler, runs=2).profile({})
+    assert (profile.sampler is not None) == linear
+    if linear:
+        model, features, samples = Patcher(Network()), [], []
+        guider, levels = Guider(model), sigmas(8)
+        network = model.model
+
+        def keep(x: Tensor, sigma: float, conds: Any) -> Tensor:
+            denoised = network(x, sigma, conds)
+            samples.append(x)
+            features.append((x - denoised) / sigma)
+            return denoised
+
+        model.model = keep
+        final = guider.sample(noise(5), Sampler(SAMPLERS[sampler]), levels)
+        row = torch.tensor(profile.sampler[-1], dtype=torch.float32)
+        predicted = row[0] * samples[0] + sum(w * F for w, F in zip(row[1:], features, strict=True))
+        assert torch.allclose(predicted, final, rtol=1e-4, atol=1e-4)
+
+
+def test_recording_refuses_what_cannot_be_learned_from() -> None:
+    recording = Recording()
+    with pytest.raises(RecordError, match="no sampler ran"):
+        recording.profile({})
+    model = recording.put_on(Patcher(Network()))
+    sample(model)
+    with pytest.raises(RecordError, match="different noise levels"):
+        sample(model, levels=sigmas(9))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedup": 0.5}, "speedup is 0.5"),
+        ({"speedup": 2.0, "nfe": 3}, "speedup and nfe"),
+        ({"method": "fora"}, "Unknown method 'fora'"),
+        ({"quality": "high"}, "needs a profile"),
+        ({"quality": "best"}, "quality is 'best'"),
+        ({"profil": "x"}, "Unknown options profil"),
+        ({"first_steps": -1}, "first_steps"),
+        ({"profile": 3}, "profile is a int"),
+    ],
+)
+def test_options_are_refused_by_name(options: dict[str, Any], message: str, as_users_call: None) -> None:
+    with pytest.raises(ChoiceError, match=message):
+        Choice.from_options(options)
+
+
+def test_a_profile_is_read_from_its_file(tmp_path: Any) -> None:
+    path = tmp_path / "model.profile.safetensors"
+    recorded(runs=2).profile({}).save(path)
+    grid = fs.Grid(sigmas(8).tolist()[:-1])
+    assert Choice.from_options({"profile": str(path), "nfe": 5}).policy(grid).compile(grid).nfe == 5
