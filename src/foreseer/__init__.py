@@ -32,6 +32,7 @@ _NAMES = {
     "detach": "foreseer.attach.accelerate",
     "gated": "foreseer.methods.gated",
     "learned": "foreseer.methods.learned",
+    "refine": "foreseer.calibration.refine",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
     "wrap": "foreseer.attach.wrap",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from foreseer.attach.handle import Handle
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
     from foreseer.errors import ForeseerError, ForeseerWarning
@@ -71,6 +73,7 @@ __all__ = [
     "gated",
     "learned",
     "methods",
+    "refine",
     "rollout",
     "sampler_matrix",
     "schedule",

@@ -85,20 +85,21 @@ def held_out_errors(
 
 def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
     """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
-    return _summary(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
+    return summarise(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
 
 
 def formula_error(kernel: Kernel, computed_steps: Sequence[int], forecaster: Forecaster) -> ExpectedError:
     """The expected error of a fixed formula's rows on ``computed_steps``: nothing is fitted, so nothing held out."""
     errors = final_errors(kernel, forecaster.rows(computed_steps, kernel.grid))
-    return _summary(errors / _scale(kernel), math.nan)
+    return summarise(errors / _scale(kernel), math.nan)
 
 
 def _scale(kernel: Kernel) -> Float64[np.ndarray, " P"]:
     return np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
 
 
-def _summary(errors: Float64[np.ndarray, " P"], ridge: float) -> ExpectedError:
+def summarise(errors: Float64[np.ndarray, " P"], ridge: float = math.nan) -> ExpectedError:
+    """Root mean square of relative errors per prompt, its standard error, and the largest."""
     mean = math.sqrt(float(np.mean(errors**2)))
     # The mean of squares has standard error s / sqrt(P); half of it over the root is that of the root.
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
