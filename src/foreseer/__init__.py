@@ -32,6 +32,7 @@ _NAMES = {
     "detach": "foreseer.attach.accelerate",
     "gated": "foreseer.methods.gated",
     "learned": "foreseer.methods.learned",
+    "mix_channels": "foreseer.calibration.mix_channels",
     "refine": "foreseer.calibration.refine",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from foreseer.attach.handle import Handle
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.mix_channels import mix_channels
     from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
@@ -73,6 +75,7 @@ __all__ = [
     "gated",
     "learned",
     "methods",
+    "mix_channels",
     "refine",
     "rollout",
     "sampler_matrix",
