@@ -36,6 +36,8 @@ _NAMES = {
     "detach": "foreseer.attach.accelerate",
     "gated": "foreseer.methods.gated",
     "learned": "foreseer.methods.learned",
+    "mix_channels": "foreseer.calibration.mix_channels",
+    "refine": "foreseer.calibration.refine",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
     "wrap": "foreseer.attach.wrap",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from foreseer.attach.single_run import Run
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.mix_channels import mix_channels
+    from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
     from foreseer.errors import ForeseerDeprecationWarning, ForeseerError, ForeseerWarning
@@ -81,6 +85,8 @@ __all__ = [
     "gated",
     "learned",
     "methods",
+    "mix_channels",
+    "refine",
     "rollout",
     "sampler_matrix",
     "schedule",

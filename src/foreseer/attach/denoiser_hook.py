@@ -201,6 +201,8 @@ class DenoiserHook(Listener):
             handle.check_rounding(branch.run.rows, feature)
             handle.check_fineness(branch.steps)
         branch.run.computed(call.position, feature, names)
+        if branch.run.note is not None:
+            record.notes[name] = branch.run.note
         record.note_computed(name, call.step, tracker.total)
         record.plans[name] = branch.run.rows
         return output

@@ -31,6 +31,7 @@ class Trajectory:
         first_step: the run's first step on the scheduler's grid (not 0 for image to image).
         scheduler: a copy of the scheduler as it was before the first step.
         start: the sample before the first step, flattened.
+        shape: of a sample.
         sample: the last sample.
     """
 
@@ -38,6 +39,7 @@ class Trajectory:
     first_step: int = 0
     scheduler: Any = None
     start: Tensor | None = None
+    shape: tuple[int, ...] = ()
     sample: Tensor | None = None
 
     @property
@@ -65,6 +67,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
             begin = getattr(scheduler, "begin_index", None)
             trajectory.first_step = int(begin) if begin is not None else 0
             trajectory.start = sample.detach().reshape(-1).clone()
+            trajectory.shape = tuple(sample.shape)
         trajectory.outputs.append(model_output.detach().reshape(-1).clone())
         if len(trajectory.outputs) == stop_after:
             raise StopRun

@@ -20,7 +20,6 @@ from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
-from foreseer.kernel import Kernel
 from foreseer.kernel.level_interpolation import interpolation_weights
 from foreseer.pipelines import call_arguments, run
 
@@ -36,18 +35,23 @@ REFERENCE_FILE = Artifact(
 
 
 class Work:
-    """Counts network evaluations for a progress bar."""
+    """Counts forward passes for a progress bar.
+
+    Attributes:
+        done: forward passes so far.
+        total: how many there will be, as far as can be told.
+    """
 
     def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
         self._progress = progress
-        self._total = total
-        self._done = 0
+        self.total = total
+        self.done = 0
 
-    def did(self, evaluations: int) -> None:
-        """So many more are done."""
-        self._done += evaluations
+    def did(self, passes: int) -> None:
+        """Add finished forward passes."""
+        self.done += passes
         if self._progress is not None:
-            self._progress(self._done, self._total)
+            self._progress(self.done, self.total)
 
 
 class References:
@@ -55,22 +59,26 @@ class References:
 
     Args:
         pipe: the pipeline.
-        kernel: whose grid the students follow, and whose branches.
+        grid: that the students follow.
         matrix: the sampler matrix of that grid.
         call: options of the reference's call, its steps among them.
         folder: where references are kept; ``None`` to keep none.
+        branches: names of the branches of guidance to record apart; none where rows are shared.
     """
 
     def __init__(
         self,
         pipe: Any,
-        kernel: Kernel,
+        grid: Grid,
         matrix: np.ndarray,
         call: dict[str, Any],
         folder: str | os.PathLike[str] | None = None,
+        *,
+        branches: tuple[str, ...] = (),
     ) -> None:
         self._pipe = pipe
-        self._kernel = kernel
+        self._grid = grid
+        self._branches = branches
         self._matrix = matrix
         self._call = call
         self._folder = Path(folder) if folder is not None else None
@@ -86,15 +94,15 @@ class References:
         return self._names or (), self._mixing, students
 
     def _run(self, seed: int, prompt: str) -> Student:
-        pipe, kernel = self._pipe, self._kernel
-        with record_run(pipe) as trajectory, _recorder(pipe, kernel, trajectory) as recorder:
+        pipe = self._pipe
+        with record_run(pipe) as trajectory, _recorder(pipe, trajectory, apart=bool(self._branches)) as recorder:
             run(pipe, call_arguments(pipe, prompt, self._call), seed)
         assert trajectory.start is not None
         if self._names is None:
             self._names, self._mixing = _branches_of(recorder, trajectory)
         outputs = torch.stack(trajectory.outputs).float()
         at, through = _at_levels(
-            kernel.grid, trajectory.grid, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
+            self._grid, trajectory.grid, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
         )
         apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in self._names] or [outputs]
         reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
@@ -107,7 +115,7 @@ class References:
     def _identity(self, seed: int, prompt: str) -> str:
         steps = int(self._call["num_inference_steps"])
         words = identity_of(self._pipe, [prompt], steps, seed, self._call)
-        return json.dumps({**words, "grid": fingerprint(self._kernel.grid.key)}, sort_keys=True)
+        return json.dumps({**words, "grid": fingerprint(self._grid.key)}, sort_keys=True)
 
     def _path(self, identity: str) -> Path | None:
         if self._folder is None:
@@ -138,11 +146,10 @@ class References:
         arrays, metadata = REFERENCE_FILE.load(path)
         if metadata["identity"] != identity:
             return None
-        names, steps = _names_of(metadata["names"], path), len(self._kernel.grid)
+        names, steps = _names_of(metadata["names"], path), len(self._grid)
         branches = max(1, len(names))
         sizes = tuple(arrays[name].shape[:1] for name in ("reference", "targets", "mixing"))
-        of_kernel = self._kernel.branches.names if self._kernel.branches is not None else ()
-        if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*of_kernel}:
+        if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*self._branches}:
             raise CalibrationError(f"{path} is no reference of {branches} branches and {steps} steps: remove it.")
         self._names, self._mixing = names, arrays["mixing"]
         device = getattr(self._pipe, "device", "cpu")
@@ -158,8 +165,8 @@ def _names_of(words: str, path: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _recorder(pipe: Any, kernel: Kernel, trajectory: Trajectory) -> Iterator[BranchRecorder]:
-    if kernel.branches is None:
+def _recorder(pipe: Any, trajectory: Trajectory, *, apart: bool) -> Iterator[BranchRecorder]:
+    if not apart:
         yield BranchRecorder(trajectory)
         return
     with record_branches(pipe, trajectory) as recorder:

@@ -9,47 +9,24 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from foreseer.attach.accelerate import attach
-from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.network.containers import flatten
-from foreseer.attach.run.tracker import TrackedBranch
-from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.record import record_run
 from foreseer.calibration.references import References, Work
+from foreseer.calibration.replay import find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
-from foreseer.errors import FailedOpenError
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
-from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
 
 RIDGE = 1e-6
-
-
-class ReplaySite(OutputSite):
-    """The output site, giving back what the network gave before at steps that it has seen; shared by all branches."""
-
-    def __init__(self, seen: dict[tuple[str, int], Any]) -> None:
-        self._seen = seen
-
-    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
-        """Replay the step, or run the network and remember."""
-        key = (branch.name, branch.run.last_step + 1)
-
-        if key not in self._seen:
-            self._seen[key] = call.run()
-        replay = NetworkCall(lambda *args, **kwargs: self._seen[key], call.args, call.kwargs)
-        return super().compute(replay, branch)
 
 
 def rollout(
@@ -104,13 +81,17 @@ def rollout(
     check_ready(pipe, prompts)
     rule = _rule(kernel, {"nfe": nfe, "evaluations": evaluations}, schedule)
     computed = rule.on(kernel.grid)
-    call, matrix = _own_run(pipe, prompts[0], kernel, {**options, "output_type": "latent"})
+    latent = {**options, "output_type": "latent"}
+    call, first = find_call(pipe, prompts[0], kernel.grid, latent, kernel.provenance.get("steps", ""))
+    matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
     finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
     work = Work(progress, len(prompts) * (finer["num_inference_steps"] + len(computed)))
-    references = References(pipe, kernel, matrix, finer, checkpoint)
+    branches = kernel.branches.names if kernel.branches is not None else ()
+    references = References(pipe, kernel.grid, matrix, finer, checkpoint, branches=branches)
     names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
     words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
     made = {"forecaster": words, "schedule": repr(rule), "guidance": guidance_of(call)}
+    made["steps"] = str(call["num_inference_steps"])
     draft = _Draft(kernel, rule, names, mixing, made)
     return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
 
@@ -187,44 +168,10 @@ class _Draft:
         return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
 
 
-def _own_run(pipe: Any, prompt: str, kernel: Kernel, options: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Options of a call whose run has the kernel's grid, and its sampler matrix, from a run that ends after one step.
-
-    A run that begins from a picture takes a share of the steps that it is asked for; how many those were, the kernel
-    knows.
-    """
-    wanted = len(kernel.grid)
-    recorded = kernel.provenance.get("steps", "")
-    if str(options.get("num_inference_steps", wanted)) not in (str(wanted), recorded):
-        raise CalibrationError(
-            f"A rollout is for the {wanted} steps of its kernel, not for {options['num_inference_steps']}: leave "
-            "num_inference_steps out, or calibrate with as many."
-        )
-    seen = []
-    for steps in dict.fromkeys((wanted, int(recorded) if recorded.isdecimal() else wanted)):
-        call = {**options, "num_inference_steps": steps}
-        with record_run(pipe, stop_after=1) as trajectory:
-            run(pipe, call_arguments(pipe, prompt, call), seed=0)
-        if len(trajectory.grid) == wanted:
-            return call, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
-        seen.append(f"{len(trajectory.grid)} of {steps}")
-    raise CalibrationError(
-        f"The kernel's grid has {wanted} steps, this pipeline's run {' or '.join(seen)}: give the options that the "
-        "kernel was recorded with (its provenance has them)."
-    )
-
-
 def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> None:
-    """Run to ``step`` under ``plan``: earlier evaluations are replayed, the one at ``step`` is new."""
-    site = ReplaySite(student.seen)
-    try:
-        with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, step + 1) as trajectory:
-            run(pipe, call_arguments(pipe, student.prompt, call), student.seed)
-    except FailedOpenError as error:
-        raise CalibrationError(
-            f"A rollout needs a run that follows one plan from beginning to end, and this one does not: {error} "
-            "Kernel rows (fs.learned) serve such runs, those that pass from one denoiser to another among them."
-        ) from error
+    """Run to ``step`` under ``plan``: outputs of earlier steps are replayed, the one at ``step`` is new."""
+    found = run_plan(pipe, plan, student.prompt, student.seed, call, outputs=student.seen, stop_after=step + 1)
+    trajectory = found.trajectory
     if names:
         outputs = (student.seen[name, step + trajectory.first_step] for name in names)
         student.features += [flatten(output)[0].reshape(-1) for output in outputs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -29,7 +30,7 @@ class Student:
     seed: int
     reference: list[Tensor]
     targets: list[Tensor]
-    seen: dict[tuple[str, int], object] = field(default_factory=dict)
+    seen: dict[tuple[str, int], Any] = field(default_factory=dict)
     features: list[Tensor] = field(default_factory=list)
 
 

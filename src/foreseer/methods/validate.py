@@ -84,21 +84,22 @@ def held_out_errors(
 
 
 def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
-    """Return the cross-validated expected error of kernel rows; ``options`` as in :func:`held_out_errors`."""
-    return _summary(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
+    """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
+    return summarise(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
 
 
 def formula_error(kernel: Kernel, computed_steps: Sequence[int], forecaster: Forecaster) -> ExpectedError:
     """Return the expected error of a fixed formula's rows; nothing is fitted, so no prompts are held out."""
     errors = final_errors(kernel, forecaster.rows(computed_steps, kernel.grid))
-    return _summary(errors / _scale(kernel), math.nan)
+    return summarise(errors / _scale(kernel), math.nan)
 
 
 def _scale(kernel: Kernel) -> Float64[np.ndarray, " P"]:
     return np.sqrt(kernel.final_squares) if kernel.final_squares is not None else np.ones(kernel.prompts)
 
 
-def _summary(errors: Float64[np.ndarray, " P"], ridge: float) -> ExpectedError:
+def summarise(errors: Float64[np.ndarray, " P"], ridge: float = math.nan) -> ExpectedError:
+    """Root mean square of relative errors per prompt, its standard error, and the largest."""
     mean = math.sqrt(float(np.mean(errors**2)))
     # The mean of squares has standard error s / sqrt(P), its square root half of that divided by the root.
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan

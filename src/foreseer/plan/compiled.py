@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 if TYPE_CHECKING:
     from foreseer.grid import Grid
+    from foreseer.plan.mixing import ChannelMixing
     from foreseer.plan.plan import Plan
 
 CrossTerm = tuple[str, list[int], list[float]]
@@ -61,6 +62,11 @@ class CompiledRows:
         return MappingProxyType({step: (steps, self.rows[step, steps].tolist()) for step, steps in used.items()})
 
     @cached_property
+    def mixing(self) -> ChannelMixing | None:
+        """The corrections of this branch's forecasts that mix channels, ``None`` where it has none."""
+        return self.plan.mixing.of_branch(self.name) if self.plan.mixing is not None else None
+
+    @cached_property
     def sparse_cross_rows(self) -> Mapping[int, tuple[CrossTerm, ...]]:
         """For each forecast step: other branches whose features carry weight, their computed steps, the weights."""
         terms: dict[int, tuple[CrossTerm, ...]] = {}
@@ -80,6 +86,8 @@ class CompiledRows:
             uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
         for source, (step, _) in self._lent.items():
             uses[source] = max(step, uses.get(source, 0))
+        for segment in self.mixing.segments if self.mixing is not None else ():
+            uses.update({source: max(segment.steps[-1], uses.get(source, 0)) for source in segment.sources})
         return MappingProxyType(uses)
 
     @cached_property

@@ -11,6 +11,7 @@ import numpy as np
 
 from foreseer.errors import PlanError
 from foreseer.plan.compiled import CompiledRows
+from foreseer.plan.mixing import ChannelMixing
 
 if TYPE_CHECKING:
     from foreseer.plan.plan import Plan
@@ -55,6 +56,30 @@ class ForecastExplanation:
 
 
 @dataclass(frozen=True)
+class MixingExplanation:
+    """Size and cost of channel mixing.
+
+    Attributes:
+        channels: C.
+        axis: of the channels.
+        matrices: how many C x C matrices there are.
+        bytes: of all matrices, as the plan keeps them (float32).
+        multiplications: in one run, where the feature's shape is known: one per matrix entry and token.
+    """
+
+    channels: int
+    axis: int
+    matrices: int
+    bytes: int
+    multiplications: int | None
+
+    def __str__(self) -> str:
+        words = f"mixes {self.channels} channels (axis {self.axis}): {self.matrices} matrices"
+        words += f", {self.bytes / 2**20:.2f} MiB"
+        return words if self.multiplications is None else f"{words}, {self.multiplications / 1e9:.3g} GMAC per run"
+
+
+@dataclass(frozen=True)
 class PlanExplanation:
     """A plan in words and numbers; ``str`` gives a table, ``to_dict`` what a program would read.
 
@@ -69,6 +94,8 @@ class PlanExplanation:
         rounding: the largest L1 gain times the dtype's unit roundoff: a bound on the relative error that rounding of
             the features can cause in a forecast.
         branches: the same of what each branch with rows of its own follows.
+        mixing: size and cost of channel mixing, for the whole plan those of all branches; ``None`` without it. One more
+            feature is then held: the correction of a segment.
     """
 
     computed_steps: tuple[int, ...]
@@ -82,6 +109,7 @@ class PlanExplanation:
     rounding: float
     provenance: dict[str, str]
     branches: dict[str, PlanExplanation] = field(default_factory=dict)
+    mixing: MixingExplanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain numbers, strings, lists and dictionaries."""
@@ -98,6 +126,7 @@ class PlanExplanation:
             + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
             f"rounding of {self.dtype} features amplified to at most {self.rounding:.1e}",
             *self._flags(),
+            *([str(self.mixing)] if self.mixing is not None else []),
             "",
             *(["shared rows, for all other branches than those below:"] if self.branches else []),
             *self._table(),
@@ -170,6 +199,7 @@ def explain(plan: Plan | CompiledRows, feature_shape: Shapes | None = None, dtyp
     shapes = _shapes(feature_shape)
     rows = plan if isinstance(plan, CompiledRows) else plan.of_branch("")
     whole = rows.plan
+    mixing = rows.mixing if rows.name else whole.mixing
     forecasts = tuple(_explain_step(rows, step, dtype) for step in rows.forecast_steps)
     feature_bytes = sum(map(math.prod, shapes)) * ITEM_BYTES[dtype] if shapes else None
     return PlanExplanation(
@@ -180,13 +210,22 @@ def explain(plan: Plan | CompiledRows, feature_shape: Shapes | None = None, dtyp
         most_live=rows.most_live,
         dtype=dtype,
         feature_bytes=feature_bytes,
-        live_bytes=None if feature_bytes is None else rows.most_live * feature_bytes,
+        live_bytes=None if feature_bytes is None else (rows.most_live + (mixing is not None)) * feature_bytes,
         rounding=ROUNDOFF[dtype] * max((one.l1_gain for one in forecasts), default=0.0),
         provenance={**whole.provenance, "branch": rows.name} if rows.name else dict(whole.provenance),
         branches={}
         if rows.name
         else {name: explain(whole.of_branch(name), feature_shape, dtype) for name in whole.branch_rows},
+        mixing=_explain_mixing(mixing, shapes),
     )
+
+
+def _explain_mixing(mixing: ChannelMixing | None, shapes: list[tuple[int, ...]]) -> MixingExplanation | None:
+    if mixing is None:
+        return None
+    matrices = sum(len(segment.sources) for segment in mixing.segments)
+    multiplications = matrices * sum(map(math.prod, shapes)) * mixing.channels if shapes else None
+    return MixingExplanation(mixing.channels, mixing.axis, matrices, mixing.bytes, multiplications)
 
 
 def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:

@@ -10,19 +10,23 @@ import numpy as np
 from foreseer.errors import ForeseerError, PlanFileError
 from foreseer.files import Artifact, read_json, read_names, read_strings, reason
 from foreseer.grid import Grid
+from foreseer.plan.mixing import mixing_arrays, read_mixing
 from foreseer.plan.plan import Plan
 
 PLAN_FILE = Artifact(
     "plan",
-    version=2,  # 2: branches may compute at steps of their own, and take features of one another
+    version=3,  # 2: branches may compute at steps of their own, and take features of one another; 3: channel mixing
     arrays={
         "noise_levels": (np.float64, "T"),
         "computed_steps": (np.int64, "N"),
         "rows": (np.float64, "T T"),
         "branch_rows": (np.float64, "B T T"),
         "cross_rows": (np.float64, "C T T"),
+        "mixing_shares": (np.float64, "G T"),
+        "mixing_sources": (np.int64, "M S"),
+        "mixing_matrices": (np.float32, "M D D"),
     },
-    optional=("branch_rows", "cross_rows"),
+    optional=("branch_rows", "cross_rows", "mixing_shares", "mixing_sources", "mixing_matrices"),
     metadata=("unit", "final_level", "site", "provenance"),
     error=PlanFileError,
     most_bytes=256 * 2**20,  # a plan of 2000 steps, with rows for three branches, takes half of it
@@ -52,6 +56,9 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     if plan.cross_rows:
         arrays["cross_rows"] = np.stack(list(plan.cross_rows.values()))
         metadata["crossing"] = json.dumps(list(plan.cross_rows))
+    if plan.mixing is not None:
+        of_mixing, metadata["mixing"] = mixing_arrays(plan.mixing, len(plan.grid))
+        arrays |= of_mixing
     PLAN_FILE.save(path, arrays, metadata)
 
 
@@ -67,7 +74,9 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         of_branches = dict(zip(read_names(metadata.get("branches", "[]")), arrays.get("branch_rows", ()), strict=True))
         crossing = _read_pairs(metadata.get("crossing", "[]"))
         cross = dict(zip(crossing, arrays.get("cross_rows", ()), strict=True))
-        return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches, cross)  # pyright: ignore[reportArgumentType]
+        mixed = "mixing" in metadata or any(name.startswith("mixing_") for name in arrays)
+        mixing = read_mixing(arrays, read_json(metadata.get("mixing", "null"))) if mixed else None
+        return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches, cross, mixing)  # pyright: ignore[reportArgumentType]
     except (ForeseerError, ValueError) as error:
         raise PlanFileError(f"{os.fspath(path)} does not hold a valid plan: {reason(error)}.") from error
 

@@ -17,6 +17,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.invariants import are_equal, check_cross_rows, check_provenance, checked_rows
+from foreseer.plan.mixing import ChannelMixing, check_mixing
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
 
@@ -40,6 +41,7 @@ class Plan:
             compute at fewer steps (step 0 among them), where its row is the unit row. Other branches follow ``rows``.
         cross_rows: by (branch, other), both with rows of their own and ``other`` called first: weights of the other's
             features in the branch's forecasts, over the other's computed steps up to the step itself.
+        mixing: corrections of the forecasts that mix channels, fitted on what the rows leave; ``None`` for rows alone.
 
     Raises:
         PlanError: a shape, a step, a site or a weight violates the above.
@@ -52,6 +54,7 @@ class Plan:
     provenance: Mapping[str, str] = field(default_factory=dict)
     branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
     cross_rows: Mapping[tuple[str, str], Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
+    mixing: ChannelMixing | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -70,6 +73,8 @@ class Plan:
         object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
         object.__setattr__(self, "cross_rows", MappingProxyType(cross))
         object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance)))
+        own = {name: tuple(np.flatnonzero(np.diag(matrix)).tolist()) for name, matrix in of_branches.items()}
+        check_mixing(self.mixing, {"": computed, **own}, steps)
 
     @classmethod
     def compile(
@@ -177,7 +182,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)
-        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, own, cross)
+        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, own, cross, self.mixing)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -186,6 +191,7 @@ class Plan:
             and np.array_equal(self.rows, other.rows)
             and are_equal(self.branch_rows, other.branch_rows)
             and are_equal(self.cross_rows, other.cross_rows)
+            and self.mixing == other.mixing
         )
 
     def __hash__(self) -> int:

@@ -11,15 +11,17 @@ from foreseer.grid import Grid
 from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
 from foreseer.plan.policy import Signal, no_signal
 from foreseer.runtime.combine import weighted_sum
+from foreseer.runtime.mix import ChannelMixer
 from foreseer.runtime.store import FeatureStore, Keep, Kept
 
 Layout = list[tuple[object, ...]]
+Summand = Kept | list[Tensor]
 
 
 class Forecast(Sequence[Tensor]):
     """A forecast feature. Each tensor is made when it is read, and not kept."""
 
-    def __init__(self, parts: list[tuple[list[Kept], list[float]]]) -> None:
+    def __init__(self, parts: list[tuple[list[Summand], list[float]]]) -> None:
         self._parts = parts
 
     def __len__(self) -> int:
@@ -82,6 +84,7 @@ class BranchRun:
         self._others = {} if others is None else others
         self._names: tuple[str, ...] = ()
         self._decided = (first_step - 1, False)
+        self._mixer = ChannelMixer.of(self.rows)
 
     def forecasts(self, step: int, signal: Signal = no_signal) -> bool:
         """Whether ``step`` is forecast; decided when first asked.
@@ -136,6 +139,11 @@ class BranchRun:
             return f"it needs features of {other}, which have another shape, dtype or device"
         return None
 
+    @property
+    def note(self) -> str | None:
+        """Why the plan's channel mixing is left out of the forecasts, else ``None``."""
+        return self._mixer.unusable if self._mixer is not None else None
+
     def accepts(self, tensors: Sequence[Tensor]) -> bool:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
         return not self.layout or not tensors or self.layout == _layout(tensors)
@@ -152,8 +160,11 @@ class BranchRun:
         self._decisions.computed(local, tensors, lambda: self._preview(step))
         self._names = tuple(names)
         self.layout = _layout(tensors)
+        if self._mixer is not None:
+            self._mixer.check(tensors)
         if self._decisions.rows is not self.rows:
             self.rows = self._decisions.rows
+            self._mixer = ChannelMixer.of(self.rows)
             self.store.drop([kept for kept in self.store.steps if self.rows.last_uses.get(kept, -1) < local])
         self.last_step = step
         if local in self.rows.last_uses:
@@ -174,18 +185,22 @@ class BranchRun:
         return list(self._forecast(step))
 
     def _forecast(self, step: int) -> Forecast:
-        borrowed: list[Kept] = []
+        borrowed: list[Summand] = []
         borrowed_weights: list[float] = []
         for other, used, weights in self.rows.sparse_cross_rows.get(step - self.first_step, ()):
             borrowed += [self._others[other].store.get(source) for source in used]
             borrowed_weights += weights
         if not self._names:
             used, weights = self.rows.sparse_rows[step - self.first_step]
-            features = [self.store.get(source) for source in used] + borrowed
-            return Forecast([(features, weights + borrowed_weights)] * len(features[0]))
+            features = [*(self.store.get(source) for source in used), *borrowed]
+            weights = weights + borrowed_weights
+            if self._mixer is not None:
+                correction, share = self._mixer.correction(step - self.first_step, self.store)
+                features, weights = [*features, *correction], weights + share
+            return Forecast([(features, weights)] * len(features[0]))
         rows = {name: self._row(name, step) for name in dict.fromkeys(self._names)}
         kept = {name: [self.store.get(source) for source in used] for name, (used, _) in rows.items()}
-        return Forecast([(kept[name] + borrowed, rows[name][1] + borrowed_weights) for name in self._names])
+        return Forecast([([*kept[name], *borrowed], rows[name][1] + borrowed_weights) for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
         """The computed steps that carry weight in the forecast of the network part ``name``, and their weights."""

@@ -1,0 +1,142 @@
+"""Runs of a prompt under a plan, in which network outputs that are known already are replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from foreseer.attach.accelerate import attach
+from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.run.tracker import TrackedBranch
+from foreseer.attach.sites.output import OutputSite
+from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.record import Trajectory, record_run
+from foreseer.errors import FailedOpenError
+from foreseer.grid import Grid
+from foreseer.pipelines import call_arguments, run
+from foreseer.plan import Plan
+
+Outputs = dict[tuple[str, int], Any]
+
+
+class ReplaySite(OutputSite):
+    """Output site that replays the network's outputs at steps it has seen; one instance serves all branches.
+
+    Attributes:
+        outputs: by branch name and step of the run, what the network returned.
+        forward_passes: calls of the network that were not replayed.
+    """
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+        self.forward_passes = 0
+
+    def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
+        """Replay the step, or run the network and keep its output."""
+        key = (branch.name, branch.run.last_step + 1)
+        if key not in self.outputs:
+            self.forward_passes += 1
+            self.outputs[key] = call.run()
+        return super().compute(NetworkCall(lambda *args, **kwargs: self.outputs[key], call.args, call.kwargs), branch)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a prompt under a plan.
+
+    Attributes:
+        trajectory: what the scheduler was given, and the last sample.
+        outputs: by branch name and step of the run, the network's outputs at computed steps.
+        forward_passes: calls of the network, replayed ones left out.
+    """
+
+    trajectory: Trajectory
+    outputs: Outputs = field(repr=False)
+    forward_passes: int
+
+    def until(self, step: int) -> Outputs:
+        """The outputs up to ``step`` of the plan's grid, in a new dictionary."""
+        last = step + self.trajectory.first_step
+        return {key: output for key, output in self.outputs.items() if key[1] <= last}
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches of guidance, in the order of their first calls."""
+        return tuple(dict.fromkeys(name for name, _ in self.outputs))
+
+
+def run_plan(
+    pipe: Any,
+    plan: Plan,
+    prompt: str,
+    seed: int,
+    call: Mapping[str, Any],
+    *,
+    outputs: Outputs | None = None,
+    stop_after: int | None = None,
+) -> PlannedRun:
+    """Run ``prompt`` under ``plan``; outputs that are known are replayed, new ones are added to ``outputs``.
+
+    Args:
+        pipe: a diffusers pipeline, not attached.
+        plan: output site, on the grid of the run.
+        prompt: its text.
+        seed: of the initial noise.
+        call: options of the pipeline's call.
+        outputs: known outputs; they must belong to the same prompt and seed, and to the same rows before their steps.
+        stop_after: end the run once this many steps were taken.
+
+    Raises:
+        CalibrationError: a step that the plan forecasts would have been computed.
+    """
+    site = ReplaySite({} if outputs is None else outputs)
+    try:
+        with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, stop_after) as trajectory:
+            run(pipe, call_arguments(pipe, prompt, dict(call)), seed)
+    except FailedOpenError as error:
+        raise CalibrationError(
+            f"Fitting needs runs that follow one plan from beginning to end, and this one does not: {error} "
+            "Kernel rows (fs.learned) serve such runs, those that pass from one denoiser to another among them."
+        ) from error
+    return PlannedRun(trajectory, site.outputs, site.forward_passes)
+
+
+def find_call(
+    pipe: Any, prompt: str, grid: Grid, options: Mapping[str, Any], recorded: str = ""
+) -> tuple[dict[str, Any], Trajectory]:
+    """Options of a call whose run has as many steps as ``grid``, and the first step of such a run.
+
+    A run that begins from a picture takes a share of the steps that it is asked for; ``recorded`` says how many those
+    were.
+
+    Args:
+        pipe: a diffusers pipeline, not attached.
+        prompt: any of the prompts.
+        grid: the noise levels that the run must visit.
+        options: keyword arguments of the pipeline's call.
+        recorded: ``num_inference_steps`` of the runs that the grid was recorded from, where that is known.
+
+    Raises:
+        CalibrationError: no number of steps gives a run of the grid's length.
+    """
+    wanted = len(grid)
+    if str(options.get("num_inference_steps", wanted)) not in (str(wanted), recorded):
+        raise CalibrationError(
+            f"The grid has {wanted} steps, and num_inference_steps is {options['num_inference_steps']}: leave it out, "
+            "or calibrate with that many."
+        )
+    lengths = []
+    for steps in dict.fromkeys((wanted, int(recorded) if recorded.isdecimal() else wanted)):
+        call = {**options, "num_inference_steps": steps}
+        with record_run(pipe, stop_after=1) as trajectory:
+            run(pipe, call_arguments(pipe, prompt, call), seed=0)
+        if len(trajectory.grid) == wanted:
+            return call, trajectory
+        lengths.append(f"{len(trajectory.grid)} of {steps}")
+    raise CalibrationError(
+        f"The grid has {wanted} steps, this pipeline's run {' or '.join(lengths)}: give the options that it was "
+        "recorded with (a kernel's provenance has them)."
+    )
