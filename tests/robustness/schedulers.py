@@ -30,6 +30,10 @@ _WORKS_TOO = {
     "HeliosDMD": "one noise level per step; each stage of the pyramid is a separate run",
     "Piflow": "one noise level per step; all predictions of one call are forecast together",
     "SCM": "one noise level per step; the last timestep only ends the run",
+    **dict.fromkeys(
+        ("DPMSolverSDE", "FlowMatchHeunDiscrete", "HeunDiscrete", "PNDM"),
+        "visits noise levels twice: first and second visits are forecast apart",
+    ),
     "VQDiffusion": "discrete tokens; log probabilities are forecast",
 }
 _FAILS_OPEN = {
@@ -37,14 +41,10 @@ _FAILS_OPEN = {
     "BlockRefinement": "discrete tokens; the network gets no timestep",
     "DDIMInverse": "its noise levels rise",
     "DPMSolverMultistepInverse": "its noise levels rise",
-    "DPMSolverSDE": "visits a noise level twice",
     "DiscreteDDIM": "discrete tokens; the network gets no timestep",
     "EntropyBound": "discrete tokens; the network gets no timestep",
-    "FlowMatchHeunDiscrete": "visits a noise level twice",
-    "HeunDiscrete": "visits a noise level twice",
     "KDPM2AncestralDiscrete": "visits a noise level twice",
     "KarrasVe": "the network gets another noise level than the scheduler's (added noise, corrected steps)",
-    "PNDM": "visits a noise level twice",
     "RFD4Proteina": "its noise levels rise",
     "RePaint": "visits a noise level twice, by jumping back (works without jumps)",
     "ScoreSdeVe": "the network gets a noise scale instead of the timestep, and is called twice per level",
@@ -53,8 +53,8 @@ _FAILS_OPEN = {
 # What the handle says where it fails open, by the words that the reason above begins with.
 SAID = {
     "its noise levels rise": "must strictly decrease",
-    "the network gets a": "is not one of the scheduler's",
-    "discrete tokens; the network gets no timestep": "the denoiser was given no timestep",
+    "the network gets a": "is not exactly one of its timesteps",
+    "discrete tokens; the network gets no timestep": "no timestep is not exactly",
     "visits a noise level twice": "must strictly decrease",
 }
 OUTCOMES: dict[str, tuple[str, str]] = {

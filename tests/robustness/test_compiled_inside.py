@@ -16,7 +16,7 @@ from tests.robustness.served import WHEN
 from tests.support.attaching import policy
 from tests.support.pipelines import TinyPipeline, build
 
-LOST = "left out what it called|not called as when|other (order|modules|blocks)"
+LOST = "did not call all modules|not called as when|other (order|modules|blocks)"
 BETWEEN = {
     "change": policy("change"),
     "TeaCache": GatedPolicy(TeaCache(0.3), Reuse(), site="change", decided_by="each"),

@@ -88,7 +88,7 @@ def test_generations_interleaved_in_one_thread(order: str) -> None:
         assert torch.equal(found["B"], serial(6, 1, attached=False))
         assert record.forecast == {"call 1": [1, 3, 5, 7]}
         if order == "AABB":
-            assert {one.reason.split(": ")[-1] for one in record.failed_open} == {"a call belongs to another run"}
+            assert {one.reason.split(": ")[-1] for one in record.failed_open} == {"the call belongs to another run"}
 
 
 @pytest.mark.cell("concurrency", "the same in lockstep on the same noise levels: each uses its own features", "works")

@@ -153,7 +153,7 @@ def test_dropout(site: str) -> None:
     model = flux.pipe.transformer
     model.proj_out = nn.Sequential(nn.Dropout(0.5), model.proj_out).train()
     with fs.accelerate(flux.pipe, policy(site)) as handle:
-        with pytest.warns(fs.ForeseerWarning, match="called twice with the same input, the network gives other"):
+        with pytest.warns(fs.ForeseerWarning, match="called twice with the same input, the network returns different"):
             flux.run(seed=99)
         assert handle.record.forecast == {}
         calls: list[object] = []

@@ -23,7 +23,7 @@ def test_a_policy_that_computes_every_step_says_so() -> None:
     with torch.no_grad():
         handle = fs.accelerate(denoiser(), policy(rule=LONG_WARMUP), scheduler=scheduler)
         sample(denoiser(), scheduler)
-        with pytest.warns(fs.ForeseerWarning, match="saved nothing: the policy computes all 8 steps of this run"):
+        with pytest.warns(fs.ForeseerWarning, match="saved nothing: all 8 steps of this run were computed"):
             sample(denoiser(), scheduler)
         handle.detach()
         handle = fs.accelerate(denoiser(), policy(rule=LONG_WARMUP), scheduler=scheduler)
@@ -40,7 +40,7 @@ def test_a_gate_that_saves_nothing_says_so(gate: fs.gate.Gate) -> None:
     handle = fs.accelerate(tiny.pipe, fs.GatedPolicy(gate, fs.forecast.Newton(order=1)))
     tiny.run()
     assert handle.record.forecast == {}
-    with pytest.warns(fs.ForeseerWarning, match="saved nothing: the gate let none of 8 steps be forecast"):
+    with pytest.warns(fs.ForeseerWarning, match="saved nothing: all 8 steps of this run were computed"):
         handle.detach()
 
 
@@ -73,7 +73,7 @@ def test_branches_that_never_go_on_say_so() -> None:
     for step, t in enumerate(scheduler.timesteps):
         with torch.no_grad():
             x = scheduler.step(model(x, t.expand(1), torch.ones(1, step + 1)), t, x, return_dict=False)[0]
-    with pytest.warns(fs.ForeseerWarning, match=r"no branch went on from one step to the next .*each of 6 steps"):
+    with pytest.warns(fs.ForeseerWarning, match=r"no branch continued from one step to the next .*each of 6 steps"):
         handle.detach()
     assert handle.record.forecast == {}
 

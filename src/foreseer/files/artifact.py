@@ -55,6 +55,18 @@ class Artifact:
         Raises:
             ForeseerError: of class ``error``; the file cannot be written, or is too large to be read again.
         """
+        data = self.encode(arrays, metadata, os.fspath(path))
+        try:
+            write_atomically(Path(path), data)
+        except (OSError, ValueError) as error:
+            raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
+
+    def encode(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> bytes:
+        """Return the bytes of a file; ``name`` stands for it in messages.
+
+        Raises:
+            ForeseerError: of class ``error``; it would be too large to be read again.
+        """
         from safetensors.numpy import save
 
         content = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -67,13 +79,9 @@ class Artifact:
         ):
             if size > most:
                 raise self.error(
-                    f"Cannot write {os.fspath(path)}: its {what} would have {size} bytes; expected at most {most} for "
-                    f"a {self.kind}."
+                    f"Cannot write {name}: its {what} would have {size} bytes; expected at most {most} for a {self.kind}."
                 )
-        try:
-            write_atomically(Path(path), data)
-        except (OSError, ValueError) as error:
-            raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
+        return data
 
     def load(self, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Read arrays and metadata; the arrays are read-only views of the file's bytes.
@@ -85,6 +93,14 @@ class Artifact:
             content = read_whole(path, self.most_bytes)
         except (OSError, ValueError) as error:
             raise self.error(f"Cannot read {os.fspath(path)}: {reason(error)}.") from error
+        return self.decode(content, os.fspath(path))
+
+    def decode(self, content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Read arrays and metadata from a file's bytes; ``name`` stands for it in messages.
+
+        Raises:
+            ForeseerError: of class ``error``; the content is not of this kind.
+        """
         try:
             metadata, header, start = read_header(content)
             self._check(metadata)
@@ -94,7 +110,7 @@ class Artifact:
             if stored_checksum != checksum(arrays, metadata):
                 raise ValueError("its checksum does not match its content")
         except (ValueError, OverflowError, MemoryError) as error:
-            raise self.error(f"{os.fspath(path)} is damaged or not a {self.kind}: {reason(error)}.") from error
+            raise self.error(f"{name} is damaged or not a {self.kind}: {reason(error)}.") from error
         return arrays, metadata
 
     def _check(self, metadata: Mapping[str, str]) -> None:

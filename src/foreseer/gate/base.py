@@ -12,7 +12,7 @@ from torch import Tensor
 from foreseer.errors import ForeseerError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
-from foreseer.plan import Plan
+from foreseer.plan import CompiledRows
 
 
 class GateError(ForeseerError, ValueError):
@@ -32,14 +32,14 @@ class Setting:
         forecaster: whose rows make the forecasts.
         max_nfe: how many steps may compute at most; ``None`` for any number.
         branch: the branch's name.
-        plan_after: from computed steps to the plan that the branch then follows; kept, so that asking costs little.
+        rows_after: from computed steps to the rows that the branch then follows; cached.
     """
 
     grid: Grid
     forecaster: Forecaster
     max_nfe: int | None
     branch: str
-    plan_after: Callable[[tuple[int, ...]], Plan]
+    rows_after: Callable[[tuple[int, ...]], CompiledRows]
 
 
 class GateRun(ABC):

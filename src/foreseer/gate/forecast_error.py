@@ -79,7 +79,7 @@ class _Run(GateRun):
     def __init__(self, replanner: Replanner, setting: Setting, max_error: float) -> None:
         self._replanner = replanner
         self._max_error = max_error
-        self._plan_after = setting.plan_after
+        self._rows_after = setting.rows_after
         self._grams = moments_of(replanner.kernel, setting.branch)
         self._computed: tuple[int, ...] = ()
         self._told: list[Ratios] = []
@@ -101,7 +101,7 @@ class _Run(GateRun):
         found = forecast()
         if found is not None:
             computed = list(self._computed)
-            row = self._plan_after(self._computed).rows[step, computed]
+            row = self._rows_after(self._computed).rows[step, computed]
             miss = missing(row, computed, step, self._replanner.search.total)
             told = log_ratios(squared_errors(feature, found), expected_log(self._grams, miss))
             if not self._told or told.shape == self._told[0].shape:

@@ -42,6 +42,17 @@ KERNEL_FILE = Artifact(
 
 def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
     """Write a kernel file."""
+    arrays, metadata = _content(kernel)
+    KERNEL_FILE.save(path, arrays, metadata)
+
+
+def encode_kernel(kernel: Kernel) -> bytes:
+    """Return the bytes of a kernel file."""
+    arrays, metadata = _content(kernel)
+    return KERNEL_FILE.encode(arrays, metadata, "the kernel")
+
+
+def _content(kernel: Kernel) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     arrays = {"noise_levels": kernel.grid.levels, "grams": kernel.grams}
     if kernel.sampler is not None:
         arrays["sampler"] = kernel.sampler
@@ -62,12 +73,22 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
     if kernel.parts is not None:
         arrays["part_grams"] = kernel.parts.grams
         metadata["parts"] = json.dumps(kernel.parts.names)
-    KERNEL_FILE.save(path, arrays, metadata)
+    return arrays, metadata
 
 
 def load_kernel(path: str | os.PathLike[str]) -> Kernel:
     """Read and validate a kernel file."""
     arrays, metadata = KERNEL_FILE.load(path)
+    return _kernel_of(arrays, metadata, os.fspath(path))
+
+
+def decode_kernel(content: bytes, name: str) -> Kernel:
+    """Read and validate the bytes of a kernel file; ``name`` stands for it in messages."""
+    arrays, metadata = KERNEL_FILE.decode(content, name)
+    return _kernel_of(arrays, metadata, name)
+
+
+def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str) -> Kernel:
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         entries = (("branches", metadata), ("mixing", arrays), ("branch_grams", arrays))
@@ -94,4 +115,4 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
             parts=parts,
         )
     except (ForeseerError, ValueError) as error:
-        raise KernelFileError(f"{os.fspath(path)} does not hold a valid kernel: {reason(error)}.") from error
+        raise KernelFileError(f"{name} does not hold a valid kernel: {reason(error)}.") from error

@@ -53,7 +53,7 @@ def gated(
     return GatedPolicy(gate, forecaster, kernel.site, max_nfe)
 
 
-def error_for(course: Replanner, nfe: float) -> float:
+def error_for(replanner: Replanner, nfe: float) -> float:
     """Find by bisection the error bound at which the kernel's prompts take ``nfe`` steps on average.
 
     Raises:
@@ -62,7 +62,7 @@ def error_for(course: Replanner, nfe: float) -> float:
     total = replanner.search.total
     if not 2 <= nfe <= total - 1:
         raise ScheduleError(f"nfe is {nfe}; expected a mean of 2 to {total - 1} for runs of {total} steps.")
-    count = course.kernel.prompts
+    count = replanner.kernel.prompts
     prompts = np.unique(np.linspace(0, count - 1, min(SIMULATED_PROMPTS, count)).round().astype(int)).tolist()
     least, most = (
         np.log(replanner.search.cost(replanner.search.best_after((0,), n)) / replanner.scale)

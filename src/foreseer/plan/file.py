@@ -39,6 +39,17 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     Raises:
         PlanFileError: the file cannot be written.
     """
+    arrays, metadata = _content(plan)
+    PLAN_FILE.save(path, arrays, metadata)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Return the bytes of a plan file."""
+    arrays, metadata = _content(plan)
+    return PLAN_FILE.encode(arrays, metadata, "the plan")
+
+
+def _content(plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     arrays = {
         "noise_levels": plan.grid.levels,
         "computed_steps": np.asarray(plan.computed_steps, dtype=np.int64),
@@ -59,12 +70,22 @@ def save_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     if plan.mixing is not None:
         of_mixing, metadata["mixing"] = mixing_arrays(plan.mixing, len(plan.grid))
         arrays |= of_mixing
-    PLAN_FILE.save(path, arrays, metadata)
+    return arrays, metadata
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan and check every one of its invariants."""
     arrays, metadata = PLAN_FILE.load(path)
+    return _plan_of(arrays, metadata, os.fspath(path))
+
+
+def decode_plan(content: bytes, name: str) -> Plan:
+    """Read and validate the bytes of a plan file; ``name`` stands for it in messages."""
+    arrays, metadata = PLAN_FILE.decode(content, name)
+    return _plan_of(arrays, metadata, name)
+
+
+def _plan_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str) -> Plan:
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         if arrays["computed_steps"].size > len(grid):
@@ -78,7 +99,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         mixing = read_mixing(arrays, read_json(metadata.get("mixing", "null"))) if mixed else None
         return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, of_branches, cross, mixing)  # pyright: ignore[reportArgumentType]
     except (ForeseerError, ValueError) as error:
-        raise PlanFileError(f"{os.fspath(path)} does not hold a valid plan: {reason(error)}.") from error
+        raise PlanFileError(f"{name} does not hold a valid plan: {reason(error)}.") from error
 
 
 def _read_pairs(text: str) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ class RunDecisions(ABC):
         """
 
 
-class Policy(ABC):
+class Policy:
     """What a user asks for. ``Policy(schedule, forecaster, site=...)`` makes a :class:`ScheduledPolicy`.
 
     A policy is attached, not a plan: it is compiled for each run's actual grid, so that another step count or image to
@@ -88,7 +88,7 @@ class Policy(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Policy:
         """A scheduled policy where the abstract class itself is called."""
-        return super().__new__(ScheduledPolicy if cls is Policy else cls)
+        return object.__new__(ScheduledPolicy if cls is Policy else cls)
 
     @staticmethod
     def from_plan(plan: Plan, otherwise: Policy | None = None) -> FixedPlan:
@@ -110,15 +110,14 @@ class Policy(ABC):
         """Whether decisions depend on what the network computes, so that there is no plan before the run."""
         return False
 
-    @abstractmethod
     def begin(self, grid: Grid) -> RunDecisions:
-        """Decisions for one run on ``grid``.
+        """Decisions for one run on ``grid``; every policy defines them.
 
         Raises:
             ForeseerError: the policy cannot serve this grid.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
         """The plan for the part of ``grid`` that begins at ``first_step``; repeated calls return the same object.
 
@@ -130,6 +129,7 @@ class Policy(ABC):
         Raises:
             ForeseerError: the policy cannot serve this grid, or decides while sampling and has no plan.
         """
+        raise NotImplementedError
 
 
 class _Scheduled(RunDecisions):

@@ -82,7 +82,7 @@ def test_two_denoisers_keep_histories_of_their_own(monkeypatch: pytest.MonkeyPat
         computed(run, step, tensors, *names)
 
     def compare(run: BranchRun, step: int) -> Sequence[Tensor]:
-        sources, weights = run.plan.sparse_rows[step - run.first_step]
+        sources, weights = run.rows.sparse_rows[step - run.first_step]
         expected = sum(weight * given[id(run)][source] for source, weight in zip(sources, weights, strict=True))
         found = list(forecast(run, step))
         forecasts[run.first_step] += 1

@@ -43,7 +43,7 @@ def test_arguments_rebuilt_for_every_call_are_ignored(alive: bool) -> None:
     memory, held = ArgumentMemory(), []
     for _ in range(2):
         branch = begin(memory, torch.ones(2))
-        for _ in range(4):
+        for _ in range(5):
             prompt = torch.ones(2)
             held += [prompt] if alive else []
             assert continues(branch, inputs(prompt))
@@ -56,6 +56,14 @@ def test_a_prompt_replaced_at_the_second_call_is_noticed_at_the_third_and_from_t
     assert continues(branch, inputs(other))  # may be rebuilt on every call
     assert not continues(branch, inputs(other))  # is not
     branch = begin(memory, torch.ones(2))
+    assert not continues(branch, inputs(other))
+
+
+def test_prompts_that_alternate_are_noticed_within_the_first_calls() -> None:
+    memory, mine, other = ArgumentMemory(), torch.ones(2), torch.zeros(2)
+    branch = begin(memory, torch.full((2,), 2.0))
+    assert [continues(branch, inputs(prompt)) for prompt in (mine, other, mine)] == [True, True, False]
+    branch = begin(memory, mine)
     assert not continues(branch, inputs(other))
 
 

@@ -67,7 +67,7 @@ def test_errors_there_count_as_errors_of_the_output(kernel):
 
 
 def test_what_has_no_last_block_is_refused(loop, kernel, as_users_call):
-    with pytest.raises(CalibrationError, match=r"site 'last_block' cannot be calibrated: no seam"):
+    with pytest.raises(CalibrationError, match=r"site 'last_block' cannot be calibrated: no boundary"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="last_block")
     with pytest.raises(CalibrationError, match="Unknown site 'middle'"):
         fs.calibrate(loop, ["words"], num_inference_steps=4, site="middle")

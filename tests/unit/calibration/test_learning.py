@@ -245,7 +245,7 @@ def test_a_rollout_plan_lets_kernel_rows_serve_other_grids_and_says_so(loop, ker
     policy = fs.Policy.from_plan(plan, otherwise=fs.learned(kernel, nfe=6))
     with fs.accelerate(loop, policy, strict=True) as handle:
         sample(loop, "a word", 1, num_inference_steps=STEPS)
-        assert "note" not in handle.record.plans["call 1"].provenance
+        assert "note" not in handle.record.plans["call 1"].plan.provenance
         sample(loop, "a word", 1, num_inference_steps=14)
     assert handle.record.nfe == 6
-    assert "stands in" in handle.record.plans["call 1"].provenance["note"]
+    assert "replaces a plan made for another grid" in handle.record.plans["call 1"].plan.provenance["note"]

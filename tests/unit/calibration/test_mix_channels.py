@@ -12,8 +12,8 @@ import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.mix_channels import channel_axis_of
 from foreseer.calibration.mixing_moments import MixingMoments, choose_matrices
-from tests.unit.calibration.test_refine import CountedCalls
 from tests.support.loop_pipeline import relative
+from tests.unit.calibration.test_refine import CountedCalls
 
 STEPS, NFE, CHANNELS = 12, 4, 6
 PROMPTS = [f"training prompt {index}" for index in range(6)]
@@ -77,7 +77,7 @@ def measured_error(pipe, plan, **options):
 
 
 def rolled(pipe, **options):
-    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, response_prompts=0, **options)
+    kernel = fs.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, sensitivity_prompts=0, **options)
     return fs.rollout(pipe, kernel, PROMPTS[:4], nfe=NFE, **options)
 
 

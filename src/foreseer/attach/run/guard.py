@@ -20,6 +20,7 @@ Seen = tuple["weakref.ref[Tensor]", int | None]  # a tensor, and how often it wa
 GRADIENTS = "gradients are enabled: sample under torch.no_grad()"
 TRANSFORMED = "a torch.func transform or forward-mode differentiation is active"
 _SUBSAMPLE = 1024  # elements
+_WATCHED = 4  # first calls of a branch, within which a tensor given before comes again where prompts alternate
 _PLAIN = (str, bool, type(None), torch.dtype)
 
 
@@ -105,6 +106,7 @@ class ConstantArguments:
         self.memory = memory
         self._layout = inputs.layout
         self._seen = inputs.seen()
+        self._earlier: list[dict[Place, Seen]] = []  # what the first calls were given at places that change
         self._constants: list[tuple[Place, weakref.ref[Tensor], int | None]] | None = None
         self._calls = 1
         self._subsample = _subsample(inputs.sample)
@@ -119,7 +121,7 @@ class ConstantArguments:
                 tensor = tensors.get(place)
                 if tensor is None or reference() is not tensor or _version(tensor) != version:
                     return -1
-            if self._calls == 2 and self._repeats_second_call(tensors):
+            if self._earlier and self._repeats_earlier_call(tensors):
                 return -1
             return len(self._constants)
         same = 0
@@ -135,15 +137,25 @@ class ConstantArguments:
     def advance(self, inputs: CallInputs, subsample: bool) -> None:
         """Note that ``inputs`` was the branch's next call; ``subsample`` it where branches may be mistaken."""
         if self._calls == 1:
-            seen, self._seen = self._seen, inputs.seen()
-            same = [place for place, (reference, version) in seen.items() if self._is(place, reference, version)]
-            self._constants = [(place, *seen[place]) for place in same]
-            self.memory.constant.update(same)
-            self.memory.rebuilt.difference_update(same)
-        elif self._calls == 2:
-            for place in self._seen.keys() - {place for place, _, _ in self._constants or ()}:
-                self.memory.note_rebuilt(place)
-            self._seen = {}
+            self._constants = [
+                (place, reference, version)
+                for place, (reference, version) in self._seen.items()
+                if reference() is not None
+                and inputs.tensors.get(place) is reference()
+                and _version(inputs.tensors[place]) == version
+            ]
+            same = {place for place, _, _ in self._constants}
+            self.memory.constant |= same
+            self.memory.rebuilt -= same
+            changing = self._seen.keys() - same
+            self._earlier = [{place: self._seen[place] for place in changing}] if changing else []
+        if self._earlier:
+            seen = inputs.seen()
+            self._earlier.append({place: seen[place] for place in self._earlier[0] if place in seen})
+            if len(self._earlier) == _WATCHED:
+                for place in self._earlier[0]:
+                    self.memory.note_rebuilt(place)
+                self._earlier = []
         self._calls += 1
         if subsample:
             self._subsample = _subsample(inputs.sample)
@@ -156,20 +168,15 @@ class ConstantArguments:
         cosine = float(torch.nn.functional.cosine_similarity(now, last, dim=0))
         return cosine if math.isfinite(cosine) else 0.0
 
-    def _is(self, place: Place, reference: weakref.ref[Tensor], version: int | None) -> bool:
-        """Whether the second call holds at ``place`` the tensor that the first held."""
-        tensor = reference()
-        return tensor is not None and self._seen.get(place) == (reference, version)
-
-    def _repeats_second_call(self, tensors: Mapping[Place, Tensor]) -> bool:
-        """Whether an argument that changed at call 2 stays at call 3: it was replaced then, not rebuilt per call."""
-        constant = {place for place, _, _ in self._constants or ()}
-        for place, (reference, version) in self._seen.items():
-            tensor = tensors.get(place)
-            repeated = tensor is not None and reference() is tensor and _version(tensor) == version
-            if place not in constant and place not in self.memory.rebuilt and repeated:
-                self.memory.constant.add(place)
-                return True
+    def _repeats_earlier_call(self, tensors: Mapping[Place, Tensor]) -> bool:
+        """Whether a place that changes holds a tensor of an earlier call again: it is replaced at times, not rebuilt."""
+        for seen in self._earlier:
+            for place, (reference, version) in seen.items():
+                tensor = tensors.get(place)
+                repeated = tensor is not None and reference() is tensor and _version(tensor) == version
+                if repeated and place not in self.memory.rebuilt:
+                    self.memory.constant.add(place)
+                    return True
         return False
 
 

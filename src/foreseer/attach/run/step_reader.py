@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from foreseer.attach.interception import unwrapped
@@ -128,6 +129,21 @@ class StepReader:
                 return (argument.storage_offset() - timesteps.storage_offset()) // max(1, timesteps.stride(0))
         return None
 
+    def matches(self, step: int, argument: Any, value: float | None) -> bool | None:
+        """Whether a timestep argument is that of ``step``, to its dtype's rounding; ``None`` if a device must be read.
+
+        Args:
+            step: index into the run's timesteps.
+            argument: the timestep argument.
+            value: its value, ``None`` where it is not on the host.
+        """
+        if value is None or (isinstance(self._timesteps, Tensor) and not self._timesteps.is_cpu):
+            return None
+        levels = self._read()
+        rounding = 1.0 if _is_whole(argument) else _precision(argument) * abs(value)
+        off = np.abs(levels - value)
+        return bool(off[step] <= rounding and off[step] <= off.min() + rounding)
+
     def argument(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The timestep argument of a call, ``None`` where it has none."""
         position, name = self.timestep_position
@@ -165,6 +181,11 @@ def reading_on_host(argument: Any) -> float | None:
     if isinstance(argument, Tensor) and not argument.is_cpu:
         return None
     return _largest(argument)
+
+
+def _precision(argument: Any) -> float:
+    """Relative rounding of a timestep argument."""
+    return max(torch.finfo(argument.dtype).eps, 1e-6) if isinstance(argument, Tensor) else 1e-6
 
 
 def _is_whole(argument: Any) -> bool:

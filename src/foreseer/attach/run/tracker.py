@@ -107,6 +107,7 @@ class Tracker:
         self._called: set[str] = set()
         self._timestep: float | None = None  # of the current step, where it can be read on the host
         self._direction = 0
+        self._exact = False  # whether calls are given the scheduler's own timesteps
         self._ended: str | None = None
 
     def enter(
@@ -174,11 +175,18 @@ class Tracker:
                 }
 
     def _foreign(self, step: int, timestep: Any) -> str | None:
-        """Reason why the call cannot be of the scheduler's ``step``: its timestep, where it can be read on the host."""
-        place = self.reader.place_of(timestep)
-        if place is not None:
-            return None if place == step else _OTHER_RUN
-        value = reading_on_host(timestep)
+        """Reason why the call cannot be of the scheduler's ``step``: its timestep, where it can be read on the host.
+
+        If the run's first call was given one of the scheduler's timesteps, so must be all others, each that of its step.
+        Networks that are given another function of the noise level are only required not to turn back.
+        """
+        first = self._step < 0
+        place, value = self.reader.place_of(timestep), reading_on_host(timestep)
+        matches = place == step if place is not None else self.reader.matches(step, timestep, value)
+        if first:
+            self._exact = matches is True
+        if self._exact:
+            return _OTHER_RUN if matches is False else None
         if value is None:
             return None
         if step == self._step:
