@@ -37,6 +37,7 @@ from foreseer.cli.common import (
 
 if TYPE_CHECKING:
     from foreseer.evaluate.engine import Progress
+    from foreseer.evaluate.peers import CalibrationPrompts
     from foreseer.evaluate.ready import Ready, Request
 
 # Of the reference's steps, where no budget is given.
@@ -57,6 +58,7 @@ ScaleOption = Annotated[ScaleName | None, typer.Option(help="Of --random-weights
 List = Annotated[bool, typer.Option("--list-presets", help="List the papers' tables, and stop.")]
 Methods = Annotated[str | None, typer.Option(help="Names, with commas; by default all that need no file.")]
 Budgets = Annotated[str | None, typer.Option(help="Budgets, with commas: 14,10,published.")]
+Calibration = Annotated[Path | None, typer.Option(help="A text file of prompts: peers that learn get these.")]
 Kernels = Annotated[list[Path] | None, typer.Option(help="A kernel file: learned rows at each budget, L2P trained.")]
 
 
@@ -73,6 +75,7 @@ def bench(
     kernel: Kernels = None,
     plan: Annotated[list[Path] | None, typer.Option(help="A plan file; may be repeated.")] = None,
     matrix: Matrix = None,
+    calibration_prompts: Calibration = None,
     site: SiteOption = None,
     measures: Annotated[str | None, typer.Option(help="Names, with commas; by default all that apply.")] = None,
     real: Annotated[Path | None, typer.Option(help="A folder of real pictures, for FID.")] = None,
@@ -111,9 +114,11 @@ def bench(
     files = (kernel or (), plan or (), matrix)
     if preset is None:
         _refuse({"--model": preset_model, "--random-weights": random_weights, "--scale": scale}, "it needs --preset")
-        ready = _methods(request, model, methods, nfe, files=files, site=site)
+        learned = _calibration(calibration_prompts, out)
+        ready = _methods(request, model, methods, nfe, files=files, site=site, learned=learned)
     else:
-        _refuse({"--nfe": nfe, "--plan": plan, "--site": site}, "the preset decides it")
+        decided = {"--nfe": nfe, "--plan": plan, "--site": site, "--calibration-prompts": calibration_prompts}
+        _refuse(decided, "the preset decides it")
         size = _scale(random_weights, scale)
         ready = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
     _run(ready, out, as_json)
@@ -132,7 +137,14 @@ Files = tuple[Sequence[Path], Sequence[Path], Path | None]
 
 
 def _methods(
-    request: Request, model: str | None, methods: str | None, nfe: str | None, *, files: Files, site: str | None
+    request: Request,
+    model: str | None,
+    methods: str | None,
+    nfe: str | None,
+    *,
+    files: Files,
+    site: str | None,
+    learned: CalibrationPrompts | None,
 ) -> Ready:
     """Methods at budgets."""
     from foreseer.evaluate.contenders import Choice
@@ -141,8 +153,18 @@ def _methods(
     if model is None:
         raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
     kernels, plans, matrix = files
-    choice = Choice(0, (), _names(methods), kernels, plans, matrix, site)
+    choice = Choice(0, (), _names(methods), kernels, plans, matrix, site, calibration_prompts=learned)
     return compare_methods(request, model, choice, lambda steps: _budgets(nfe, steps))
+
+
+def _calibration(prompts: Path | None, out: Path) -> CalibrationPrompts | None:
+    """The prompts of a file; what is learned from them is kept in the report's folder."""
+    if prompts is None:
+        return None
+    from foreseer.evaluate.peers import CalibrationPrompts
+    from foreseer.pipelines import read_prompts
+
+    return CalibrationPrompts(read_prompts(prompts), folder=out / "learned")
 
 
 def _preset(

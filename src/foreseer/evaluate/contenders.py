@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
 from foreseer.files import read_whole, reason
 from foreseer.methods import METHODS, Method
 from foreseer.plan import Plan, Policy
+
+if TYPE_CHECKING:
+    from foreseer.evaluate.peers.calibration_runs import CalibrationPrompts
 
 # What kernel files are shown as; a gate takes its budget as the mean over images.
 TITLES = {"kernel": "Kernel rows, searched steps", "gated": "Kernel rows, forecast-error gate"}
@@ -43,12 +46,13 @@ class Choice:
         steps: of the reference.
         budgets: network evaluations; ``None`` stands for each method's published setting.
         methods: names of methods and peers, ``kernel:FILE``, ``gated:FILE`` and ``plan:FILE``; by default everything
-            that needs no file, and what the files below make.
+            that needs no file, and what the files below make; peers that learn only with calibration prompts.
         kernels: kernel files: learned rows at every budget, and L2P trained from the first.
         plans: plan files.
         matrix: L2P's weight file.
         site: where features are taken; by default where each method's publication takes them.
         options: of the pipeline's call, for the trial runs of peers.
+        calibration_prompts: for peers that learn.
     """
 
     steps: int
@@ -59,6 +63,7 @@ class Choice:
     matrix: Path | None = None
     site: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    calibration_prompts: CalibrationPrompts | None = None
 
     def names(self) -> list[str]:
         """The names to run, files as ``kernel:FILE`` and ``plan:FILE``."""
@@ -66,7 +71,8 @@ class Choice:
         if self.methods is not None:
             return list(dict.fromkeys([*self.methods, *files]))
         ours = [name for name in METHODS if name != "l2p" or self.matrix or self.kernels]
-        return [*files, *ours, *_peers()]
+        learned = self.calibration_prompts is not None
+        return [*files, *ours, *(name for name, learns in _peers().items() if learned or not learns)]
 
     def contenders(self) -> list[Contender]:
         """Every method at every budget.
@@ -93,8 +99,11 @@ class Choice:
         elif name in METHODS:
             yield from self._of_method(METHODS[name])
         elif name in _peers():
+            prompts = self.calibration_prompts
+            details = (prompts.digest,) if prompts is not None else ()
             for budget in self.budgets:
-                yield Deferred(name, name, self.steps, budget, make=self._peer(name, budget, probe))
+                make = self._peer(name, budget, probe)
+                yield Deferred(name, name, self.steps, budget, make=make, details=details)
         else:
             known = ", ".join([*METHODS, *_peers(), "kernel:FILE", "gated:FILE", "plan:FILE"])
             raise PlanError(f"Unknown method {name!r}: expected one of {known}.")
@@ -183,7 +192,7 @@ class Choice:
             from foreseer.evaluate.peers import Probe, find_peer
 
             if not probe:
-                probe.append(Probe.of(pipe, self.steps, self.options))
+                probe.append(Probe.of(pipe, self.steps, self.options, self.calibration_prompts))
             return find_peer(name, pipe, self.steps, budget, probe=probe[0])
 
         return make
@@ -194,12 +203,13 @@ def _settings(policy: Policy) -> dict[str, Any]:
     return {decides[0]: repr(decides[1]), "forecaster": repr(policy.forecaster), "site": policy.site}
 
 
-def _peers() -> list[str]:
+def _peers() -> dict[str, bool]:
+    """Names of the peers, and which of them learn from calibration prompts."""
     try:
         from foreseer.evaluate.peers import PEERS
     except ImportError:
-        return []
-    return list(PEERS)
+        return {}
+    return {name: peer.learns for name, peer in PEERS.items()}
 
 
 def _checksum(path: Path) -> str:

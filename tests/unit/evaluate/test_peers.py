@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.evaluate.peers import PEERS, PeerError, Probe, find_peer
+from foreseer.evaluate.contenders import Choice
+from foreseer.evaluate.peers import PEERS, CalibrationPrompts, PeerError, Probe, find_peer
 from foreseer.evaluate.peers.diffusers_caches import broadcast_interval, taylor_computed, taylor_interval
 from foreseer.evaluate.peers.probe import settle
 
@@ -29,7 +30,8 @@ def pipe(emoji):
 
 @pytest.fixture(scope="module")
 def probe(pipe):
-    return Probe.of(pipe, STEPS)
+    prompts = CalibrationPrompts(["a panda face on a red background", "a rocket on a purple background"], passes=100)
+    return Probe.of(pipe, STEPS, calibration_prompts=prompts)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,23 @@ def test_a_missing_package_says_how_to_install_it(pipe, probe, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cache_dit", None)
     with pytest.raises(PeerError, match=r"pip install 'foreseer\[peers\]'"):
         find_peer("cache-dit", pipe, STEPS, NFE, probe=probe)
+
+
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.learns])
+def test_peers_that_learn_ask_for_prompts_and_a_budget(pipe, name):
+    with pytest.raises(PeerError, match="--calibration-prompts FILE"):
+        find_peer(name, pipe, STEPS, NFE)
+    with pytest.raises(PeerError, match="give a budget"):
+        find_peer(name, pipe, STEPS)
+
+
+def test_a_bench_runs_peers_that_learn_where_there_are_prompts():
+    prompts = CalibrationPrompts(["a cat", "a dog"])
+    learned = {name for name, peer in PEERS.items() if peer.learns}
+    without, given = (Choice(STEPS, [NFE], calibration_prompts=prompts) for prompts in (None, prompts))
+    assert set(given.names()) - set(without.names()) == learned
+    assert "deis" in without.names()
+    assert {one.name for one in given.contenders()} >= learned
 
 
 def test_two_at_once_are_refused(pipe, find):

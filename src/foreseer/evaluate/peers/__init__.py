@@ -18,11 +18,13 @@ from typing import Any
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.cache_dit_package import make_dbcache
+from foreseer.evaluate.peers.calibration_runs import CalibrationPrompts
 from foreseer.evaluate.peers.diffusers_caches import MAKERS
 from foreseer.evaluate.peers.probe import Probe
 from foreseer.evaluate.peers.solvers import make_solver
+from foreseer.evaluate.peers.tableau_peers import make_bns, make_chosen, make_dyweight
 
-__all__ = ["PEERS", "Peer", "PeerError", "Probe", "find_peer"]
+__all__ = ["PEERS", "CalibrationPrompts", "Peer", "PeerError", "Probe", "find_peer"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Peer:
         summary: one sentence: the idea.
         source: package, paper.
         make: from a probe and a budget (``None``: the package's defaults) to the contender.
+        learns: whether it needs calibration prompts.
     """
 
     name: str
     summary: str
     source: str
     make: Callable[[Probe, int | None], Contender]
+    learns: bool = False
 
 
 def _solver(name: Any) -> Callable[[Probe, int | None], Contender]:
@@ -110,6 +114,53 @@ PEERS: dict[str, Peer] = {
             _solver("unipc"),
         ),
         Peer("heun", "two evaluations a step, fewer steps", "diffusers, arXiv 2206.00364", _solver("heun")),
+        Peer(
+            "deis",
+            "exponential integrator, noise extrapolated by a polynomial in time",
+            "arXiv 2204.13902, written from the paper",
+            partial(make_chosen, name="deis"),
+        ),
+        Peer(
+            "ipndm",
+            "Adams-Bashforth weights for equal steps over past outputs",
+            "arXiv 2204.13902 and 2202.09778, written from the papers",
+            partial(make_chosen, name="ipndm"),
+        ),
+        Peer(
+            "dpm-solver-v3",
+            "exponential integrator around statistics of the model",
+            "arXiv 2310.13268, written from the paper",
+            partial(make_chosen, name="dpm-solver-v3"),
+            learns=True,
+        ),
+        Peer(
+            "euler-gits",
+            "Euler on levels found by dynamic programming",
+            "arXiv 2405.11326, written from the paper",
+            partial(make_chosen, name="euler-gits"),
+            learns=True,
+        ),
+        Peer(
+            "unipc-gits",
+            "UniPC on levels found by dynamic programming",
+            "arXiv 2405.11326 and diffusers, written from the paper",
+            partial(make_chosen, name="unipc-gits"),
+            learns=True,
+        ),
+        Peer(
+            "bns",
+            "all times and weights learned by gradients through the network",
+            "arXiv 2403.01329, written from the paper",
+            make_bns,
+            learns=True,
+        ),
+        Peer(
+            "dyweight",
+            "weights over past outputs and the network's time learned by gradients",
+            "arXiv 2603.11607, written from the paper",
+            make_dyweight,
+            learns=True,
+        ),
     )
 }
 

@@ -15,6 +15,7 @@ from foreseer.errors import in_one_line
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.cost import DenoiserCost, count_denoiser
 from foreseer.evaluate.peers.base import PeerError, free_denoisers
+from foreseer.evaluate.peers.calibration_runs import CalibrationPrompts, CalibrationRuns
 from foreseer.pipelines import call_arguments, run
 
 PROMPT = "a lighthouse at dusk"
@@ -33,6 +34,7 @@ class Probe:
         options: keyword arguments of the pipeline's call, as the bench uses them.
         seed: of the initial noise.
         found: what peers calibrated, by name.
+        calibration_prompts: prompts for peers that learn; ``None`` where none may.
     """
 
     pipe: Any
@@ -41,14 +43,28 @@ class Probe:
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     found: dict[str, Any] = field(default_factory=dict)
+    calibration_prompts: CalibrationPrompts | None = None
 
     @classmethod
-    def of(cls, pipe: Any, steps: int, options: dict[str, Any] | None = None) -> Probe:
+    def of(
+        cls,
+        pipe: Any,
+        steps: int,
+        options: dict[str, Any] | None = None,
+        calibration_prompts: CalibrationPrompts | None = None,
+    ) -> Probe:
         """The pipeline's own call options (``sampling.json`` of its folder) where none are given."""
         if options is None:
             folder = pipe.config.get("_name_or_path", "") if hasattr(pipe, "config") else ""
             options = zoo.sampling(folder) if folder else {}
-        return cls(pipe, steps, options={name: value for name, value in options.items() if name != "prompts"})
+        call = {name: value for name, value in options.items() if name != "prompts"}
+        return cls(pipe, steps, options=call, calibration_prompts=calibration_prompts)
+
+    @cached_property
+    def runs(self) -> CalibrationRuns:
+        """Runs of the pipeline on the calibration prompts, and its noise levels."""
+        free_denoisers(self.pipe)
+        return CalibrationRuns(self.pipe, self.steps, self.calibration_prompts, self.options, self.prompt)
 
     def run(self, contender: Contender | None = None) -> DenoiserCost:
         """One run, with every step computed or under a contender; what its denoisers computed."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +12,12 @@ import torch
 from foreseer.attach.handle import Handle
 from foreseer.evaluate.contender import Contender
 from foreseer.evaluate.peers.base import PeerError
+from foreseer.evaluate.peers.noise_path import LEAST_DATA, is_flow
+from foreseer.evaluate.peers.own_scheduler import OwnScheduler, replaced_scheduler
 from foreseer.evaluate.peers.probe import Probe
 
 Solver = Literal["dpm-solver", "unipc", "heun"]
 TITLES: dict[Solver, str] = {"dpm-solver": "DPM-Solver++ 2M", "unipc": "UniPC", "heun": "Heun"}
-# At noise level 1 the logarithm of the signal-to-noise ratio is infinite; diffusers' UniPC begins this much below it.
-_BELOW_ONE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,8 @@ class SolverSwap(Contender):
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
         """Swap the scheduler, and put the same object back."""
-        own = pipe.__dict__["scheduler"]
-        # Not by attribute assignment: a pipeline then rewrites its configuration to name the new class.
-        pipe.__dict__["scheduler"] = build(self.solver, own)
-        try:
+        with replaced_scheduler(pipe, build(self.solver, pipe.scheduler)):
             yield None
-        finally:
-            pipe.__dict__["scheduler"] = own
 
 
 def make_solver(name: Solver, probe: Probe, nfe: int) -> SolverSwap:
@@ -54,13 +47,18 @@ def make_solver(name: Solver, probe: Probe, nfe: int) -> SolverSwap:
     return SolverSwap(name, TITLES[name], steps, nfe, settings, solver=name)
 
 
-def is_flow(scheduler: Any) -> bool:
-    """Whether a scheduler is one of flow matching: its samples are (1 - sigma) data + sigma noise."""
-    return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas", False))
-
-
 def build(name: Solver, own: Any) -> Any:
-    """A scheduler of that solver, for a pipeline whose scheduler is ``own``.
+    """A scheduler of that solver on the pipeline's levels; ``own`` is the pipeline's scheduler.
+
+    Raises:
+        PeerError: ``own`` runs from data to noise, or its configuration does not fit the solver.
+    """
+    solver = solver_for(name, own)
+    return OwnLevels(own, solver, visits=2 if name == "heun" else 1) if is_flow(own) else solver
+
+
+def solver_for(name: Solver, own: Any) -> Any:
+    """Scheduler of diffusers for that solver, for what the network of a pipeline with scheduler ``own`` predicts.
 
     Raises:
         PeerError: ``own`` runs from data to noise, or its configuration does not fit the solver.
@@ -76,9 +74,8 @@ def build(name: Solver, own: Any) -> Any:
             raise PeerError(f"{TITLES[name]} does not take {type(own).__name__}'s configuration: {error}") from error
     train_steps = own.config.num_train_timesteps
     if name == "heun":
-        return OwnLevels(own, kind(num_train_timesteps=train_steps), visits=2)
-    made = kind(num_train_timesteps=train_steps, use_flow_sigmas=True, prediction_type="flow_prediction")
-    return OwnLevels(own, made)
+        return kind(num_train_timesteps=train_steps)
+    return kind(num_train_timesteps=train_steps, use_flow_sigmas=True, prediction_type="flow_prediction")
 
 
 def _kind(name: Solver, flow: bool) -> Any:
@@ -89,12 +86,11 @@ def _kind(name: Solver, flow: bool) -> Any:
     return diffusers.DPMSolverMultistepScheduler if name == "dpm-solver" else diffusers.UniPCMultistepScheduler
 
 
-class OwnLevels:
+class OwnLevels(OwnScheduler):
     """A solver's steps on the noise levels of a pipeline's own flow-matching scheduler.
 
     diffusers' solvers make levels of their own for flow matching (another spacing and shift, timesteps rounded to whole
-    numbers), and pipelines choose what to hand a scheduler by its configuration. So to the pipeline this is its own
-    scheduler, whose levels are then given to the solver.
+    numbers). Here the pipeline's scheduler makes the levels, and the solver gets them.
 
     Args:
         own: the pipeline's scheduler; a copy of it is used.
@@ -103,29 +99,19 @@ class OwnLevels:
     """
 
     def __init__(self, own: Any, solver: Any, visits: int = 1) -> None:
-        self._own = copy.deepcopy(own)
+        super().__init__(own)
         self._solver = solver
         self._visits = visits
         self.order = solver.order
-        self.set_timesteps = self._levels_of(self._own.set_timesteps)
         self.step: Callable[..., Any] = solver.step
 
-    def _levels_of(self, set_timesteps: Callable[..., None]) -> Callable[..., None]:
-        """Pipelines read the signature to know which of steps, sigmas, timesteps and shift they may pass: keep it."""
-
-        @functools.wraps(set_timesteps)
-        def wrapped(*args: Any, **kwargs: Any) -> None:
-            set_timesteps(*args, **kwargs)
-            levels, times = self._own.sigmas.clone(), self._own.timesteps
-            self._solver.set_timesteps(len(times), device=times.device)  # also forgets the last run
-            levels[0] = levels[0].clamp(max=1 - _BELOW_ONE)
-            if self._visits == 2:
-                levels = torch.cat([levels[:1], levels[1:-1].repeat_interleave(2), levels[-1:]])
-                times = torch.cat([times[:1], times[1:].repeat_interleave(2)])
-            self._solver.sigmas, self._solver.timesteps = levels.cpu(), times
-            self._solver.num_inference_steps = len(times)
-
-        return wrapped
+    def _after_set(self) -> None:
+        levels, times = self._own.sigmas.clone(), self._own.timesteps
+        levels[0] = levels[0].clamp(max=1 - LEAST_DATA)
+        if self._visits == 2:
+            levels = torch.cat([levels[:1], levels[1:-1].repeat_interleave(2), levels[-1:]])
+            times = torch.cat([times[:1], times[1:].repeat_interleave(2)])
+        set_levels(self._solver, levels.cpu(), times, steps=len(self._own.timesteps))
 
     @property
     def timesteps(self) -> torch.Tensor:
@@ -147,7 +133,17 @@ class OwnLevels:
         self._own.set_begin_index(begin_index)
         self._solver.set_begin_index(begin_index)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_own":  # a copy asks before anything is set
-            raise AttributeError(name)
-        return getattr(self._own, name)
+
+def set_levels(solver: Any, levels: Any, times: Any, *, steps: int | None = None) -> None:
+    """Begin a run of a diffusers solver on other noise levels than its own.
+
+    Args:
+        solver: a scheduler with ``sigmas`` and ``timesteps``.
+        levels: its sigmas, with where the last step ends.
+        times: its timesteps.
+        steps: that it is asked for; by default one per time.
+    """
+    times = torch.as_tensor(times)
+    solver.set_timesteps(steps or len(times), device=times.device)  # also forgets the last run
+    solver.sigmas, solver.timesteps = torch.as_tensor(levels), times
+    solver.num_inference_steps = len(times)
