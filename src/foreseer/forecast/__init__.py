@@ -1,4 +1,4 @@
-"""Forecasters: from computed steps to rows of weights. One file per method, and one line here; NumPy only."""
+"""Forecasters: from computed steps to rows. One file per method, and one line here; NumPy only."""
 
 from foreseer.forecast.adams_bashforth import AdamsBashforth as AdamsBashforth
 from foreseer.forecast.base import Forecaster as Forecaster
