@@ -195,8 +195,11 @@ def test_one_call_of_twice_the_batch_has_no_branches():
 
 @pytest.mark.parametrize(
     ("combine", "words"),
-    [(rescaled, "not a fixed linear combination"), (lambda output, without: output + 0.0 * without, "has no part")],
-    ids=["rescaled", "no part"],
+    [
+        (rescaled, "not a fixed linear combination"),
+        (lambda output, without: output + 0.0 * without, "coefficient of call 2 in the guided output is zero"),
+    ],
+    ids=["rescaled", "output is zero"],
 )
 def test_other_guidance_shares_its_rows_and_the_kernel_says_why(combine, words):
     pipe = GuidedPipeline(combine)
