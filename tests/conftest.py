@@ -6,6 +6,8 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+from tests.repeats import is_repeated
+
 settings.register_profile("foreseer", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("foreseer")
 
@@ -31,6 +33,9 @@ def as_users_call(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if is_repeated(item.name):
+            item.add_marker(pytest.mark.slow)
     if not os.environ.get("FORESEER_SLOW"):
         for item in items:
             if item.get_closest_marker("slow"):

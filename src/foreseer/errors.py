@@ -38,7 +38,7 @@ class ForeseerWarning(UserWarning):
 
 
 class ForeseerDeprecationWarning(FutureWarning):
-    """A name is deprecated: the message says since when, what replaces it, and the release that removes it.
+    """A name is deprecated; the message states the replacement and the release that removes it.
 
     Deprecated names work for two further minor releases. Python shows this warning by default, in scripts too.
     """

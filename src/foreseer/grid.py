@@ -139,7 +139,7 @@ def inverts_sigmas(scheduler: Any) -> bool:
 
 
 def level_sequences(scheduler: Any) -> tuple[tuple[Grid, ...], tuple[tuple[int, int], ...]]:
-    """The levels of a scheduler as sequences in which each occurs once: all first visits, all second visits, ...
+    """Split the levels of a scheduler into sequences without repeats: first visits, second visits, ...
 
     A scheduler with one visit per level has one sequence, :meth:`Grid.from_scheduler`. Heun's method calls the network
     twice at each level but the first, PNDM twice at its second level; each sequence of visits is smooth for itself.

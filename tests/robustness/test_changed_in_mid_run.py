@@ -137,9 +137,7 @@ PROMPTS: list[tuple[Change, tuple[tuple[int, ...], ...]]] = [
 ]
 
 
-@pytest.mark.cell(
-    "runs", "a prompt replaced after step 1, or changed in place: noticed at step 2 at the latest", "works"
-)
+@pytest.mark.cell("runs", "a prompt replaced after step 1, or changed in place: noticed by step 2", "works")
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 @pytest.mark.parametrize(("change", "computed"), PROMPTS)
 def test_a_changed_prompt(name: str, change: Change, computed: tuple[tuple[int, ...], ...]) -> None:

@@ -79,7 +79,8 @@ class Artifact:
         ):
             if size > most:
                 raise self.error(
-                    f"Cannot write {name}: its {what} would have {size} bytes; expected at most {most} for a {self.kind}."
+                    f"Cannot write {name}: its {what} would have {size} bytes; expected at most {most} for a "
+                    f"{self.kind}."
                 )
         return data
 

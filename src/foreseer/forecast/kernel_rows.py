@@ -58,6 +58,7 @@ class KernelRows(Forecaster):
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ForecastError)
         check_number("ridge", self.ridge, ForecastError)
+        check_kind("sum_to_one", self.sum_to_one, bool, ForecastError)
         check_number("branch_weight", self.branch_weight, ForecastError)
         check_number("feedback_gain", self.feedback_gain, ForecastError)
         if self.prior is not None:

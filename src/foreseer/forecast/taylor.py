@@ -41,17 +41,23 @@ class TaylorSeer(Forecaster):
         check_count("first_enhance", self.first_enhance, ForecastError)
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
-        units = np.eye(computed.size)
-        differences = [units[0]]
-        for index in range(1, computed.size):
-            gap = computed[index] - computed[index - 1]
-            updated = [units[index]]
-            if computed[index] >= self.first_enhance - 1:
-                for previous in differences[: self.order]:
-                    updated.append((updated[-1] - previous) / gap)
-            differences = updated
         x = (steps - computed[-1]).astype(np.float64)
+        differences = recursive_differences(computed, self.order, self.first_enhance)
         return sum(
             (np.outer(x**k / math.factorial(k), difference) for k, difference in enumerate(differences)),
             start=np.zeros((steps.size, computed.size)),
         )
+
+
+def recursive_differences(computed: np.ndarray, order: int, first_enhance: int) -> list[np.ndarray]:
+    r"""Return the rows of $d_0, d_1, \dots$ at the last computed step; see :class:`TaylorSeer`."""
+    units = np.eye(computed.size)
+    differences = [units[0]]
+    for index in range(1, computed.size):
+        gap = computed[index] - computed[index - 1]
+        updated = [units[index]]
+        if computed[index] >= first_enhance - 1:
+            for previous in differences[:order]:
+                updated.append((updated[-1] - previous) / gap)
+        differences = updated
+    return differences

@@ -1,10 +1,9 @@
-"""Schedules: which steps compute. One file per rule; NumPy only."""
+"""Schedules: which steps compute. One file per rule, and one line here; NumPy only."""
 
-from foreseer.schedule.base import Schedule, check_computed_steps
-from foreseer.schedule.explicit import Explicit
-from foreseer.schedule.growing import Growing
-from foreseer.schedule.joint import Joint
-from foreseer.schedule.optimal import Optimal
-from foreseer.schedule.uniform import Uniform
-
-__all__ = ["Explicit", "Growing", "Joint", "Optimal", "Schedule", "Uniform", "check_computed_steps"]
+from foreseer.schedule.base import Schedule as Schedule
+from foreseer.schedule.base import check_computed_steps as check_computed_steps
+from foreseer.schedule.explicit import Explicit as Explicit
+from foreseer.schedule.growing import Growing as Growing
+from foreseer.schedule.joint import Joint as Joint
+from foreseer.schedule.optimal import Optimal as Optimal
+from foreseer.schedule.uniform import Uniform as Uniform

@@ -62,7 +62,7 @@ def test_prompts_and_steps_are_not_given_twice() -> None:
     call = {"height": 32, "width": 32, "max_sequence_length": 16}
     with pytest.raises(PipelineError, match="prompts and seeds are given on their own"):
         fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, prompt="a cactus", **call)
-    kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, response_prompts=0, **call)
+    kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, sensitivity_prompts=0, **call)
     with pytest.raises(CalibrationError, match="for the 4 steps of its kernel, not for 6"):
         fs.rollout(pipe, kernel, ["a red apple"], nfe=2, num_inference_steps=6, **call)
 
@@ -123,14 +123,14 @@ def test_words_that_describe_no_network_are_no_error(known: str) -> None:
 def test_a_run_counts_once_in_a_kernel() -> None:
     pipe, _ = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 4, "height": 32, "width": 32, "max_sequence_length": 16, "response_prompts": 0}
+    call = {"num_inference_steps": 4, "height": 32, "width": 32, "max_sequence_length": 16, "sensitivity_prompts": 0}
     kernel = fs.calibrate(pipe, ["a red apple", "a cactus"], **call)
     with pytest.raises(KernelError, match="would count twice"):
         kernel.merge(kernel)
     with pytest.raises(KernelError, match="would count twice"):
         kernel.merge(fs.calibrate(pipe, ["a red apple"], **call))
     assert kernel.merge(fs.calibrate(pipe, ["a red apple"], seed=7, **call)).prompts == 3
-    assert kernel.merge(kernel, may_share=True).prompts == 4
+    assert kernel.merge(kernel, allow_overlap=True).prompts == 4
     latents = torch.randn(1, 4, pipe.transformer.config.in_channels, generator=torch.Generator().manual_seed(1))
     twice = fs.calibrate(pipe, ["a red apple"] * 2, latents=latents, **call)  # the same run twice, as asked
     assert np.array_equal(*twice.grams)

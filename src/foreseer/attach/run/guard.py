@@ -169,7 +169,7 @@ class ConstantArguments:
         return cosine if math.isfinite(cosine) else 0.0
 
     def _repeats_earlier_call(self, tensors: Mapping[Place, Tensor]) -> bool:
-        """Whether a place that changes holds a tensor of an earlier call again: it is replaced at times, not rebuilt."""
+        """Whether a place that changes holds a tensor of an earlier call again: it is replaced, not rebuilt."""
         for seen in self._earlier:
             for place, (reference, version) in seen.items():
                 tensor = tensors.get(place)

@@ -177,7 +177,7 @@ class Tracker:
     def _foreign(self, step: int, timestep: Any) -> str | None:
         """Reason why the call cannot be of the scheduler's ``step``: its timestep, where it can be read on the host.
 
-        If the run's first call was given one of the scheduler's timesteps, so must be all others, each that of its step.
+        If the run's first call was given its step's own timestep, so must be all others.
         Networks that are given another function of the noise level are only required not to turn back.
         """
         first = self._step < 0
