@@ -27,6 +27,7 @@ _NAMES = {
     "Handle": "foreseer.attach.handle",
     "Kernel": "foreseer.kernel",
     "Plan": "foreseer.plan",
+    "Profile": "foreseer.methods.profile",
     "Policy": "foreseer.plan",
     "Run": "foreseer.attach.single_run",
     "RunCall": "foreseer.attach.runs",
@@ -40,6 +41,7 @@ _NAMES = {
     "refine": "foreseer.calibration.refine",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
+    "tune": "foreseer.calibration.tune",
     "wrap": "foreseer.attach.wrap",
 }
 
@@ -55,12 +57,14 @@ if TYPE_CHECKING:
     from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
+    from foreseer.calibration.tune import tune
     from foreseer.errors import ForeseerDeprecationWarning, ForeseerError, ForeseerWarning
     from foreseer.gate import GatedPolicy
     from foreseer.grid import Grid
     from foreseer.kernel import Kernel
     from foreseer.methods.gated import gated
     from foreseer.methods.learned import learned
+    from foreseer.methods.profile import Profile
     from foreseer.plan import Plan, Policy
 
 __all__ = [
@@ -73,6 +77,7 @@ __all__ = [
     "Kernel",
     "Plan",
     "Policy",
+    "Profile",
     "Run",
     "RunCall",
     "Runs",
@@ -91,6 +96,7 @@ __all__ = [
     "sampler_matrix",
     "schedule",
     "site",
+    "tune",
     "wrap",
     "zoo",
 ]

@@ -22,6 +22,7 @@ from foreseer.attach.sites.output import OutputSite
 from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
 from foreseer.errors import AttachError, ForeseerWarning
+from foreseer.methods import policy_for
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
 from foreseer.site import LastBlock, Modules, Output, Residual, Site, Tokens, read_site
@@ -42,33 +43,51 @@ _NOT_INSIDE = (
 
 def accelerate(
     pipe_or_model: Any,
-    policy: Policy | Plan,
+    method: Any = None,
     *,
+    nfe: int | None = None,
+    speedup: float | None = None,
+    max_error: float | None = None,
+    quality: str | None = None,
+    site: str | None = None,
     scheduler: Any = None,
     keep: Keep = "device",
     strict: bool = False,
 ) -> Handle:
-    """Attach ``policy`` to a diffusers pipeline, or to one denoiser.
+    """Accelerate a diffusers pipeline, or one denoiser, until the handle is detached.
 
-    Each run reads its own grid from the scheduler and compiles the policy for it. Works as a call, and as a context
-    manager that detaches on leaving. Nothing but this instance is touched.
+    Budgets bind to each run's actual step count. A method by name whose site the model does not offer falls back to the
+    output site, with a warning. Nothing but this instance is touched. Works as a call, and as a context manager that
+    detaches on leaving.
 
     Args:
         pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or with one module that
             takes a timestep, whatever its name; or such a module itself.
-        policy: what to attach; a plan stands for ``Policy.from_plan(plan)``.
+        method: a method's name (``foreseer methods``), a Policy, a Plan, a Profile, a Kernel, a file of one of these,
+            or a profile's repository on the Hugging Face Hub. By default TaylorSeer, at a speedup of 2.5.
+        nfe: number of steps to compute; or
+        speedup: number of steps divided by the number of computed steps; or
+        max_error: expected relative error of the final latent to keep (with a kernel or profile); or
+        quality: "exact", "lossless", "high", "balanced" or "fast" (with a profile).
+        site: where the feature is taken, in place of a named method's site.
         scheduler: for a bare module, the scheduler that its sampling loop uses; a pipeline brings its own.
         keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
-        strict: raise where a step meant to be forecast would be computed, instead of computing it and saying so.
+        strict: raise where a step meant to be forecast would be computed, instead of computing it with a warning.
 
     Returns:
-        The handle: ``.record`` of the last run, ``.detach()``.
+        The handle: ``print(handle)`` sums up the last run, ``.record`` has the details, ``.detach()``.
 
     Raises:
         AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
             site lies inside of a model that was compiled as a whole, or a bare module came without its scheduler.
+        PlanError: the method is unknown, or the budget does not go with it.
     """
-    return attach(pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict)
+    targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
+    policy = policy_for(method, site=site, **targets)
+    by_name = method is None or isinstance(method, str)
+    return attach(
+        pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict, fallback=by_name and site is None
+    )
 
 
 def detach(pipe_or_model: Any) -> None:
@@ -98,8 +117,9 @@ def attach(
     keep: Keep = "device",
     strict: bool = False,
     make_site: Callable[[nn.Module], SiteHook] | None = None,
+    fallback: bool = False,
 ) -> Handle:
-    """As :func:`accelerate`, with a site of one's own for each denoiser."""
+    """Attach a policy, with another site from ``make_site``, or the output site as ``fallback``."""
     if isinstance(policy, Plan):
         policy = Policy.from_plan(policy)
     if not isinstance(policy, Policy):
@@ -108,6 +128,8 @@ def attach(
         raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
     denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
     wanted = read_site(policy.site)
+    if fallback and not isinstance(wanted, Output) and any(map(is_compiled, denoisers.values())):
+        wanted = Output()  # a network compiled as a whole cannot be entered
     for name, module in denoisers.items():
         _check_free(name or type(module).__name__, module, wanted)
         _check_shared(name or type(module).__name__, module, policy, wanted)
@@ -126,6 +148,7 @@ def attach(
             keep=keep,
             site=site,
             signal=_signal(policy, module),
+            fallback=fallback,
         )
         hook.handle = handle
         no_compile = _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foreseer.attach.interception import CacheContext, Forward, Interception, Listener, listen, unlisten
 from foreseer.attach.network.call import NetworkCall
@@ -19,6 +19,7 @@ from foreseer.attach.run.tracker import Call, TrackedBranch, Tracker
 from foreseer.attach.run_record import RunRecord, describe_parts
 from foreseer.attach.signals.base import SignalProbe
 from foreseer.attach.sites.base import SiteHook
+from foreseer.attach.sites.output import OutputSite
 from foreseer.errors import in_one_line
 from foreseer.plan import Policy
 from foreseer.runtime import Keep
@@ -42,6 +43,7 @@ class DenoiserHook(Listener):
         keep: Keep,
         site: SiteHook,
         signal: SignalProbe | None = None,
+        fallback: bool = False,
     ) -> None:
         super().__init__()
         self.context = CacheContext()
@@ -59,6 +61,7 @@ class DenoiserHook(Listener):
         self._lock = threading.RLock()
         self._modules: list[Any] | None = None
         self._tries_again = False
+        self._fallback = fallback
         self._interception: Interception | None = None
 
     def tracker(self) -> Tracker:
@@ -133,6 +136,18 @@ class DenoiserHook(Listener):
             handle.failed_open(call.step, name, reason)
         return self._compute(network_call, call, name, record, tracker)
 
+    def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
+        """Take features at the output from now on, where that is allowed; the feature of this call, else ``None``."""
+        if not self._fallback or not error.lasting or isinstance(self.site, OutputSite) or self.handle is None:
+            return None
+        self.site.detach()
+        self.site = OutputSite()
+        self.handle.fell_back(str(error))
+        try:
+            return self.site.take(error.output, branch)
+        except NoFeatureError:
+            return None
+
     def _follow_scheduler(self, scheduler: Any) -> None:
         """Watch ``scheduler`` in place of the one watched before."""
         if self._scheduler is not None:
@@ -181,11 +196,14 @@ class DenoiserHook(Listener):
         try:
             output, feature = self.site.compute(network_call, branch)
         except NoFeatureError as error:
-            self._tries_again = self._tries_again or not error.lasting
-            handle.failed_open(call.step, name, str(error))
-            record.note_computed(name, call.step, tracker.total)
-            record.plans[name] = branch.run.rows
-            return error.output
+            replacement = self._fall_back(error, branch)
+            if replacement is None:
+                self._tries_again = self._tries_again or not error.lasting
+                handle.failed_open(call.step, name, str(error))
+                record.note_computed(name, call.step, tracker.total)
+                record.plans[name] = branch.run.rows
+                return error.output
+            output, feature = error.output, replacement
         feature = [tensor.detach() if tensor.requires_grad else tensor for tensor in feature]
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:

@@ -46,6 +46,7 @@ class Handle:
         self._said_rounding = False
         self._said_fineness = False
         self._said_replaced = False
+        self._said_fallback = False
 
     @property
     def attached(self) -> bool:
@@ -140,6 +141,39 @@ class Handle:
         if not self._warned:
             self._warned = True
             warnings.warn(f"{message} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
+
+    def fell_back(self, reason: str) -> None:
+        """Warn once that features are taken at the output instead of the policy's site."""
+        if not self._said_fallback:
+            self._said_fallback = True
+            warnings.warn(
+                f"The site {self.policy.site!r} is not available: {reason.rstrip('.')}. The network's output is "
+                "forecast instead. Said once.",
+                ForeseerWarning,
+                stacklevel=2,
+            )
+
+    def __str__(self) -> str:
+        record = self._last_record
+        if record is None or not record.steps:
+            return f"{'Attached' if self.attached else 'Detached'}; no run yet."
+        saved = f"{record.calls / record.forward_passes:.1f}x fewer forward passes" if record.forward_passes else ""
+        errors = {rows.plan.provenance.get("expected_error", "").split(" ")[0] for rows in record.plans.values()}
+        expected = f", {errors.pop()} expected error" if len(errors) == 1 and errors != {""} else ""
+        failed = f"; {len(record.failed_open)} computed against the plan" if record.failed_open else ""
+        return f"{record.nfe} of {record.steps} steps computed, {saved}{expected}{failed}"
+
+    def summary(self) -> str:
+        """A table of the last run: per branch, what was computed and forecast; and every step that failed open."""
+        record = self._last_record
+        if record is None:
+            return str(self)
+        lines = [str(self), f"{'branch':<16} {'computed':>8} {'forecast':>8}  computed steps"]
+        for branch, steps in record.computed.items():
+            forecast = len(record.forecast.get(branch, ()))
+            lines.append(f"{branch:<16} {len(steps):>8} {forecast:>8}  {' '.join(map(str, steps))}")
+        lines += [f"step {each.step} ({each.branch}): {each.reason}" for each in record.failed_open]
+        return "\n".join(lines)
 
     def check_fineness(self, steps: int) -> None:
         """Warn once where a run has many more steps than the runs that its rows were learned on.

@@ -1,6 +1,6 @@
 """Files: safetensors artifacts, JSON and text read as data within size limits, and atomic writes."""
 
-from foreseer.files.artifact import Artifact, checksum
+from foreseer.files.artifact import Artifact, checksum, kind_of
 from foreseer.files.container import read_arrays, read_header
 from foreseer.files.reading import read_json, read_names, read_strings, read_text, read_whole, reason, shortened
 from foreseer.files.writing import write_atomically
@@ -8,6 +8,7 @@ from foreseer.files.writing import write_atomically
 __all__ = [
     "Artifact",
     "checksum",
+    "kind_of",
     "read_arrays",
     "read_header",
     "read_json",

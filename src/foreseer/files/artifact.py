@@ -12,7 +12,7 @@ import numpy as np
 
 from foreseer.errors import ForeseerError
 from foreseer.files.container import MOST_HEADER, read_arrays, read_header
-from foreseer.files.reading import read_whole, reason, shortened
+from foreseer.files.reading import read_json, read_whole, reason, shortened
 from foreseer.files.writing import write_atomically
 
 
@@ -166,3 +166,15 @@ def checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> s
     for key in sorted(metadata):
         digest.update(f"{len(key)} {key} {len(metadata[key])} {metadata[key]} ".encode())
     return digest.hexdigest()
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return the kind of artifact in a file ("plan", "kernel", ...), empty if it is none."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8 + MOST_HEADER)
+        length = int.from_bytes(start[:8], "little")
+        metadata = read_json(start[8 : 8 + length]).get("__metadata__", {})
+        return str(metadata.get("format", "")).removeprefix("foreseer.")
+    except (OSError, ValueError, AttributeError):
+        return ""

@@ -15,7 +15,7 @@ from foreseer.files.reading import read_json, shortened
 
 MOST_HEADER = 2**18  # bytes; typical headers have a few hundred. Parsed JSON may take 25 times as much memory
 MOST_SIZES = 8
-DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
 
 def read_header(content: bytes) -> tuple[dict[str, str], dict[str, Any], int]:

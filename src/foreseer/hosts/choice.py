@@ -16,13 +16,12 @@ from foreseer.hosts.schedules import AtSpeedup, WithEnds
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS, find
 from foreseer.methods.learned import learned
+from foreseer.methods.quality import QUALITIES
 from foreseer.methods.validate import expected_error, formula_error
 from foreseer.plan import Policy
 
 DEFAULT_METHOD = "adams-bashforth"
 DEFAULT_SPEEDUP = 2.0
-# Expected relative error of the final latent that each level of quality keeps; None: every step is computed.
-QUALITIES: dict[str, float | None] = {"exact": None, "lossless": 0.005, "high": 0.02, "balanced": 0.05, "fast": 0.1}
 
 
 class ChoiceError(ForeseerError, ValueError):

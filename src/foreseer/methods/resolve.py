@@ -13,15 +13,19 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from foreseer.errors import ForeseerWarning, PlanError, ScheduleError, in_one_line
+from foreseer.files import kind_of
+from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.methods.method import BudgetPolicy, Method, method_of
 from foreseer.methods.registry import METHODS
-from foreseer.plan import Plan, Policy, ScheduledPolicy
-from foreseer.schedule import Optimal
+from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
+from foreseer.schedule import Optimal, Uniform
 
 GROUP = "foreseer.methods"  # entry points of installed packages
 LEARNED = ("kernel", "gated")  # methods that a kernel alone makes
-Profile = Kernel | Plan | str | os.PathLike[str]
+Learned = Kernel | str | os.PathLike[str]
+DEFAULT_METHOD = "taylorseer"
+DEFAULT_SPEEDUP = 2.5
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +82,7 @@ def resolve(
     nfe: int | None = None,
     speedup: float | None = None,
     max_error: float | None = None,
-    profile: Profile | None = None,
+    profile: Learned | None = None,
     site: str | None = None,
     matrix: str | os.PathLike[str] | None = None,
 ) -> Policy:
@@ -124,6 +128,89 @@ def resolve(
     return BudgetPolicy(method, nfe, speedup, site).of_run(steps)
 
 
+def policy_for(
+    request: Any,
+    *,
+    nfe: int | None = None,
+    speedup: float | None = None,
+    max_error: float | None = None,
+    quality: str | None = None,
+    site: str | None = None,
+) -> Policy:
+    """The policy that a user asks for, in whatever form.
+
+    Args:
+        request: a method's name, a policy, a plan, a profile, a kernel, a file of one of these, or a profile's
+            repository on the Hugging Face Hub; ``None`` for the default, TaylorSeer at a speedup of 2.5.
+        nfe: number of computed steps; or
+        speedup: steps divided by computed steps; or
+        max_error: relative error of the final latent to keep, with a kernel or profile; or
+        quality: a level of `foreseer.methods.quality`, with a kernel or profile.
+        site: where the feature is taken, in place of a named method's site.
+
+    Raises:
+        PlanError: the request is not understood, or the target does not go with it.
+    """
+    targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) > 1:
+        raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
+    request = _opened(request)
+    if isinstance(request, Policy | Plan):
+        if given:
+            raise PlanError(f"A {type(request).__name__} has its own budget; leave {next(iter(given))} out.")
+        return request if isinstance(request, Policy) else FixedPlan(request)
+    if isinstance(request, Kernel):
+        from foreseer.methods.profile import Profile
+
+        return Profile(request).policy(**given)
+    if hasattr(request, "policy") and hasattr(request, "kernel"):
+        return request.policy(**given)
+    if quality is not None and quality != "exact":
+        raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
+    if quality == "exact":
+        return ScheduledPolicy(Uniform(interval=1), Reuse())
+    if request is None and not given:
+        speedup = DEFAULT_SPEEDUP
+    return resolve(request or DEFAULT_METHOD, nfe=nfe, speedup=speedup, max_error=max_error, site=site)
+
+
+def _opened(request: Any) -> Any:
+    """``request``, or what the file or repository that it names holds.
+
+    Raises:
+        PlanError: it is of another type.
+    """
+    if request is None or isinstance(request, Policy | Plan | Kernel) or hasattr(request, "kernel"):
+        return request
+    if not isinstance(request, str | os.PathLike):
+        kind = type(request).__name__
+        raise PlanError(f"Expected a method's name, a Policy, a Plan, a Profile, a Kernel or a file; received {kind}.")
+    name = os.fspath(request)
+    if name in METHODS or name in _installed() or ":" in name:
+        return name
+    if os.path.isfile(name):
+        return _of_file(name)
+    if name.endswith(".safetensors"):
+        raise PlanError(f"There is no file {name}.")
+    if "/" in name or os.path.isdir(name):
+        from foreseer.methods.profile import Profile
+
+        return Profile.from_pretrained(name)
+    return name
+
+
+def _of_file(path: str) -> Any:
+    """The profile, plan or kernel that a file holds."""
+    from foreseer.methods.profile import Profile
+
+    kind = kind_of(path)
+    loaders = {"profile": Profile.load, "plan": Plan.load, "kernel": Kernel.load}
+    if kind not in loaders:
+        raise PlanError(f"{path} is not a profile, plan or kernel of Foreseer.")
+    return loaders[kind](path)
+
+
 def _learned(name: str, kernel: Kernel, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
     if name == "gated":
         from foreseer.methods.gated import gated
@@ -136,7 +223,7 @@ def _learned(name: str, kernel: Kernel, nfe: int | None, speedup: float | None, 
     return learned(kernel, nfe=nfe, speedup=speedup, max_error=max_error)
 
 
-def _kernel(profile: Profile | None) -> Kernel | None:
+def _kernel(profile: Learned | None) -> Kernel | None:
     if profile is None or isinstance(profile, Kernel):
         return profile
     if isinstance(profile, str | os.PathLike):

@@ -21,13 +21,21 @@ class OutputSite:
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Run the network; the feature is its output."""
         output = call.run()
+        return output, self.take(output, branch)
+
+    def take(self, output: Any, branch: TrackedBranch) -> list[Tensor]:
+        """The feature of an output that the network returned.
+
+        Raises:
+            NoFeatureError: the output is in a container that cannot be rebuilt.
+        """
         try:
             tensors = flatten(output)
             if not is_alike(branch.memory.get("output"), output):
                 branch.memory["output"] = strip(output)
         except UnknownContainerError as error:
             raise NoFeatureError(str(error), output) from error
-        return output, tensors
+        return tensors
 
     def forecast(self, call: NetworkCall, branch: TrackedBranch, feature: Sequence[Tensor]) -> Any:
         """The forecast, in the container that the network last returned."""

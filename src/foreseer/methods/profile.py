@@ -1,0 +1,250 @@
+"""The profile: what `tune` learned of one model, in one file: a kernel, and plans for several budgets."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foreseer.checks import check_count, check_kind, check_number
+from foreseer.errors import ForeseerError, PlanError
+from foreseer.files import Artifact, read_json, read_strings, reason
+from foreseer.forecast import Reuse
+from foreseer.kernel import Kernel
+from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
+from foreseer.methods.learned import learned
+from foreseer.methods.quality import error_of
+from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
+from foreseer.plan.file import decode_plan, encode_plan
+from foreseer.schedule import Uniform
+
+DEFAULT_SPEEDUP = 4.0
+
+
+class ProfileError(ForeseerError, ValueError):
+    """A profile's parts do not belong together, or its file is damaged, of another kind or of a later version."""
+
+
+PROFILE_FILE = Artifact(
+    "profile",
+    version=1,
+    arrays={"parts": (np.uint8, "N")},
+    metadata=("parts", "provenance"),
+    error=ProfileError,
+    most_bytes=2**30,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What was learned of one model.
+
+    Args:
+        kernel: second moments of its outputs; serves any budget and any step count.
+        plans: refined plans, each for its own grid and budget; used where a run matches.
+        provenance: text about the model, the scheduler, the options, the prompts and the held-out figures.
+
+    Raises:
+        ProfileError: a part has the wrong type, or takes features at another site than the kernel.
+    """
+
+    kernel: Kernel
+    plans: tuple[Plan, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind("kernel", self.kernel, Kernel, ProfileError)
+        object.__setattr__(self, "plans", tuple(self.plans))
+        for plan in self.plans:
+            check_kind("a plan", plan, Plan, ProfileError)
+            if plan.site != self.kernel.site:
+                raise ProfileError(f"A plan's site is {plan.site!r}, the kernel's {self.kernel.site!r}.")
+
+    def policy(
+        self,
+        *,
+        nfe: int | None = None,
+        speedup: float | None = None,
+        max_error: float | None = None,
+        quality: str | None = None,
+    ) -> Policy:
+        """The best policy for a target: a refined plan on its own grid, kernel rows elsewhere.
+
+        Args:
+            nfe: number of computed steps; or
+            speedup: steps divided by computed steps; or
+            max_error: expected relative error of the final latent; or
+            quality: a level of `foreseer.methods.quality`. Without a target: a speedup of 4.
+
+        Raises:
+            PlanError: several targets were given, or one is out of range.
+            ScheduleError: the target cannot be met.
+        """
+        targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
+        given = {name: value for name, value in targets.items() if value is not None}
+        if len(given) > 1:
+            raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
+        if quality is not None:
+            max_error = error_of(quality)
+            if max_error is None:
+                return ScheduledPolicy(Uniform(interval=1), Reuse(), self.kernel.site)
+        if max_error is not None:
+            check_number("max_error", max_error, PlanError)
+            good = [plan for plan in self.plans if _error_of(plan) <= max_error]
+            return self._with_kernel(min(good, key=lambda plan: plan.nfe, default=None), max_error=max_error)
+        if nfe is not None:
+            check_count("nfe", nfe, PlanError, least=1)
+            return self._with_kernel(next((plan for plan in self.plans if plan.nfe == nfe), None), nfe=nfe)
+        speedup = DEFAULT_SPEEDUP if speedup is None else speedup
+        check_number("speedup", speedup, PlanError, least=1.0)
+        plan = next((plan for plan in self.plans if plan.nfe == round(len(plan.grid) / speedup)), None)
+        return self._with_kernel(plan, speedup=speedup)
+
+    def _with_kernel(self, plan: Plan | None, **target: Any) -> Policy:
+        """``plan`` on its own grid if there is one, kernel rows for the target elsewhere."""
+        by_kernel = learned(self.kernel, **target)
+        return by_kernel if plan is None else FixedPlan(plan, by_kernel)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The numbers of computed steps that have a refined plan, descending."""
+        return tuple(sorted({plan.nfe for plan in self.plans}, reverse=True))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file.
+
+        Raises:
+            ProfileError: the file cannot be written.
+        """
+        parts = [("kernel", encode_kernel(self.kernel)), *(("plan", encode_plan(plan)) for plan in self.plans)]
+        content = np.frombuffer(b"".join(data for _, data in parts), dtype=np.uint8)
+        metadata = {
+            "parts": json.dumps([[kind, len(data)] for kind, data in parts]),
+            "provenance": json.dumps(dict(self.provenance), sort_keys=True),
+        }
+        PROFILE_FILE.save(path, {"parts": content}, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Profile:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            ProfileError: the file is missing, damaged, of another kind, or of a later format version.
+        """
+        arrays, metadata = PROFILE_FILE.load(path)
+        name = os.fspath(path)
+        try:
+            parts = _split(arrays["parts"].tobytes(), read_json(metadata["parts"]))
+            kernels = [decode_kernel(data, f"the kernel in {name}") for kind, data in parts if kind == "kernel"]
+            plans = [decode_plan(data, f"a plan in {name}") for kind, data in parts if kind == "plan"]
+            if len(kernels) != 1:
+                raise ValueError(f"it holds {len(kernels)} kernels, expected 1")
+            return cls(kernels[0], tuple(plans), read_strings(metadata["provenance"]))
+        except (ForeseerError, ValueError) as error:
+            raise ProfileError(f"{name} does not hold a valid profile: {reason(error)}.") from error
+
+    @classmethod
+    def from_pretrained(cls, repository: str, *, revision: str | None = None, **options: Any) -> Profile:
+        """Load a profile from the Hugging Face Hub, or from a local folder.
+
+        Args:
+            repository: "user/name" on the Hub, or a folder that holds ``profile.safetensors``.
+            revision: branch, tag or commit on the Hub.
+            options: for ``huggingface_hub.hf_hub_download`` (token, cache_dir, ...).
+
+        Raises:
+            ProfileError: the file cannot be downloaded, or is not a profile.
+        """
+        if Path(repository).is_dir():
+            return cls.load(Path(repository) / FILE_NAME)
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = hf_hub_download(repository, FILE_NAME, revision=revision, **options)
+        except Exception as error:  # the Hub's client raises many kinds
+            raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}: {reason(error)}.") from error
+        return cls.load(path)
+
+    def push_to_hub(self, repository: str, *, revision: str | None = None, **options: Any) -> str:
+        """Upload the profile and its card to the Hugging Face Hub; return the commit's address.
+
+        Args:
+            repository: "user/name".
+            revision: branch to commit to.
+            options: for ``huggingface_hub.HfApi`` (endpoint, token).
+
+        Raises:
+            ProfileError: the upload failed.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        try:
+            api = HfApi(**options)
+            api.create_repo(repository, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save(Path(folder) / FILE_NAME)
+                (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
+                commit = api.upload_folder(
+                    repo_id=repository, folder_path=folder, revision=revision, commit_message="Add the Foreseer profile"
+                )
+        except Exception as error:
+            raise ProfileError(f"Cannot upload the profile to {repository!r}: {reason(error)}.") from error
+        return str(commit)
+
+    def card(self) -> str:
+        """The model card: what the profile was learned on, and its plans with their expected errors."""
+        model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
+        base = f"base_model: {model}\n" if "/" in model and not model.startswith(("/", ".")) else ""
+        rows = [f"| {plan.nfe} of {len(plan.grid)} | {_error_of(plan):.4f} |" for plan in self.plans]
+        table = "\n".join(["| computed steps | expected relative error of the final latent |", "|---|---|", *rows])
+        return (
+            f"---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\n{base}---\n\n"
+            f"# Foreseer profile of {model}\n\n"
+            f"Learned from {self.kernel.prompts} prompts at {len(self.kernel.grid)} steps.\n\n{table}\n\n"
+            "```python\nimport foreseer as fs\n\n"
+            'fs.accelerate(pipe, fs.Profile.from_pretrained("this repository"), quality="high")\n```\n'
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Profile(<kernel of {self.kernel.prompts} prompts, {len(self.kernel.grid)} steps>, budgets {self.budgets})"
+        )
+
+
+FILE_NAME = "profile.safetensors"
+
+
+def _error_of(plan: Plan) -> float:
+    """The plan's expected relative error; infinite where it does not say."""
+    words = plan.provenance.get("expected_error", "").split()
+    try:
+        return float(words[0]) if words else math.inf
+    except ValueError:
+        return math.inf
+
+
+def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:
+    """The parts by kind.
+
+    Raises:
+        ValueError: the list of parts does not describe the content.
+    """
+    if not isinstance(parts, list) or not all(isinstance(part, list) and len(part) == 2 for part in parts):
+        raise ValueError("its list of parts is malformed")
+    pieces, position = [], 0
+    for kind, size in parts:
+        if kind not in ("kernel", "plan") or type(size) is not int or size < 0:
+            raise ValueError("its list of parts is malformed")
+        pieces.append((kind, content[position : position + size]))
+        position += size
+    if position != len(content):
+        raise ValueError("its parts have other sizes than listed")
+    return pieces

@@ -1,0 +1,95 @@
+"""`fs.accelerate` as a newcomer calls it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import foreseer as fs
+from foreseer.errors import AttachError, PlanError
+from tests.support.attaching import STEPS, denoiser, flow_scheduler, policy, reference, sample, tiny
+from tests.support.pipelines import randomise
+
+
+class Plain(torch.nn.Module):
+    """A network without blocks: it has an output, and nothing else that could be skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(x) + timestep.reshape(-1, 1, 1) / 1000)
+
+
+def test_nothing_but_a_pipeline() -> None:
+    with fs.accelerate(tiny("flux").pipe) as handle:
+        assert str(handle) == "Attached; no run yet."
+        tiny("flux").run()
+        assert handle.record is not None
+        assert handle.record.nfe == round(STEPS / 2.5)
+        assert str(handle) == "3 of 8 steps computed, 2.7x fewer forward passes"
+        assert "cond" in handle.summary()
+
+
+@pytest.mark.parametrize(("options", "nfe"), [({"speedup": 2}, 4), ({"nfe": 3}, 3), ({"speedup": 8}, 1)])
+@pytest.mark.parametrize("method", ["taylorseer", "newton", "reuse", "adams-bashforth"])
+def test_a_name_and_a_budget(method: str, options: dict[str, float], nfe: int) -> None:
+    with fs.accelerate(tiny("flux").pipe, method, **options) as handle:
+        tiny("flux").run()
+        assert handle.record is not None
+        assert handle.record.nfe == nfe
+        assert handle.record.failed_open == []
+
+
+def test_quality_exact_is_the_reference() -> None:
+    with fs.accelerate(tiny("flux").pipe, quality="exact"):
+        assert torch.equal(tiny("flux").run(), reference("flux"))
+
+
+def test_a_site_that_the_model_lacks_falls_back_to_the_output() -> None:
+    model, scheduler = randomise(Plain(), 3), flow_scheduler()
+    with torch.no_grad(), fs.accelerate(model, "taylorseer", nfe=3, scheduler=scheduler) as handle:
+        with pytest.warns(fs.ForeseerWarning, match=r"'last_block' is not available: .* output is forecast instead"):
+            sample(model, scheduler)
+        assert handle.record is not None
+        assert (handle.record.nfe, handle.record.failed_open) == (3, [])
+        sample(model, scheduler)
+        assert handle.record.nfe == 3
+
+
+def test_a_site_asked_for_by_name_does_not_fall_back() -> None:
+    model, scheduler = randomise(Plain(), 3), flow_scheduler()
+    with (
+        torch.no_grad(),
+        fs.accelerate(model, "taylorseer", nfe=3, site="last_block", scheduler=scheduler) as handle,
+        pytest.warns(fs.ForeseerWarning, match="computed instead of forecast"),
+    ):
+        sample(model, scheduler)
+    assert handle.record is not None
+    assert handle.record.nfe == STEPS
+
+
+def test_a_model_compiled_as_a_whole_is_served_at_its_output() -> None:
+    model, scheduler = denoiser(), flow_scheduler()
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad(), fs.accelerate(compiled, "taylorseer", nfe=3, scheduler=scheduler) as handle:
+        sample(compiled, scheduler)
+        assert handle.record is not None
+        assert handle.record.nfe == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("taylorsear", {}, "Did you mean 'taylorseer'"),
+        (7, {}, "received int"),
+        ("newton", {"nfe": 3, "speedup": 2}, "Give one of"),
+        (policy(), {"nfe": 3}, "leave nfe out"),
+    ],
+)
+def test_refusals(method: object, options: dict[str, float], message: str, as_users_call: None) -> None:
+    with pytest.raises(PlanError, match=message):
+        fs.accelerate(tiny("flux").pipe, method, **options)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(AttachError, match="has no scheduler"):
+        fs.accelerate(object(), "newton", nfe=3)
