@@ -103,8 +103,15 @@ class Run:
         """Whether every branch seen so far has passed the last step of the grid."""
         return bool(self._last_steps) and min(self._last_steps.values()) == len(self.grid) - 1
 
-    def forecast(self, step: int, branch: str = "", inputs: Sequence[Any] = (), signal: Signal = no_signal) -> Any:
-        """The forecast of the network's output at ``step``; ``None``: call the network, then :meth:`computed`.
+    def forecast(
+        self,
+        step: int,
+        branch: str = "",
+        inputs: Sequence[Any] = (),
+        signal: Signal = no_signal,
+        onto: tuple[Tensor, float] | None = None,
+    ) -> Any:
+        r"""The forecast of the network's output at ``step``; ``None``: call the network, then :meth:`computed`.
 
         Args:
             step: index on the grid. Each branch is called once per step, in order; a branch that begins late, leaves
@@ -113,6 +120,7 @@ class Run:
             inputs: what the network is given: their shapes, dtypes and devices must not change within a branch, and
                 an input that requires a gradient is never answered with a forecast.
             signal: returns what the policy's gate looks at; called only if the gate decides at this step.
+            onto: a tensor $x$ and a factor $c$, if the host needs $x + c \hat F$ of an output that is one tensor.
 
         Raises:
             AttachError: ``step`` is not on the grid, or does not come after the branch's last step.
@@ -135,7 +143,8 @@ class Run:
         if reason is not None:
             self._note(step, branch, reason)
             return None
-        output = rebuild(state.template, iter(state.applied.forecast(step)))
+        feature = state.applied.forecast(step)
+        output = feature.onto(*onto) if onto is not None else rebuild(state.template, iter(feature))
         self._pass(step, branch)
         row = step - state.applied.first_step
         self.record.note_forecast(branch, step, state.applied.rows, row, time.perf_counter() - began)

@@ -10,7 +10,7 @@ from torch import Tensor
 from foreseer.grid import Grid
 from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
 from foreseer.plan.policy import Signal, no_signal
-from foreseer.runtime.combine import weighted_sum
+from foreseer.runtime.combine import sum_onto, weighted_sum
 from foreseer.runtime.mix import ChannelMixer
 from foreseer.runtime.store import FeatureStore, Keep, Kept
 
@@ -30,6 +30,11 @@ class Forecast(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, weights = self._parts[index]
         return weighted_sum([feature[index] for feature in features], weights)
+
+    def onto(self, base: Tensor, scale: float) -> Tensor:
+        """``base`` plus ``scale`` times the first tensor of the forecast."""
+        features, weights = self._parts[0]
+        return sum_onto(base, scale, [feature[0] for feature in features], weights)
 
 
 class PolicyRun:

@@ -36,6 +36,24 @@ def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     return total if total.dtype == dtype else _within_range(total, dtype).to(dtype)
 
 
+def sum_onto(base: Tensor, scale: float, features: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """``base + scale * weighted_sum(features, weights)``, without a pass over memory for the sum alone.
+
+    Args:
+        base: a tensor of the features' shape; it decides the result's dtype.
+        scale: of the sum.
+        features: K >= 1 tensors of one shape, dtype and device.
+        weights: K numbers.
+    """
+    wide = base.dtype == features[0].dtype and base.dtype in (torch.float32, torch.float64)
+    if not wide or base.shape != features[0].shape:
+        return base + (scale * weighted_sum(features, weights)).to(base.dtype)
+    total = torch.add(base, features[0], alpha=scale * weights[0])
+    for feature, weight in zip(features[1:], weights[1:], strict=True):
+        total.add_(feature, alpha=scale * weight)
+    return total
+
+
 def _within_range(total: Tensor, dtype: torch.dtype) -> Tensor:
     """``total``, changed in place where ``dtype`` reaches less far."""
     return total.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX) if dtype == torch.float16 else total

@@ -254,3 +254,21 @@ def test_inputs_of_another_shape_restart_the_branch() -> None:
         assert output.shape == x.shape
     assert run.record.begun_late == [(5, "")]
     assert run.record.computed == {"": [0, 2, 4, 5, 7, 9]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_forecast_added_to_a_tensor_is_the_sum(dtype: torch.dtype, mode: Any) -> None:
+    runs = [fs.Run(POLICY, GRID), fs.Run(POLICY, GRID)]
+    with mode():
+        for step, t in enumerate(GRID):
+            x = start(step)
+            plain, added = runs[0].forecast(step, inputs=[x]), runs[1].forecast(step, inputs=[x], onto=(x, -2.5))
+            assert (plain is None) == (added is None)
+            if plain is None:
+                for run in runs:
+                    run.computed(step, network(x, t).to(dtype))
+            else:
+                assert added.dtype == x.dtype or dtype == torch.float64
+                tolerance = 1e-5 if dtype != torch.bfloat16 else 5e-2
+                torch.testing.assert_close(added.double(), x.double() - 2.5 * plain.double(), rtol=0, atol=tolerance)

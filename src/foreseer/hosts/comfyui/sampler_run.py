@@ -110,16 +110,15 @@ class SamplingRun:
             return self._compute(network)
         run, step, branch = place
         try:
-            feature = run.forecast(step, branch, (x,))
+            forecast = run.forecast(step, branch, (x,), onto=(x, -sigma[0]))
         except AttachError as error:
             self.report.add_reason(in_one_line(error))
             return self._compute(network)
-        if feature is not None:
-            in_place = feature if feature.dtype == x.dtype and not x.requires_grad else None
-            return torch.add(x, feature, alpha=-sigma[0], out=in_place)  # a forecast is a new tensor each time
+        if forecast is not None:
+            return forecast
         denoised = self._compute(network)
         if denoised.shape == x.shape:
-            run.computed(step, torch.sub(x, denoised).mul_(1.0 / sigma[0]), branch)
+            run.computed(step, _feature(x, denoised, sigma[0]), branch)
         else:
             self.report.add_reason("the network's output has another shape than its input")
             run.computed(step, denoised, branch)
@@ -169,6 +168,13 @@ class SamplingRun:
             self.report.expected_error = self._choice.expected_error(self._pieces[0].run.grid)
 
 
+def _feature(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
+    """F, as a tensor that counts writes to it: one made in inference mode does not, and would have to be copied."""
+    wants_grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(wants_grad):
+        return torch.sub(x, denoised).mul_(1.0 / sigma)
+
+
 def describe(report: RunReport) -> str:
     """A few lines about one run.
 
@@ -176,9 +182,9 @@ def describe(report: RunReport) -> str:
     20 steps: 8 calls computed, 12 forecast (2.5 times fewer)
     expected error of the final latent: 1.2 %
     """
-    lines = [
-        f"{report.steps} steps: {report.forward_passes} calls computed, {report.forecast} forecast{_times(report)}"
-    ]
+    saved = report.forecast and report.forward_passes
+    times = f" ({report.calls / report.forward_passes:.1f} times fewer)" if saved else ""
+    lines = [f"{report.steps} steps: {report.forward_passes} calls computed, {report.forecast} forecast{times}"]
     if report.between_levels:
         lines.append(f"{report.between_levels} calls lay between the levels of the run and were computed")
     if len(report.records) > 1:
@@ -188,9 +194,3 @@ def describe(report: RunReport) -> str:
         lines.append(f"expected error of the final latent: {100 * report.expected_error:.1f} %")
     lines += [f"computed, not forecast: {reason}" for reason in report.reasons]
     return "\n".join(lines)
-
-
-def _times(report: RunReport) -> str:
-    if not report.forecast or not report.forward_passes:
-        return ""
-    return f" ({report.calls / report.forward_passes:.1f} times fewer)"
