@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from foreseer.evaluate.environment import environment
+from foreseer.evaluate.sampling.environment import environment
 from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
 
 GUIDANCE = ("true_cfg_scale", "negative_prompt")

@@ -14,7 +14,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, write
 from benchmarks.learning import CALIBRATION_SEED, Bench, captions
-from foreseer.evaluate.measures import psnr
+from foreseer.evaluate.metrics.similarity import psnr
 from foreseer.methods.validate import best_ridge, formula_error
 from foreseer.schedule import Optimal
 

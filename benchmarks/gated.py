@@ -17,7 +17,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, latents_of, write
 from benchmarks.learning import CALIBRATION_SEED, HELD_OUT_SEED, STEPS, Bench, captions
-from foreseer.evaluate.measures import psnr, relative_error
+from foreseer.evaluate.metrics.similarity import psnr, relative_error
 
 BUDGETS = (9, 12)
 FIXED = (8, 9, 10, 11, 12, 13)

@@ -17,7 +17,7 @@ import torch
 
 import foreseer as fs
 from benchmarks.common import bundled, latents_of, write
-from foreseer.evaluate.measures import psnr, relative_error
+from foreseer.evaluate.metrics.similarity import psnr, relative_error
 from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
 from foreseer.methods import L2P_STEPS
 from foreseer.methods.train_l2p import train_l2p

@@ -9,7 +9,7 @@ import torch
 
 import foreseer as fs
 from benchmarks.common import bundled, sample, write
-from foreseer.evaluate.cost import watch_memory, weight_bytes
+from foreseer.evaluate.sampling.cost import watch_memory, weight_bytes
 
 STEPS = 50
 SETTINGS = (("reuse", 10), ("taylorseer", 10), ("newton", 10), ("spectrum", 10), ("spectrum", 25))

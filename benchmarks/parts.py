@@ -19,7 +19,7 @@ from benchmarks import learning, video
 from benchmarks.common import bundled, write
 from benchmarks.gated import run_gated
 from benchmarks.learning import CALIBRATION_SEED, STEPS
-from foreseer.evaluate.thresholds import Trials
+from foreseer.evaluate.entries.tune_gates import GateTuning
 from foreseer.forecast import Chebyshev, Reuse, TaylorSeer
 from foreseer.gate import GatedPolicy, TeaCache
 from foreseer.methods import find
@@ -50,12 +50,12 @@ def even(bench: Any, nfe: float, site: str) -> float:
     return found[0] + (nfe - least) * (found[1] - found[0])
 
 
-def teacache(bench: Any, trials: Trials) -> Iterator[dict[str, Any]]:
+def teacache(bench: Any, trials: GateTuning) -> Iterator[dict[str, Any]]:
     """All four combinations; the even steps have as many evaluations as the gate spent."""
     gate = trials.fitted(TeaCache())
     for budget in BUDGETS:
         for title, site in SITES.items():
-            settled = trials.settle(GatedPolicy(gate, Reuse(), site=site, decided_by="each"), budget)
+            settled = trials.tune(GatedPolicy(gate, Reuse(), site=site, decided_by="each"), budget)
             made, spent = run_gated(bench, settled.policy)
             nfe = float(spent.mean())
             row = {"asked": budget, "method": f"reuse of the {title}", "evaluations": nfe}
@@ -88,7 +88,7 @@ def main() -> None:
     options.pop("num_inference_steps")
     room: Any = video if given.video else learning
     bench = (video.VideoBench if given.video else learning.Bench)(pipe, options, room.captions(given.prompts, TRIALS))
-    trials = Trials(pipe, STEPS, options, room.captions(TRIALS, 0), CALIBRATION_SEED)
+    trials = GateTuning(pipe, STEPS, options, room.captions(TRIALS, 0), CALIBRATION_SEED)
     rows = []
     for row in (*spectrum(bench), *teacache(bench, trials)):
         rows.append(row)

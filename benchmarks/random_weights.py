@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.common import write
 from benchmarks.tensor_forecasters import mixing_matrix
-from foreseer.evaluate.bench import Bench, run_bench
+from foreseer.evaluate.architectures.meta_flops import full_cost
+from foreseer.evaluate.architectures.random_models import RANDOM_MODELS
+from foreseer.evaluate.architectures.random_weights import NAMES, RandomPipeline, random_pipeline
+from foreseer.evaluate.bench.bench import Bench, run_bench
+from foreseer.evaluate.bench.results import Row
 from foreseer.evaluate.presets import Preset, default_prompts, load_preset
-from foreseer.evaluate.random_models import RANDOM_MODELS
-from foreseer.evaluate.random_weights import NAMES, RandomPipeline, random_pipeline
-from foreseer.evaluate.results import Row
-from foreseer.evaluate.shadow import full_cost
 from foreseer.forecast import L2P
 
 PRESETS = {
@@ -46,11 +46,11 @@ def measure(random: RandomPipeline, preset: Preset, prompts: int, steps: int) ->
         steps=steps,
         options=random.options,
         decode=False,
-        unlike="the weights are random",
+        incomparable="the weights are random",
         notes=[random.note],
     )
     with tempfile.TemporaryDirectory() as folder:
-        results = run_bench(bench, preset.contenders(steps, matrix), random.pipe, Path(folder))
+        results = run_bench(bench, preset.entries(steps, matrix), random.pipe, Path(folder))
     reference = results.rows[0].peak_memory
     return [figures(random, preset, row, reference) for row in results.rows if row.nfe is not None]
 

@@ -13,7 +13,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, sample, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
-from foreseer.evaluate.cost import count_denoiser
+from foreseer.evaluate.sampling.cost import count_denoiser
 
 BUDGETS = (14, 10)
 PUBLISHED = ("reuse", "taylorseer", "spectrum")

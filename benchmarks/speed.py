@@ -13,7 +13,7 @@ import torch
 
 import foreseer as fs
 from benchmarks.common import bundled, sample, write
-from foreseer.evaluate.loop import watch_loop
+from foreseer.evaluate.sampling.timing import time_loop
 
 STEPS = 50
 SETTINGS = [(method, nfe) for method in ("reuse", "taylorseer", "spectrum") for nfe in (25, 14, 10, 7)]
@@ -22,10 +22,10 @@ SETTINGS = [(method, nfe) for method in ("reuse", "taylorseer", "spectrum") for 
 def timed(pipe, prompt, options, policy):
     """Seconds of one denoising loop, and the record of its run."""
     if policy is None:
-        with watch_loop(pipe) as loop:
+        with time_loop(pipe) as loop:
             sample(pipe, prompt, options, STEPS, seed=1)
         return loop.seconds, None
-    with fs.accelerate(pipe, policy, strict=True) as handle, watch_loop(pipe) as loop:
+    with fs.accelerate(pipe, policy, strict=True) as handle, time_loop(pipe) as loop:
         sample(pipe, prompt, options, STEPS, seed=1)
     return loop.seconds, handle.record
 

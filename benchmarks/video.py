@@ -19,8 +19,8 @@ from benchmarks.common import write
 from benchmarks.gated import run_gated
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, published_policies, rolled, run_solvers
 from emoji_data import read_vocabulary
-from foreseer.evaluate.measures import psnr, relative_error, ssim
-from foreseer.evaluate.thresholds import Trials
+from foreseer.evaluate.entries.tune_gates import GateTuning
+from foreseer.evaluate.metrics.similarity import psnr, relative_error, ssim
 from foreseer.methods import L2P_STEPS
 from foreseer.methods.train_l2p import train_l2p
 from foreseer.pipelines import load_pipeline, split_sampling
@@ -89,7 +89,7 @@ def inside_policies(budget):
 def run_teacache(bench, trials, budget):
     """TeaCache, polynomial and threshold set up for the budget on prompts of calibration; one video a run."""
     policy = fs.methods.find("teacache").policy(STEPS)
-    settled = trials.settle(replace(policy, gate=trials.fitted(policy.gate)), budget)
+    settled = trials.tune(replace(policy, gate=trials.fitted(policy.gate)), budget)
     made, spent = run_gated(bench, settled.policy)
     print(f"TeaCache: threshold {settled.value:.4g}, {spent.mean():.2f} evaluations", flush=True)
     return (*bench.score(made), float(spent.mean()))
@@ -121,7 +121,7 @@ def main() -> None:
     training = captions(given.calibration, 0)
     kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
     bench = VideoBench(pipe, options, captions(given.prompts, given.calibration))
-    trials = Trials(pipe, STEPS, options, training[:TRIALS], CALIBRATION_SEED)
+    trials = GateTuning(pipe, STEPS, options, training[:TRIALS], CALIBRATION_SEED)
     cells: dict[str, dict[int, tuple[float, ...]]] = {}
     for budget in given.budgets:
         policies = published_policies(budget) | inside_policies(budget)

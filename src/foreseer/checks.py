@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,17 @@ def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) ->
     """
     if not isinstance(value, kind):
         raise error(f"{name} is a {type(value).__name__}; expected a {kind.__name__}.")
+
+
+def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
+    """Write the message for an unknown name: the nearest expected name, if any is near, and all of them.
+
+    >>> unknown_name("method", "tailorseer", ["reuse", "taylorseer"])
+    "Unknown method 'tailorseer': did you mean 'taylorseer'? Expected one of reuse, taylorseer."
+    """
+    from difflib import get_close_matches
+
+    names = list(expected)
+    nearest = get_close_matches(name, names, n=1)
+    suggestion = f" did you mean {nearest[0]!r}? Expected" if nearest else " expected"
+    return f"Unknown {kind} {name!r}:{suggestion} one of {', '.join(names)}."

@@ -6,16 +6,25 @@ import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from foreseer import zoo
+from foreseer.checks import unknown_name
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.files import read_text, reason
 
+if TYPE_CHECKING:
+    import torch
+
 NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Accepted names, and torch's name of each.
+DTYPES = {
+    **{name: name for name in ("float32", "bfloat16", "float16")},
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -25,26 +34,62 @@ class PipelineError(ForeseerError, ValueError):
     """A pipeline cannot be loaded, or does not take an option that was given."""
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """Return torch's dtype for a name in ``DTYPES``.
+
+    Raises:
+        PipelineError: the name is unknown.
+    """
+    check_dtype(name)
+    import torch
+
+    return getattr(torch, DTYPES[name])
+
+
+def check_dtype(name: str | None) -> None:
+    """Raise PipelineError unless ``name`` is in ``DTYPES`` or ``None``."""
+    if name is not None and name not in DTYPES:
+        raise PipelineError(unknown_name("dtype", name, DTYPES))
+
+
+def check_model(model: str) -> Path:
+    """Check the name of a model without loading it or torch, and return the folder that it would be read from.
+
+    Raises:
+        PipelineError: it is neither a bundled pipeline, nor a folder with a ``model_index.json``, nor a hub id.
+    """
+    folder = zoo.path(model) if model in zoo.NAMES else Path(model)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
+    if folder.is_dir() or _HUB_ID.fullmatch(model):
+        return folder
+    if folder.exists():
+        raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")
+    raise PipelineError(
+        f"{unknown_name('model', model, zoo.NAMES)} It may also be a folder in diffusers' format, or a hub id "
+        "(OWNER/NAME); no such folder exists."
+    )
+
+
 def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """A pipeline by the name of a bundled one, a local folder or a hub id; and how its folder says to call it.
+    """Load a pipeline and the call options of its folder.
 
     Args:
         model: ``"emoji"``, a folder with a ``model_index.json``, or a hub id.
         dtype: a name in ``DTYPES``; by default bfloat16 on a GPU and float32 elsewhere.
-        device: by default the GPU where there is one.
+        device: by default the GPU if there is one.
 
     Raises:
         PipelineError: it cannot be found or loaded, or the dtype is unknown.
     """
+    check_dtype(dtype)
+    folder = check_model(model)
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    if dtype not in DTYPES:
-        raise PipelineError(f"Unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
-    folder = zoo.path(model) if model in zoo.NAMES else Path(model)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
     try:
-        pipe = _from_pretrained(str(folder) if folder.is_dir() else model, DTYPES[dtype])
+        pipe = _from_pretrained(str(folder) if folder.is_dir() else model, torch_dtype(dtype))
     except (OSError, ValueError, ImportError) as error:
         reason = in_one_line(error)
         raise PipelineError(
@@ -180,6 +225,8 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
             that too.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     accepted = inspect.signature(pipe.__call__).parameters
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]

@@ -11,7 +11,7 @@ import numpy as np
 
 import foreseer as fs
 from foreseer.errors import PlanFileError
-from foreseer.evaluate.cells import Cells
+from foreseer.evaluate.bench.result_store import ResultStore
 from foreseer.forecast.l2p import read_weight_text
 from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel
@@ -211,7 +211,7 @@ def make_subjects(folder: Path) -> list[Subject]:
         "same": same_kernel,
         "structured": True,
     }
-    cells = Cells(folder)
+    cells = ResultStore(folder)
     cells.write("cell.json", {"steps": 50, "nfe": 10, "seconds": 1.5, "fidelity": {"psnr": None}, "finite": True})
     cells.write_arrays("cell.safetensors", {"sample": np.ones((4, 4, 3), np.float32), "10": np.zeros(8, np.float32)})
     triangle = "\n".join(" ".join(f"{1 / (i + j + 1):.6f}" for j in range(i + 1)) for i in range(12)).encode()
@@ -228,7 +228,7 @@ def make_subjects(folder: Path) -> list[Subject]:
             "cell",
             (folder / "cell.json").read_bytes(),
             "c.json",
-            lambda path: _taken(Cells(path.parent).read(path.name)),
+            lambda path: _taken(ResultStore(path.parent).read(path.name)),
             DamagedError,
             lambda found: "" if isinstance(found, dict) else "cell",
             lambda one, other: one == other,
@@ -237,7 +237,7 @@ def make_subjects(folder: Path) -> list[Subject]:
             "cell's samples",
             (folder / "cell.safetensors").read_bytes(),
             "c.safetensors",
-            lambda path: _taken(Cells(path.parent).read_arrays(path.name)),
+            lambda path: _taken(ResultStore(path.parent).read_arrays(path.name)),
             DamagedError,
             lambda found: "" if set(found) == {"sample", "10"} else "samples",
             _same_arrays,

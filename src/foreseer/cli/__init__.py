@@ -1,4 +1,7 @@
-"""The command line: thin, every command a few lines around the library."""
+"""The command line ``foreseer``: one file per command, each a thin layer over the library.
+
+``common`` holds shared options and checks, ``bench_table`` prints the results of ``bench`` and ``demo``.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,29 @@ import typer
 from rich.markup import escape
 
 from foreseer import __version__
-from foreseer.cli.bench import bench
+from foreseer.cli.bench_command import bench
+from foreseer.cli.calibrate_command import calibrate
 from foreseer.cli.common import errors
-from foreseer.cli.learning import calibrate, frontier, portrait, rollout
-from foreseer.cli.pictures import demo, generate
-from foreseer.cli.plans import methods, plan_app
+from foreseer.cli.demo_command import demo
+from foreseer.cli.env_command import env
+from foreseer.cli.frontier_command import frontier
+from foreseer.cli.generate_command import generate
+from foreseer.cli.methods_command import methods
+from foreseer.cli.plan_command import plan_app
+from foreseer.cli.portrait_command import portrait
+from foreseer.cli.rollout_command import rollout
 from foreseer.errors import ForeseerError
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"foreseer {__version__}")
         raise typer.Exit
-    return asked
+    return requested
 
 
 Version = Annotated[
-    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and stop.")
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,13 +48,13 @@ def options(version: Version = False) -> None:
     """Sample diffusion models faster: compute a few steps, forecast the others."""
 
 
-for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout):
+for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout, env):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; errors become one readable line and exit code 2."""
+    """Run the command line; errors print one readable line and exit with code 2."""
     try:
         return app(arguments)
     except ForeseerError as error:
@@ -56,8 +65,8 @@ def main(arguments: list[str] | None = None) -> Any:
             soft_wrap=True,
         )
     except OSError as error:
-        words = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        errors.print(f"[bold red]Error:[/] {escape(words)}.", highlight=False)
+        message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        errors.print(f"[bold red]Error:[/] {escape(message)}.", highlight=False)
     except MemoryError:
-        errors.print("[bold red]Error:[/] This takes more memory than there is: ask for fewer steps or less.")
+        errors.print("[bold red]Error:[/] Out of memory: ask for fewer steps or a smaller size.")
     sys.exit(2)

@@ -1,10 +1,10 @@
-"""Options, consoles and choices that several commands share."""
+"""Options, consoles and checks that several commands share."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from foreseer.errors import PlanError
-from foreseer.methods import find
+from foreseer.methods import resolve
 from foreseer.site import SITES, read_site
 
 if TYPE_CHECKING:
@@ -24,120 +24,68 @@ if TYPE_CHECKING:
 console = Console()
 errors = Console(stderr=True)
 
-# The method that is no formula: a kernel's own rows.
+
+def print_line(text: str) -> None:
+    """Print one line without markup, highlighting or wrapping."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+# Name of a kernel's own rows among the methods.
 KERNEL = "kernel"
-# Stands for the name under which a pipeline takes a picture.
-PICTURE = "picture"
 
 
-def _known_site(words: str | None) -> str | None:
+def _check_site(text: str | None) -> str | None:
     try:
-        return None if words is None else str(read_site(words))
+        return None if text is None else str(read_site(text))
     except PlanError as error:
         raise typer.BadParameter(str(error)) from error
 
 
-# Generators take twice as many; the next pictures have the next seeds.
-Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first prompt; the next has the next.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+# Half of a generator's range, which leaves room for the seeds of the next prompts.
+Seed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first prompt; each next prompt adds one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SiteOption = Annotated[
     str | None,
-    typer.Option("--site", metavar="SITE", callback=_known_site, help=f"Where features are taken: {', '.join(SITES)}."),
+    typer.Option("--site", metavar="SITE", callback=_check_site, help=f"Site of the features: {', '.join(SITES)}."),
 ]
 Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; or fp32, bf16, fp16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Height = Annotated[int | None, typer.Option(min=8)]
-Width = Annotated[int | None, typer.Option(min=8)]
-Guidance = Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")]
-TrueCfg = Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")]
-Negative = Annotated[str | None, typer.Option(help="Negative prompt.")]
-Picture = Annotated[
-    Path | None, typer.Option("--image", help="A picture to begin from or refer to, where one is taken.")
+Nfe = Annotated[int | None, typer.Option(min=1, help="Computed steps of a run (NFE).")]
+ForwardPasses = Annotated[
+    int | None,
+    typer.Option(min=1, help="Calls of the network under guidance; each branch computes its own steps."),
 ]
-Others = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="NAME=VALUE", help="Of the pipeline's call: num_frames=49, mask_image=@FILE."),
-]
-Nfe = Annotated[int | None, typer.Option(min=1, help="Network evaluations of a run.")]
-Evaluations = Annotated[
-    int | None, typer.Option(min=1, help="Calls of the network under guidance, each branch at steps of its own.")
-]
-Speedup = Annotated[float | None, typer.Option(min=1.0, help="T / NFE, instead of --nfe (with a kernel).")]
+Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe (with a kernel).")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
 
 
-# Of a pipeline's call, what commands fill in, and how they are told.
-DECIDED = {
-    "prompt": "a prompt",
-    "class_labels": "a prompt",
-    "num_inference_steps": "--steps",
-    "generator": "--seed",
-    "num_images_per_prompt": "a prompt for each picture",
-    "output_type": "nothing: the command decides it",
-    "return_dict": "nothing: the command decides it",
-}
-
-
-def call_options(
-    height: int | None,
-    width: int | None,
-    guidance: float | None,
-    *,
-    true_cfg: float | None,
-    negative: str | None,
-    image: Path | None,
-    others: list[str] | None,
-) -> dict[str, Any]:
-    """The options that were given, by the names that pipelines' calls have for them; pictures as their paths."""
-    named = {
-        "height": height,
-        "width": width,
-        "guidance_scale": guidance,
-        "true_cfg_scale": true_cfg,
-        "negative_prompt": negative,
-        PICTURE: image,
-    }
-    given = {name: value for name, value in named.items() if value is not None}
-    for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise typer.BadParameter(f"{name} is {value}; expected a finite number.")
-    for words in others or ():
-        name, value = _read_option(words)
-        if name in given:
-            raise typer.BadParameter(f"{name} is given twice.", param_hint="--option")
-        given[name] = value
-    return given
-
-
 def file_to_write(path: Path | None) -> Path | None:
-    """``path``, refused before any work is done where it names a folder."""
-    if path is not None and (not path.name or path.is_dir()):
-        raise typer.BadParameter(f"{path} is a folder; name a file.")
+    """Return ``path``; refuse a folder, or a path that cannot be written, before any work."""
+    if path is not None:
+        if not path.name or path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder; name a file.")
+        folder_to_write(path.parent)
     return path
 
 
-def _read_option(words: str) -> tuple[str, Any]:
-    """A name and a value written as NAME=VALUE: JSON, else the words themselves; @FILE is a picture's path."""
-    name, sign, value = words.partition("=")
-    if not sign or not name.isidentifier():
-        raise typer.BadParameter(f"{words!r}: write it as NAME=VALUE.", param_hint="--option")
-    if name in DECIDED:
-        raise typer.BadParameter(f"instead of {name} give {DECIDED[name]}.", param_hint="--option")
-    if value.startswith("@"):
-        return name, Path(value[1:])
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+def folder_to_write(folder: Path) -> None:
+    """Refuse a folder that cannot be created or written to; it is created when a file is written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "permission denied" if existing.is_dir() else f"{existing} is a file"
+        raise typer.BadParameter(f"Cannot write to the folder {folder}: {reason}.", param_hint="--out")
+
+
+def created(path: Path) -> Path:
+    """Create the folder of ``path`` and return ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
-    """A method by name as a policy."""
-    chosen = find(method)
-    if matrix is not None:
-        chosen = chosen.with_matrix(matrix)
-    return chosen.policy(steps, nfe, site)
+    """Make the policy of a method by name for runs of ``steps`` steps."""
+    return resolve(method, steps=steps, nfe=nfe, site=site, matrix=matrix)
 
 
 def kernel_policy(
@@ -146,49 +94,32 @@ def kernel_policy(
     speedup: float | None,
     max_error: float | None,
     *,
-    evaluations: int | None = None,
+    forward_passes: int | None = None,
     method: str = KERNEL,
     matrix: Path | None = None,
 ) -> Policy:
-    """Steps searched on a kernel file, and a method's rows: the kernel's own, L2P's or a fixed formula's."""
-    from foreseer.kernel import Kernel
-    from foreseer.methods.learned import learned
-    from foreseer.plan import Policy
-    from foreseer.schedule import Optimal
-
+    """Make the policy of a kernel file: searched steps, with the kernel's, L2P's or a formula's rows."""
     if matrix is not None and method != "l2p":
         raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
-    chosen = find(method) if method != KERNEL else None
-    targets = (
-        ("--nfe", nfe),
-        ("--evaluations", evaluations),
-        ("--speedup", speedup),
-        ("--max-error", max_error),
-    )
-    given = [name for name, value in targets if value is not None]
-    if len(given) != 1:
+    targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
+    received = [name for name, value in targets.items() if value is not None]
+    if len(received) != 1:
         raise typer.BadParameter(
-            f"a kernel takes exactly one of {', '.join(name for name, _ in targets)}; "
-            f"received {', '.join(given) or 'none'}.",
+            f"a kernel takes exactly one of {', '.join(targets)}; received {', '.join(received) or 'none'}.",
             param_hint="--nfe",
         )
-    loaded = Kernel.load(kernel)
-    if chosen is None:
-        return learned(loaded, nfe=nfe, forward_passes=evaluations, speedup=speedup, max_error=max_error)
-    if evaluations is not None:
-        raise typer.BadParameter(f"it is for the kernel's own rows, not {method}'s.", param_hint="--evaluations")
-    if matrix is not None:
-        chosen = chosen.with_matrix(matrix)
-    elif chosen.name == "l2p":
-        from foreseer.methods.train_l2p import train_l2p
+    if forward_passes is None:
+        return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, profile=kernel, matrix=matrix)
+    if method != KERNEL:
+        raise typer.BadParameter(f"it needs the kernel's own rows, not {method}'s.", param_hint="--forward-passes")
+    from foreseer.kernel import Kernel
+    from foreseer.methods.learned import learned
 
-        chosen = replace(chosen, forecaster=train_l2p(loaded))
-    rows = chosen.policy().forecaster
-    return Policy(Optimal(loaded, nfe, speedup, max_error, rows), rows, loaded.site)
+    return learned(Kernel.load(kernel), forward_passes=forward_passes)
 
 
 def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_nfe: int | None) -> Policy:
-    """The forecast-error gate on a kernel file."""
+    """Make the policy of the forecast-error gate on a kernel file."""
     from foreseer.kernel import Kernel
     from foreseer.methods.gated import gated
 
@@ -196,25 +127,50 @@ def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_n
 
 
 def planned(policy: Policy, grid: Grid) -> Plan:
-    """The plan of a policy that has one beforehand."""
+    """Compile the plan of a policy; a gate has none."""
     if policy.decides_while_sampling:
-        raise PlanError("A gate decides while sampling: it has no plan beforehand. Its record holds what came out.")
+        raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
     return policy.compile(grid)
 
 
 def progress_bar(disable: bool = False) -> Progress:
-    """A bar with a description, a count and the time left, on standard error."""
+    """Make a progress bar on standard error with a description, a count and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=errors, disable=disable)
 
 
-def parse_shape(words: str | None) -> tuple[int, ...] | None:
-    """A shape written as 1,4096,64."""
-    if words is None:
+@contextmanager
+def bench_progress(disable: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar for a bench; yields its progress function (runs done, runs in all, title)."""
+    with progress_bar(disable) as bar:
+        task = bar.add_task("Preparing", total=None)
+
+        def report(done: int, total: int, title: str) -> None:
+            bar.update(task, completed=done, total=total, description=title[:40])
+
+        yield report
+
+
+def parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Parse a shape written as 1,4096,64."""
+    if text is None:
         return None
     try:
-        return tuple(int(word) for word in words.replace("x", ",").split(","))
+        return tuple(int(size) for size in text.replace("x", ",").split(","))
     except ValueError as error:
-        raise typer.BadParameter(f"{words!r} is no shape; write it as 1,4096,64.", param_hint="--shape") from error
+        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,4096,64.", param_hint="--shape") from error
+
+
+def open_model(
+    model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """Load a pipeline, the prompts of a file or its examples, and the options of its call."""
+    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling, with_pictures
+
+    file_prompts = read_prompts(prompts) if prompts is not None else None
+    pipe, sampling = load_pipeline(model, dtype, device)
+    pipe.set_progress_bar_config(disable=True)
+    examples, defaults = split_sampling(sampling)
+    return pipe, file_prompts or examples, {**defaults, **with_pictures(pipe, call)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import foreseer as fs
 from foreseer.attach.interception import HOOK_NAME
 from foreseer.attach.sites.token_scores import CELL, TokenScores
-from foreseer.evaluate.flops import FlopCount
+from foreseer.evaluate.sampling.flops import FlopCount
 from foreseer.site import Tokens
 from tests.support.attaching import STEPS, TinyDenoiser, flow_scheduler, sample, tiny
 from tests.support.pipelines import randomise

@@ -11,7 +11,7 @@ import torch
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.fit_teacache import fit_teacache
-from foreseer.evaluate.thresholds import Trials
+from foreseer.evaluate.entries.tune_gates import GateTuning
 from foreseer.gate import FirstBlock, GatedPolicy, StepControl, TeaCache
 from foreseer.pipelines import load_pipeline
 from tests.support.loop_pipeline import LoopPipeline
@@ -65,10 +65,10 @@ def test_the_fit_is_that_of_changes_recorded_by_hand(pipe: Any) -> None:
 
 @pytest.mark.parametrize("gate", [TeaCache(), FirstBlock(), StepControl(order=1)], ids=["teacache", "first", "control"])
 def test_the_threshold_found_spends_the_budget_on_the_trials(pipe: Any, gate: Any) -> None:
-    trials = Trials(pipe, STEPS, SIZE, PROMPTS)
-    settled = trials.settle(GatedPolicy(gate, fs.forecast.Reuse(), "output"), nfe=7)
+    trials = GateTuning(pipe, STEPS, SIZE, PROMPTS)
+    settled = trials.tune(GatedPolicy(gate, fs.forecast.Reuse(), "output"), nfe=7)
     assert abs(settled.nfe - 7) < 1
-    assert trials.evaluations(settled.policy) == settled.nfe
+    assert trials.mean_nfe(settled.policy) == settled.nfe
     assert getattr(settled.policy.gate, settled.knob) == settled.value
     assert type(settled.policy.gate) is type(gate)
 

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: output, exit codes, files."""
+"""The command line: output, exit codes, files."""
 
 import json
 
@@ -59,6 +59,10 @@ def test_explain_a_method_then_the_plan_that_it_saved(capsys, tmp_path):
         (["generate", "emoji", "-p", "x", "--dtype", "int3"], "bfloat16"),
         (["generate", "no/such/folder/here", "-p", "x"], "hub id"),
         (["generate", "emoji"], "--prompt"),
+        (["generate", "emoji", "-p", " "], "prompt is empty"),
+        (["generate", "emoji", "-p", "x", "-o", "x.xyz"], "Name it .png"),
+        (["generate", "emoji", "-p", "x", "--method", "reuse", "--nfe", "50"], "save nothing"),
+        (["generate", "emojy", "-p", "x"], "did you mean 'emoji'"),
         (["generate", "emoji", "-p", "x", "--method", "reuse", "--plan", "some.file"], "one of"),
         (["generate", "emoji", "-p", "x", "--speedup", "5"], "--kernel"),
         (["generate", "emoji", "-p", "x", "--kernel", "none.kernel", "--nfe", "5"], "none.kernel"),
@@ -70,7 +74,7 @@ def test_explain_a_method_then_the_plan_that_it_saved(capsys, tmp_path):
         (["plan", "spectrum", "--speedup", "5"], "need a kernel"),
         (["generate", "emoji", "-p", "x", "--matrix", "any.txt"], "--method l2p"),
         (["generate", "emoji", "-p", "x", "--device", "nowhere"], "nowhere"),
-        (["plan", "spectrum", "-o", "/no/[/such]/folder"], "/no/[/such]/folder"),
+        (["plan", "spectrum", "-o", "/dev/null/[/such]/folder"], "/dev/null/[/such]"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -87,7 +91,7 @@ def test_explain_refuses_a_foreign_file(capsys, tmp_path):
     file.write_bytes(b"not a plan at all")
     code, _, err = run(capsys, "plan", "explain", file)
     assert code == 2
-    assert "damaged or no plan" in " ".join(err.split())
+    assert "damaged or not a plan" in " ".join(err.split())
 
 
 def test_generate_writes_pictures_and_says_what_was_computed(capsys, tmp_path):
@@ -106,10 +110,12 @@ def test_generate_writes_pictures_and_says_what_was_computed(capsys, tmp_path):
 def test_generate_with_a_plan_for_another_grid_computes_and_says_so(capsys, tmp_path):
     file = tmp_path / "plan.safetensors"
     run(capsys, "plan", "reuse", "--steps", 10, "--nfe", 5, "-o", file)
+    arguments = ("generate", "emoji", "-p", "a cat", "--plan", file, "--steps", 8, "-o", tmp_path / "a.png")
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "another grid (10 steps, this run has 8)" in " ".join(err.replace("│", " ").split())
     with pytest.warns(UserWarning, match="another grid"):
-        code, words, _ = run(
-            capsys, "generate", "emoji", "-p", "a cat", "--plan", file, "--steps", 8, "-o", tmp_path / "a.png"
-        )
+        code, words, _ = run(capsys, *arguments, "--force")
     assert code == 0
     assert "8 of 8 steps computed" in words
     assert "another grid" in " ".join(words.split())
@@ -118,12 +124,16 @@ def test_generate_with_a_plan_for_another_grid_computes_and_says_so(capsys, tmp_
 def test_demo_writes_a_page_a_picture_and_figures(capsys, tmp_path):
     code, out, _ = run(capsys, "demo", "--prompts", 1, "--steps", 10, "--nfe", 4, "-o", tmp_path, "--json")
     assert code == 0
-    figures = json.loads(out)
-    methods = [row["method"] for row in figures["rows"]]
-    assert methods[0] == "reference"
-    assert {"reuse", "taylorseer", "spectrum", "steps"} <= set(methods)
-    assert all(row["nfe"] == 4 for row in figures["rows"][1:])
+    rows = {row["method"]: row for row in json.loads(out)["rows"]}
+    assert list(rows) == ["reference", "kernel:emoji", "taylorseer", "spectrum", "l2p", "steps", "unipc"]
+    assert "of 50" in rows.pop("l2p")["error"]  # it publishes steps for runs of 50 only
+    assert all(row["nfe"] == pytest.approx(4) for name, row in rows.items() if name != "reference")
+    assert all(row["measures"]["psnr"] > 10 for name, row in rows.items() if name != "reference")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["demo.html", "demo.json", "demo.png"]
+    page = (tmp_path / "demo.html").read_text()
+    assert page.count("<figure data-method") == len(rows)
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert (tmp_path / "demo.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_calibrate_then_plan_frontier_and_generate(capsys, tmp_path):

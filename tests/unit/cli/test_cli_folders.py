@@ -1,4 +1,4 @@
-"""The commands on whole pipelines in folders, from prompt to picture: nothing but the folder tells what they are."""
+"""The commands on whole pipelines in folders, from prompt to picture."""
 
 import json
 import math
@@ -18,7 +18,7 @@ TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
 
 
 class Family(NamedTuple):
-    """Options of every command, branches of guidance that are called apart, frames of a video; what is compared."""
+    """Options of every command, separate branches of guidance, frames of a video, methods to compare."""
 
     options: list[str]
     branches: int = 1
@@ -38,7 +38,7 @@ FAMILIES = {
         [word for given in LTX2 for word in ("--option", given)], 3 if LTX2_GUIDES_MORE else 1, 9, 4, 3, ("reuse",)
     ),
 }
-# Of the others, what a call needs at this size.
+# Call options of the others at this size.
 UNBINNED = ["--option", "use_resolution_binning=false"]
 OPTIONS = {"pixart_sigma": UNBINNED, "sana": UNBINNED}
 VIDEOS = {"hunyuan_video": 9, "hunyuan_video_1_5": 5, "cogvideox": 9, "ltx": 9, "mochi": 7}
@@ -216,7 +216,7 @@ def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def guided(folder, tmp_path_factory):
-    """A kernel that knows two branches, and the words of its calls."""
+    """A kernel with two branches, and the options of its calls."""
     place = tmp_path_factory.mktemp("guided")
     prompts, kernel = place / "prompts.txt", place / "wan.kernel.safetensors"
     prompts.write_text("a red apple\na blue boat\n")
@@ -225,29 +225,29 @@ def guided(folder, tmp_path_factory):
     return kernel, prompts, call
 
 
-def test_calls_of_the_network_are_a_budget_of_every_command(folder, guided, tmp_path):
+def test_forward_passes_are_a_budget_of_every_command(folder, guided, tmp_path):
     kernel, prompts, call = guided
     calls = 2 * NFE - 1  # odd: the branches compute apart
     plan, rolled, drawn = tmp_path / "apart.plan.safetensors", tmp_path / "rolled.plan.safetensors", tmp_path / "o.gif"
-    invoke("plan", kernel, "--evaluations", calls, "-o", plan)
-    invoke("rollout", folder("wan"), kernel, "--evaluations", calls, "--prompts", prompts, "-o", rolled, *call)
+    invoke("plan", kernel, "--forward-passes", calls, "-o", plan)
+    invoke("rollout", folder("wan"), kernel, "--forward-passes", calls, "--prompts", prompts, "-o", rolled, *call)
     words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", *call)
     seen = []
-    for how in (("--plan", plan), ("--plan", rolled), ("--kernel", kernel, "--evaluations", calls)):
+    for how in (("--plan", plan), ("--plan", rolled), ("--kernel", kernel, "--forward-passes", calls)):
         record = json.loads(invoke(*words, *how))["record"]
-        assert record["evaluations"] == calls
+        assert record["forward_passes"] == calls
         assert record["failed_open"] == []
         seen.append(record["computed"])
     assert seen[0] == seen[1] == seen[2]
     assert len(set(map(len, seen[0].values()))) == 2
-    result = CliRunner().invoke(app, [*map(str, (*words, "--method", "reuse", "--evaluations", calls))])
+    result = CliRunner().invoke(app, [*map(str, (*words, "--method", "reuse", "--forward-passes", calls))])
     assert "--max-error need --kernel" in " ".join(result.output.replace("│", " ").split())
 
 
-def test_a_frontier_by_calls_of_the_network(folder, guided, tmp_path):
+def test_a_frontier_over_forward_passes(folder, guided, tmp_path):
     kernel, _, _ = guided
     curve = tmp_path / "curve.png"
-    words = ("frontier", kernel, "--evaluations", "--most", 2 * STEPS)
+    words = ("frontier", kernel, "--forward-passes", "--most", 2 * STEPS)
     points = json.loads(invoke(*words, "-o", curve, "--json"))
     assert [point["forward_passes"] for point in points] == list(range(2, 2 * STEPS))
     for point in points:
@@ -261,4 +261,4 @@ def test_a_frontier_by_calls_of_the_network(folder, guided, tmp_path):
         assert picture.width > 500
     together = json.loads(invoke("frontier", kernel, "--json"))
     assert [point["forward_passes"] for point in together] == [2 * point["nfe"] for point in together]
-    assert "calls" in invoke(*words)
+    assert "passes" in invoke(*words)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from foreseer.cli import app
 from foreseer.errors import PlanError
-from foreseer.evaluate.generate import _write
+from foreseer.evaluate.sampling.picture_files import write_picture
 from foreseer.pipelines import PICTURE, PipelineError, call_arguments, run, with_pictures
 from tests.support.pipelines import build
 
@@ -87,7 +87,7 @@ def test_a_picture_is_taken_or_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["generate", "calibrate"])
-def test_what_the_pipeline_refuses_is_said_in_its_words(tmp_path, command):
+def test_refusals_of_the_pipeline_are_quoted(tmp_path, command):
     words = {"generate": ["--prompt", "a red apple", "--steps", "4"], "calibrate": ["--steps", "4"]}[command]
     out = tmp_path / "out"
     result = CliRunner().invoke(
@@ -108,7 +108,7 @@ def test_a_picture_is_not_asked_for_where_memory_is_short():
         run(Fails(), {}, seed=0)
 
 
-def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
+def test_foreseers_own_errors_inside_a_call_keep_their_type():
     class Refuses(Redraws):
         def __call__(self, prompt=None, image=None, generator=None):
             raise PlanError("no row")
@@ -117,9 +117,9 @@ def test_what_foreseer_refuses_within_a_call_stays_what_it_is():
         run(Refuses(), {}, seed=0)
 
 
-def test_what_is_neither_picture_nor_video_is_refused(tmp_path):
+def test_an_output_without_picture_or_video_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="holds no picture and no video"):
-        _write(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
+        write_picture(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
 
 
 @pytest.mark.parametrize(

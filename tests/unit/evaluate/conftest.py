@@ -1,4 +1,4 @@
-"""The bundled pipeline, loaded once; one bench on it, run once; an example of a bench's results."""
+"""Fixtures: the bundled pipeline, loaded once; one bench on it, run once; example results."""
 
 import shutil
 
@@ -16,20 +16,20 @@ def emoji():
 
 @pytest.fixture(scope="session")
 def whole_bench(emoji, tmp_path_factory):
-    """Results and folder of a bench that nothing disturbed; its contenders, every step computed, and one of others."""
+    """Results and folder of an undisturbed bench: its own entries, every step computed, and a foreign one."""
     import foreseer as fs
-    from foreseer.evaluate.contender import Accelerated
+    from foreseer.evaluate.entries.base import PolicyEntry
     from tests.unit.evaluate.bench_common import STEPS, Trouble, run
 
     folder = tmp_path_factory.mktemp("bench")
     everything = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())
     foreign = Trouble("foreign", "Someone's cache", STEPS, 6, before=lambda pipe: None)
-    return run(emoji, folder, Accelerated("all", "All", STEPS, policy=everything), foreign), folder
+    return run(emoji, folder, PolicyEntry("all", "All", STEPS, policy=everything), foreign), folder
 
 
 @pytest.fixture
 def done_folder(whole_bench, tmp_path):
-    """A copy of that bench's folder, to go on in."""
+    """Copy of that bench's folder, to resume in."""
     return shutil.copytree(whole_bench[1], tmp_path / "done")
 
 

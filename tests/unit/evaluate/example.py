@@ -1,11 +1,11 @@
-"""A small bench as one would come out: three methods at two budgets, a peer that failed, words that could do harm."""
+"""Example results of a bench: three methods at two budgets, a peer that failed, hostile text."""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-from foreseer.evaluate.results import BenchResults, Measure, Row, Spread
+from foreseer.evaluate.bench.results import BenchResults, Measure, Row, Spread
 
 HOSTILE = "</script><script>alert(1)</script> \"double\" 'single' & `tick` {{ 7 * 7 }} 红苹果 🍎 $x_1^2$ 50% #1 | pipe"
 

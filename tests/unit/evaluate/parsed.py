@@ -1,4 +1,4 @@
-"""A page taken apart, to be asked for its elements."""
+"""Parsed HTML page whose elements can be queried."""
 
 from html.parser import HTMLParser
 

@@ -1,4 +1,4 @@
-"""The bench on the bundled pipeline: what it measures."""
+"""Measurements of a bench on the bundled pipeline."""
 
 import json
 import math
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.evaluate.bench import fingerprint
-from foreseer.evaluate.cells import BenchError, Cells
-from foreseer.evaluate.cost import count_denoiser, watch_memory
-from foreseer.evaluate.measures import psnr, relative_error, ssim
-from foreseer.evaluate.results import BenchResults
-from tests.unit.evaluate.bench_common import OPTIONS, PROMPTS, STEPS, asked, run
+from foreseer.evaluate.bench.bench import fingerprint
+from foreseer.evaluate.bench.result_store import BenchError, ResultStore
+from foreseer.evaluate.bench.results import BenchResults
+from foreseer.evaluate.metrics.similarity import psnr, relative_error, ssim
+from foreseer.evaluate.sampling.cost import count_denoiser, watch_memory
+from tests.unit.evaluate.bench_common import OPTIONS, PROMPTS, STEPS, run, small_bench
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def by_name(results):
     return {row.method: row for row in results.rows}
 
 
-def test_the_reference_comes_first_and_every_contender_has_its_evaluations(results):
+def test_the_reference_is_the_first_row_and_every_entry_has_its_nfe(results):
     assert [row.method for row in results.rows] == ["reference", "reuse", "taylorseer", "steps", "all", "foreign"]
     assert [row.nfe for row in results.rows[:5]] == [6, 3, 4, 3, 6]
     assert results.rows[5].nfe == pytest.approx(6)  # by its FLOPs: it left no record
@@ -94,13 +94,13 @@ def test_pictures_are_where_the_rows_say(results, folder):
         assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in row.pictures)
 
 
-def test_samples_of_contenders_are_dropped_and_the_references_kept(folder, results):
+def test_samples_of_entries_are_deleted_and_those_of_the_reference_kept(folder, results):
     kept = sorted(file.name.split("-")[0] for file in (folder / "cells").rglob("*.safetensors"))
     assert kept == ["reference", "reference"]
 
 
 def transformer_flops(config, image_tokens, text_tokens):
-    """Two operations a product and sum, over every matrix of one evaluation."""
+    """Two operations per multiply-add, over every matrix of one forward pass."""
     width = config.num_attention_heads * config.attention_head_dim
     both = image_tokens + text_tokens
     attention = 2 * both * both * width
@@ -143,15 +143,15 @@ def test_the_peak_of_memory_counts_what_lives_at_once(emoji):
     assert four - one == pytest.approx(3_000_000, abs=100_000)
 
 
-def test_without_pictures_measures_are_missing_and_without_likeness_so_are_latents(emoji, tmp_path):
-    results = run(emoji, tmp_path, decode=False, unlike="the weights are random", prompts=PROMPTS[:1])
+def test_measures_and_latent_errors_are_missing_if_nothing_is_comparable(emoji, tmp_path):
+    results = run(emoji, tmp_path, decode=False, incomparable="the weights are random", prompts=PROMPTS[:1])
     assert {one.missing for one in results.measures} == {"the weights are random"}
     assert all(row.latent_error == {} and row.measures == {} and row.pictures == [""] for row in results.rows)
     assert results.rows[1].speedup > 0
     assert not list(tmp_path.rglob("*.png")) + list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_fingerprint_tells_weights_apart(emoji):
+def test_a_fingerprint_depends_on_the_weights(emoji):
     before = fingerprint(emoji)
     weight = emoji.transformer.proj_out.weight
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_a_fingerprint_tells_weights_apart(emoji):
     assert len({before, changed, decoder}) == 3
 
 
-def test_a_fingerprint_tells_schedulers_apart(emoji, monkeypatch):
+def test_a_fingerprint_depends_on_the_scheduler(emoji, monkeypatch):
     before = fingerprint(emoji)
     monkeypatch.setattr(emoji, "scheduler", type(emoji.scheduler).from_config(emoji.scheduler.config, shift=1.7))
     assert fingerprint(emoji) != before
@@ -173,7 +173,7 @@ def test_a_fingerprint_tells_schedulers_apart(emoji, monkeypatch):
 
 def test_a_video_is_stored_without_loss(tmp_path):
     video = np.random.default_rng(0).random((4, 12, 10, 3)).astype(np.float32)
-    cells = Cells(tmp_path)
+    cells = ResultStore(tmp_path)
     video[2] = video[1]  # neighbours that are equal stay two
     for frames in (video, np.zeros_like(video)):
         cells.write_picture("one.png", frames)
@@ -182,6 +182,6 @@ def test_a_video_is_stored_without_loss(tmp_path):
 
 def test_a_bench_without_prompts_or_with_an_unknown_measure_is_refused():
     with pytest.raises(BenchError, match="at least one prompt"):
-        asked(prompts=[])
+        small_bench(prompts=[])
     with pytest.raises(BenchError, match="'magic': expected one of psnr"):
-        asked(measures=["magic"])
+        small_bench(measures=["magic"])

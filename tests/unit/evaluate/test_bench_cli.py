@@ -1,12 +1,12 @@
-"""``foreseer bench`` as its users meet it."""
+"""``foreseer bench``: output, files, refusals."""
 
 import json
 
 import pytest
 
 from foreseer import cli, zoo
-from foreseer.evaluate.contender import Unaccelerated
-from foreseer.evaluate.contenders import Choice
+from foreseer.evaluate.bench.selection import Selection
+from foreseer.evaluate.entries.base import PlainEntry
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS
 
@@ -31,6 +31,7 @@ def test_it_writes_a_report_and_prints_what_is_missing(capsys, tmp_path, prompts
     arguments = ("emoji", "--prompts", prompts, "--steps", 6, "--methods", "reuse,steps,l2p", "--nfe", "3,published")
     code, words, err = run(capsys, *arguments, "--measures", "psnr,lpips,fid", "--limit", 1, "-o", out)
     assert code == 0
+    assert "runs on 1 prompt, about" in " ".join(err.split())
     flat = " ".join(words.split())
     assert "FID: missing (needs real pictures to compare with: --real FOLDER)" in flat
     assert "L2P, published: L2P needs its trained matrix" in flat
@@ -56,7 +57,7 @@ def test_it_writes_a_report_and_prints_what_is_missing(capsys, tmp_path, prompts
     [
         (["emoji", "--methods", "magic"], "taylorseer"),
         (["emoji", "--nfe", "ten"], "published"),
-        (["emoji", "--nfe", "60"], "do not fit 50 steps"),
+        (["emoji", "--nfe", "60"], "do not fit a run of 50 steps"),
         (["emoji", "--prompts", "no such file.txt"], "no such file"),
         (["emoji", "--kernel", "none.kernel", "--nfe", "9"], "none.kernel"),
         (["emoji", "--plan", "none.plan"], "none.plan"),
@@ -74,7 +75,7 @@ def test_bad_usage_is_one_readable_error_with_the_remedy(capsys, monkeypatch, tm
     assert "Traceback" not in out + err
 
 
-def test_an_empty_file_of_prompts_is_told(capsys, tmp_path):
+def test_an_empty_file_of_prompts_is_refused(capsys, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")
     code, _, err = run(capsys, "emoji", "--prompts", empty, "-o", tmp_path / "report")
@@ -83,7 +84,7 @@ def test_an_empty_file_of_prompts_is_told(capsys, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_of_ten_thousand_lines_only_those_asked_for_are_drawn(capsys, tmp_path):
+def test_limit_uses_the_first_prompts_of_a_long_file(capsys, tmp_path):
     many = tmp_path / "many.txt"
     many.write_text("".join(f"a red apple on a white background {index}\n" for index in range(10_000)))
     out = tmp_path / "report"
@@ -94,18 +95,25 @@ def test_of_ten_thousand_lines_only_those_asked_for_are_drawn(capsys, tmp_path):
     assert len(list((out / "cells").iterdir())) == 2
 
 
-def test_by_default_everything_that_needs_no_file_runs_at_every_budget():
-    made = Choice(steps=50, budgets=[14, 9]).contenders()
+def test_by_default_a_few_methods_run_at_every_budget():
+    made = [(entry.name, entry.budget) for entry in Selection(steps=50, budgets=[14, 9]).entries()]
+    assert made == [(name, nfe) for name in ("taylorseer", "spectrum", "steps", "unipc") for nfe in (14, 9)]
+    with_kernel = Selection(50, [9], kernels=[zoo.kernel_path()]).names()
+    assert with_kernel[1:] == ["taylorseer", "spectrum", "l2p", "steps", "unipc"]  # L2P is trained from the kernel
+
+
+def test_everything_that_needs_no_file_runs_at_every_budget_if_asked_for():
+    made = Selection(steps=50, budgets=[14, 9], everything=True).entries()
     names = {one.name for one in made}
     assert set(METHODS) - {"l2p"} <= names
     assert {"unipc", "dpm-solver", "heun", "diffusers-first-block"} <= names
     assert len(made) == 2 * len(names)
-    assert Unaccelerated("steps", "Step reduction", 9, 9) in made
+    assert PlainEntry("steps", "Step reduction", 9, 9) in made
 
 
-def test_a_kernel_and_a_plan_bring_their_rows_and_l2p():
-    choice = Choice(50, [10, 9], kernels=[zoo.kernel_path()], plans=[zoo.plan_path()])
-    made = {(one.name, one.budget): one for one in choice.contenders()}
+def test_a_kernel_and_a_plan_add_their_rows_and_l2p():
+    choice = Selection(50, [10, 9], kernels=[zoo.kernel_path()], plans=[zoo.plan_path()])
+    made = {(one.name, one.budget): one for one in choice.entries()}
     assert ("plan:emoji-10", 10) in made
     learned = made["kernel:emoji", 9].make(None)
     assert learned.policy.compile(Kernel.load(zoo.kernel_path()).grid).nfe == 9

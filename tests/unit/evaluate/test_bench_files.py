@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foreseer.evaluate.bench_report import as_json, write_report
-from foreseer.evaluate.results import BenchResults, Spread
-from foreseer.evaluate.table import table_of
-from foreseer.evaluate.table_text import comma_separated, escape_latex, latex, markdown
+from foreseer.evaluate.bench.results import BenchResults, Spread
+from foreseer.evaluate.report.bench_report import as_json, write_report
+from foreseer.evaluate.report.table import table_of
+from foreseer.evaluate.report.table_text import comma_separated, escape_latex, latex, markdown
 
 
 def test_all_files_are_written_and_nothing_else(results, folder):
@@ -42,13 +42,13 @@ def test_the_report_is_the_same_when_written_again(results, folder):
     assert first == second
 
 
-def test_json_gives_the_results_back(results, folder):
+def test_json_round_trips(results, folder):
     results.rows[0].measures = {"psnr": None, "ssim": 1.0}
     read = BenchResults.from_dict(json.loads(write_report(results, folder)["json"].read_text(encoding="utf-8")))
     assert read == results
 
 
-def test_json_has_null_for_what_is_not_finite(results):
+def test_json_writes_null_for_non_finite_numbers(results):
     results.rows[1].measures["psnr"] = math.nan
     results.rows[2].latent_error["10"] = -math.inf
     results.rows[2].measures["ssim"] = np.float32(0.5)
@@ -95,7 +95,7 @@ def test_csv_holds_every_row_in_base_units(results):
 
 
 def cells(line):
-    """The cells of a LaTeX row: what stands between ampersands that are not escaped."""
+    """The cells of a LaTeX row: the text between unescaped ampersands."""
     return re.split(r"(?<!\\)&", line.removesuffix(r"\\"))
 
 
@@ -121,7 +121,7 @@ def test_latex_is_a_booktabs_table_with_as_many_cells_in_every_row(results):
     assert r"100\% \& more are \$missing\_" in failed
 
 
-def test_latex_escapes_every_character_that_it_would_obey():
+def test_latex_escapes_every_special_character():
     assert escape_latex("\\&%$#_{}~^") == (r"\textbackslash{}\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}")
     assert escape_latex("two\nlines\x07") == "two lines"
     assert escape_latex("[5] *") == "{[}5] {*}"  # an option, or a star, of the row before
@@ -132,7 +132,7 @@ def test_a_comment_in_latex_stays_on_its_line(results):
     assert not [line for line in text.splitlines() if line.startswith(r"\input")]
 
 
-def test_markdown_has_as_many_cells_in_every_row_and_tells_what_is_missing(results):
+def test_markdown_rows_have_equal_cells_and_missing_measures_are_listed(results):
     results.rows[1].title = "Order | two *stars*\nnext"
     text = markdown(results)
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -175,17 +175,38 @@ def test_only_columns_with_a_value_are_shown_each_in_a_fitting_unit(results):
     assert columns["extra_memory"].shown(-1e6) == "-1.000"
 
 
-def test_the_best_of_each_budget_is_marked_in_the_better_direction(results):
-    best = {
+def marked(results):
+    """The methods marked as best, by budget and column."""
+    return {
         (line.row.budget, cell.column.key): line.row.method
         for line in table_of(results).lines
         for cell in line.cells
         if cell.best
     }
+
+
+def test_the_best_of_each_budget_is_marked_in_the_better_direction(results):
+    for row in results.rows[1:-1]:
+        for name in ("latency", "end_to_end"):
+            median = getattr(row, name).median
+            setattr(row, name, Spread(median, median, median))
     keys = ("latency", "end_to_end", "speedup", "psnr", "ssim")
-    assert best == {(budget, key): "learned" for budget in (6, 12) for key in keys}
-    results.rows[1].latency = Spread(0.5, 0.4, 0.6)
-    assert [line.row.method for line in table_of(results).lines for cell in line.cells if cell.best][-5] == "taylor"
+    assert marked(results) == {(budget, key): "learned" for budget in (6, 12) for key in keys}
+    results.rows[1].latency = Spread(0.5, 0.5, 0.5)
+    assert marked(results)[6, "latency"] == "taylor"
+
+
+def test_differences_within_the_noise_are_not_marked(results):
+    assert {key for _, key in marked(results)} == {"psnr", "ssim"}  # the times of all prompts overlap
+    learned, taylor = (next(row for row in results.rows if row.method == name) for name in ("learned", "taylor"))
+    for row in results.rows:
+        row.measures, row.per_prompt = {}, {}
+    for row, values in ((learned, [30.0, 34.0, 38.0]), (taylor, [31.0, 32.0, 38.0])):
+        row.per_prompt = {"psnr": values}
+        row.measures = {"psnr": sum(values) / 3}
+    assert marked(results) == {}  # means of 34.0 and 33.7 over three prompts that disagree
+    taylor.per_prompt, taylor.measures = {"psnr": [28.0, 32.1, 36.0]}, {"psnr": 32.03}
+    assert marked(results) == {(6, "psnr"): "learned"}
 
 
 def test_equal_and_unknown_values_are_not_the_best(results):
@@ -201,7 +222,7 @@ def test_figures_are_written_even_where_the_page_cannot_be(results, tmp_path):
     (tmp_path / "in.json").write_text(as_json(results), encoding="utf-8")
     program = (
         "import json, sys, pathlib; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
-        "from foreseer.evaluate.bench_report import write_report, BenchResults\n"
+        "from foreseer.evaluate.report.bench_report import write_report, BenchResults\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "results = BenchResults.from_dict(json.loads((folder / 'in.json').read_text(encoding='utf-8')))\n"
         "try:\n    write_report(results, folder / 'out')\nexcept ModuleNotFoundError as error:\n    print(error)"

@@ -1,4 +1,4 @@
-"""What may go wrong in a bench: killed, raising, not finite, full, crowded. Nothing already measured is lost."""
+"""Failures of a bench: killed, raising, not finite, disk full, folder in use. No finished run is lost."""
 
 import errno
 import json
@@ -15,22 +15,21 @@ from pathlib import Path
 import pytest
 
 import foreseer as fs
-import foreseer.evaluate.cells as cells_module
-from foreseer.evaluate.bench import run_bench
-from foreseer.evaluate.cells import BenchError, Cells, cell
-from foreseer.evaluate.contender import Accelerated, Unaccelerated
-from foreseer.evaluate.contenders import Deferred
-from tests.unit.evaluate.bench_common import PROMPTS, STEPS, Trouble, asked, contenders, figures, run
+import foreseer.evaluate.bench.result_store as store_module
+from foreseer.evaluate.bench.bench import run_bench
+from foreseer.evaluate.bench.result_store import BenchError, ResultStore, run_path
+from foreseer.evaluate.entries.base import LazyEntry, PlainEntry, PolicyEntry
+from tests.unit.evaluate.bench_common import PROMPTS, STEPS, Trouble, entries, figures, run, small_bench
 
 
 class Killed(BaseException):
-    """Stands for a signal: nothing in the bench may hold it back."""
+    """Stand-in for a signal, which nothing in the bench may catch."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(whole_bench):
-    """The figures of the contenders that every bench here has."""
-    names = {"reference", *(one.name for one in contenders())}
+    """The figures of the entries that every bench here has."""
+    names = {"reference", *(one.name for one in entries())}
     return {key: value for key, value in figures(whole_bench[0]).items() if key[0] in names}
 
 
@@ -38,8 +37,8 @@ def cell_times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("cells/*/*.json")}
 
 
-def test_a_bench_that_was_stopped_goes_on_and_ends_with_the_same_figures(emoji, tmp_path, undisturbed, monkeypatch):
-    real, seen = cells_module.write_atomically, []
+def test_an_interrupted_bench_resumes_with_the_same_figures(emoji, tmp_path, undisturbed, monkeypatch):
+    real, seen = store_module.write_atomically, []
 
     def write(path, content):
         seen.append(path)
@@ -47,7 +46,7 @@ def test_a_bench_that_was_stopped_goes_on_and_ends_with_the_same_figures(emoji, 
             raise Killed
         real(path, content)
 
-    monkeypatch.setattr(cells_module, "write_atomically", write)
+    monkeypatch.setattr(store_module, "write_atomically", write)
     with pytest.raises(Killed):
         run(emoji, tmp_path)
     monkeypatch.undo()
@@ -57,19 +56,19 @@ def test_a_bench_that_was_stopped_goes_on_and_ends_with_the_same_figures(emoji, 
     assert all(json.loads(path.read_text())["seconds"] == seconds for path, seconds in before.items())
 
 
-def test_what_is_done_is_not_done_again(emoji, done_folder, undisturbed):
+def test_finished_runs_are_not_repeated(emoji, done_folder, undisturbed):
     before = cell_times(done_folder)
 
     def never(pipe):
         raise AssertionError("drawn again")
 
-    again = run_bench(asked(), [*contenders(), Trouble("new", "New", STEPS, 2, before=never)], emoji, done_folder)
+    again = run_bench(small_bench(), [*entries(), Trouble("new", "New", STEPS, 2, before=never)], emoji, done_folder)
     assert cell_times(done_folder) == before
     assert {key: value for key, value in figures(again).items() if key[0] != "new"} == undisturbed
     assert again.rows[-1].error == "AssertionError: drawn again"
 
 
-def test_killed_by_the_system_its_folder_is_free_again(tmp_path, emoji, undisturbed):
+def test_the_folder_of_a_killed_bench_is_unlocked(tmp_path, emoji, undisturbed):
     program = (
         "from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         "from foreseer import zoo; from tests.unit.evaluate.bench_common import run\n"
@@ -86,7 +85,7 @@ def test_killed_by_the_system_its_folder_is_free_again(tmp_path, emoji, undistur
     assert figures(run(emoji, tmp_path)) == undisturbed
 
 
-def test_a_contender_that_raises_is_reported_and_the_bench_goes_on(emoji, tmp_path, undisturbed):
+def test_an_entry_that_raises_is_reported_and_the_bench_continues(emoji, tmp_path, undisturbed):
     calls = []
 
     def sometimes(pipe):
@@ -95,7 +94,7 @@ def test_a_contender_that_raises_is_reported_and_the_bench_goes_on(emoji, tmp_pa
             raise RuntimeError("no such kernel\nmore words")
 
     late = Trouble("late", "Late", STEPS, 5, before=sometimes)
-    early = Deferred("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
+    early = LazyEntry("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
     results = run(emoji, tmp_path, late, early)
     rows = {row.method: row for row in results.rows}
     assert rows["late"].error == "RuntimeError: no such kernel"
@@ -115,7 +114,7 @@ def test_a_reference_that_cannot_be_drawn_ends_the_bench_with_a_reason(emoji, tm
 
 
 @dataclass(frozen=True)
-class NotFinite(Unaccelerated):
+class NotFinite(PlainEntry):
     """Spoils the decoder while attached."""
 
     @contextmanager
@@ -141,7 +140,7 @@ def test_pictures_that_are_not_finite_are_reported_and_never_measured(emoji, don
 
 
 def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, tmp_path, undisturbed, monkeypatch):
-    real, left = cells_module.write_atomically, [20]
+    real, left = store_module.write_atomically, [20]
 
     def full(path, content):
         left[0] -= 1
@@ -149,8 +148,8 @@ def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, content)
 
-    monkeypatch.setattr(cells_module, "write_atomically", full)
-    with pytest.raises(BenchError, match=r"No space left on device\. What was measured before is kept"):
+    monkeypatch.setattr(store_module, "write_atomically", full)
+    with pytest.raises(BenchError, match=r"No space left on device\. Earlier results are kept"):
         run(emoji, tmp_path)
     before = cell_times(tmp_path)
     assert before
@@ -162,15 +161,15 @@ def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, 
 
 def test_two_benches_cannot_write_to_one_folder(emoji, tmp_path):
     words = rf"Another bench writes to .*process {os.getpid()} on "
-    with Cells(tmp_path).locked(), pytest.raises(BenchError, match=words):
+    with ResultStore(tmp_path).locked(), pytest.raises(BenchError, match=words):
         run(emoji, tmp_path)
-    with Cells(tmp_path).locked():  # free again, though the file is still there
+    with ResultStore(tmp_path).locked():  # free again, though the file is still there
         pass
 
 
 def test_a_folder_of_another_bench_is_refused_with_what_differs(emoji, tmp_path):
-    cells = Cells(tmp_path)
-    cells.check_identity(asked().identity(emoji))
+    cells = ResultStore(tmp_path)
+    cells.check_identity(small_bench().identity(emoji))
     with pytest.raises(BenchError, match="steps 6 there, 8 here"):
         run(emoji, tmp_path, steps=8)
     with pytest.raises(BenchError, match="prompts"):
@@ -179,28 +178,31 @@ def test_a_folder_of_another_bench_is_refused_with_what_differs(emoji, tmp_path)
         run(emoji, tmp_path, seed=7)
 
 
-def test_damaged_cells_are_no_cells(tmp_path):
-    cells = Cells(tmp_path)
+def test_damaged_runs_count_as_missing(tmp_path):
+    cells = ResultStore(tmp_path)
     (tmp_path / "cells/00000").mkdir(parents=True)
-    (tmp_path / f"{cell(0, 'a')}.json").write_text("{")
-    (tmp_path / f"{cell(0, 'a')}.safetensors").write_bytes(b"no")
-    assert cells.read(f"{cell(0, 'a')}.json") is None
-    assert cells.read_arrays(f"{cell(0, 'a')}.safetensors") is None
+    (tmp_path / f"{run_path(0, 'a')}.json").write_text("{")
+    (tmp_path / f"{run_path(0, 'a')}.safetensors").write_bytes(b"no")
+    assert cells.read(f"{run_path(0, 'a')}.json") is None
+    assert cells.read_arrays(f"{run_path(0, 'a')}.safetensors") is None
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BenchError, match="Cannot write"), Cells(tmp_path / "file" / "report").locked():
+    with pytest.raises(BenchError, match="Cannot write"), ResultStore(tmp_path / "file" / "report").locked():
         pass
 
 
-def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BenchError, match=r"file is a file: give a folder \(-o\)"), Cells(tmp_path / "file").locked():
+    with (
+        pytest.raises(BenchError, match=r"file is a file: give a folder \(-o\)"),
+        ResultStore(tmp_path / "file").locked(),
+    ):
         pass
 
 
-def test_the_references_samples_are_drawn_again_if_gone_and_others_are_to_come(emoji, done_folder, undisturbed):
+def test_deleted_samples_of_the_reference_are_drawn_again_for_new_entries(emoji, done_folder, undisturbed):
     for file in done_folder.rglob("reference-*.safetensors"):
         file.unlink()
     before = cell_times(done_folder)
@@ -211,10 +213,10 @@ def test_the_references_samples_are_drawn_again_if_gone_and_others_are_to_come(e
     assert {key: value for key, value in figures(again).items() if key[0] != "new"} == undisturbed
 
 
-def test_another_policy_of_the_same_name_is_run_anew(emoji, tmp_path):
+def test_another_policy_of_the_same_name_is_another_run(emoji, tmp_path):
     def with_interval(interval):
         policy = fs.Policy(fs.schedule.Uniform(interval=interval), fs.forecast.Reuse())
-        one = Accelerated("mine", "Mine", STEPS, policy=policy)
-        return run_bench(asked(prompts=PROMPTS[:1]), [one], emoji, tmp_path).rows[1].nfe
+        one = PolicyEntry("mine", "Mine", STEPS, policy=policy)
+        return run_bench(small_bench(prompts=PROMPTS[:1]), [one], emoji, tmp_path).rows[1].nfe
 
     assert (with_interval(2), with_interval(3)) == (3, 2)

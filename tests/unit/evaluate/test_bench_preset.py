@@ -1,4 +1,4 @@
-"""``foreseer bench --preset``: a paper's table on a pipeline at hand, or on its architecture with random weights."""
+"""``foreseer bench --preset`` on another pipeline, and on an architecture with random weights."""
 
 import json
 from importlib import resources
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from foreseer import cli, zoo
+from foreseer.evaluate.bench.prepare import BenchRequest, PresetRequest, compare_preset
 from foreseer.evaluate.presets import PRESETS, PresetError, load_preset
-from foreseer.evaluate.ready import Request, Table, compare_preset
 from foreseer.forecast import L2P
 from foreseer.kernel import Kernel
 from foreseer.methods.train_l2p import train_l2p
@@ -64,35 +64,37 @@ def test_l2p_is_trained_from_a_kernel_read_from_a_file_or_absent(tmp_path):
     kernel, text = zoo.kernel_path(), tmp_path / "matrix.txt"
     text.write_text("1 0\n0.5 0.5\n")
     trained = train_l2p(Kernel.load(kernel))
-    assert Table("l2p-flux", "somewhere/else", kernel=kernel).learned() == trained
-    assert Table("l2p-flux", "emoji").learned() == trained  # the bundled pipeline comes with its kernel
-    assert Table("l2p-flux", "emoji", matrix=text).learned() == L2P([[1, 0], [0.5, 0.5]])
-    assert Table("l2p-flux", "somewhere/else").learned() is None
-    made = Table("l2p-flux", scale="small").learned()
+    assert PresetRequest("l2p-flux", "somewhere/else", kernel=kernel).l2p_rows() == trained
+    assert PresetRequest("l2p-flux", "emoji").l2p_rows() == trained  # the bundled pipeline comes with its kernel
+    assert PresetRequest("l2p-flux", "emoji", matrix=text).l2p_rows() == L2P([[1, 0], [0.5, 0.5]])
+    assert PresetRequest("l2p-flux", "somewhere/else").l2p_rows() is None
+    made = PresetRequest("l2p-flux", scale="small").l2p_rows()
     assert np.count_nonzero(np.asarray(made.matrix)) == 50 * 51 // 2
     with pytest.raises(PresetError, match="not both"):
-        Table("l2p-flux", "emoji", kernel=kernel, matrix=text)
+        PresetRequest("l2p-flux", "emoji", kernel=kernel, matrix=text)
 
 
-def test_another_matrix_is_another_contender():
+def test_another_matrix_is_another_entry():
     preset = load_preset("l2p-flux")
     by_matrix = [
-        {one.name: one.settings for one in preset.contenders(matrix=L2P(np.eye(50) * size))} for size in (1.0, 2.0)
+        {one.name: one.settings for one in preset.entries(matrix=L2P(np.eye(50) * size))} for size in (1.0, 2.0)
     ]
     assert by_matrix[0]["l2p-n5"] != by_matrix[1]["l2p-n5"]
     assert by_matrix[0]["fora-n5"] == by_matrix[1]["fora-n5"]
 
 
-def test_options_and_prompts_are_the_pipelines_own_where_the_model_is_another(tmp_path):
+def test_another_model_keeps_its_own_options_and_prompts(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("a red apple\n")
-    ready = compare_preset(Request(prompts=file), Table("spectrum-table-1-flux", "emoji", rows=["fora-n6"]))
-    assert ready.asked.options["height"] == 64
-    assert ready.asked.prompts == ["a red apple"]
-    assert ready.asked.steps == 50
-    assert ready.asked.decode
-    assert ready.asked.unlike is None
-    assert [one.name for one in ready.contenders] == ["fora-n6"]
+    prepared = compare_preset(
+        BenchRequest(prompts=file), PresetRequest("spectrum-table-1-flux", "emoji", rows=["fora-n6"])
+    )
+    assert prepared.bench.options["height"] == 64
+    assert prepared.bench.prompts == ["a red apple"]
+    assert prepared.bench.steps == 50
+    assert prepared.bench.decode
+    assert prepared.bench.incomparable is None
+    assert [one.name for one in prepared.entries] == ["fora-n6"]
 
 
 def test_presets_are_listed(capsys):
@@ -111,7 +113,7 @@ def test_presets_are_listed(capsys):
     ("arguments", "remedy"),
     [
         ([], "--preset"),
-        (["--preset", "l2p-flux-2"], "expected one of l2p-flux"),
+        (["--preset", "l2p-flux-2"], "did you mean 'l2p-flux'"),
         (["--preset", "l2p-flux", "emoji", "--model", "emoji"], "given twice"),
         (["--preset", "l2p-flux", "emoji", "--random-weights"], "not both"),
         (["--preset", "l2p-flux", "emoji", "--scale", "small"], "--random-weights"),
@@ -120,7 +122,7 @@ def test_presets_are_listed(capsys):
         (["--preset", "l2p-flux", "--random-weights", "--scale", "small", "--dtype", "int3"], "bfloat16"),
         (["--preset", "taylorseer-dit", "--random-weights"], "taylorseer-flux"),
         (["--preset", "l2p-flux", "emoji", "--nfe", "9"], "the preset decides"),
-        (["--preset", "l2p-flux", "emoji", "--methods", "magic"], "expected some of fora-n5"),
+        (["--preset", "l2p-flux", "emoji", "--methods", "magic"], "expected one of fora-n5"),
         (["--preset", "l2p-flux", "emoji", "--methods", ""], "expected some of fora-n5"),
         (["--preset", "l2p-flux", "emoji", "--matrix", "none.txt"], "none.txt"),
         (["--preset", "l2p-flux", "emoji", "--kernel", "none.kernel"], "none.kernel"),
@@ -143,5 +145,5 @@ def test_presets_templates_and_weights_are_data_of_the_package():
     assert {f"{name}.toml" for name in PRESETS} < {
         one.name for one in (package / "evaluate" / "presets").iterdir() if one.name.endswith(".toml")
     }
-    assert (package / "evaluate" / "templates" / "bench.html").is_file()
+    assert (package / "evaluate" / "report" / "templates" / "bench.html").is_file()
     assert (package / "zoo" / "emoji.kernel.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""The page of a bench, taken apart."""
+"""The HTML page of a bench, parsed."""
 
 import base64
 import io
@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from foreseer.evaluate import bench_report, page
-from foreseer.evaluate.bench_report import write_report
+from foreseer.evaluate.report import bench_report, page
+from foreseer.evaluate.report.bench_report import write_report
 from tests.unit.evaluate.example import HOSTILE
 from tests.unit.evaluate.parsed import Page
 
@@ -62,7 +62,7 @@ def test_an_error_is_shown_in_its_row(results, folder):
     assert 2 + int(message["colspan"]) == heads
 
 
-def test_charts_hold_one_named_line_a_method_and_need_no_picture_file(results, folder):
+def test_charts_hold_one_named_line_per_method_and_need_no_picture_file(results, folder):
     tree = page_of(results, folder)
     frontiers = list(tree.one("section", id="frontier").all("figure"))
     assert [figure["data-axis"] for figure in frontiers] == ["nfe", "flops_speedup", "speedup"]
@@ -158,7 +158,7 @@ def test_large_pictures_are_shrunk_and_the_page_says_so(results, folder, monkeyp
     assert (inlined.width, inlined.height, inlined.shrunk) == (900, 600, True)
 
 
-def test_moving_pictures_keep_moving(folder):
+def test_animations_stay_animated(folder):
     frames = [Image.new("RGB", (600, 300), colour) for colour in ("red", "blue", "green")]
     frames[0].save(folder / "large.gif", save_all=True, append_images=frames[1:], duration=60)
     small = [frame.resize((60, 30)) for frame in frames]

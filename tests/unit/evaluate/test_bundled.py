@@ -8,10 +8,7 @@ import torch
 
 import foreseer as fs
 from foreseer import zoo
-from foreseer.evaluate.compare import compare
-from foreseer.evaluate.contender import Accelerated, Unaccelerated
-from foreseer.evaluate.loop import watch_loop
-from foreseer.evaluate.report import write_html, write_sheet
+from foreseer.evaluate.sampling.timing import time_loop
 from foreseer.methods import METHODS
 from foreseer.pipelines import split_sampling
 
@@ -34,7 +31,7 @@ def draw(pipe, options, seed=0, **changed):
 
 
 @pytest.mark.parametrize("site", ["output", "last_block"])
-def test_computing_every_step_changes_not_one_bit(pipe, options, site):
+def test_computing_every_step_is_bit_identical(pipe, options, site):
     reference = draw(pipe, options)
     policy = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse(), site=site)
     with fs.accelerate(pipe, policy, strict=True) as handle:
@@ -66,40 +63,12 @@ def test_guidance_keeps_two_branches(pipe, options):
 
 
 def test_watching_the_loop_leaves_no_trace(pipe, options):
-    with watch_loop(pipe) as loop:
+    with time_loop(pipe) as loop:
         draw(pipe, options)
     assert loop.steps == STEPS
     assert loop.seconds > 0
     assert "step" not in vars(pipe.scheduler)
     assert not pipe.transformer._forward_pre_hooks
-
-
-def test_comparison_measures_each_method_against_the_reference_and_reports_it(pipe, options, tmp_path):
-    given = {key: value for key, value in options.items() if key not in ("prompt", "num_inference_steps")}
-    everything = fs.Policy(fs.schedule.Explicit(range(STEPS)), fs.forecast.Reuse())
-    contenders = [
-        Accelerated("all", "All", STEPS, policy=everything),
-        Accelerated("reuse", "Reuse", STEPS, policy=fs.methods.find("reuse").policy(STEPS, 6)),
-        Unaccelerated("steps", "Step reduction", 6),
-    ]
-    seen = []
-    prompts = ["a red apple on a blue background", "a <script>alert(1)</script> & more"]
-    comparison = compare(pipe, prompts, contenders, steps=STEPS, options=given, progress=seen.append)
-    rows = {row["method"]: row for row in comparison.rows()}
-    assert len(seen) == 8
-    assert rows["all"]["psnr"] == float("inf")
-    assert rows["all"]["latent_error"] == 0
-    assert (rows["reuse"]["nfe"], rows["steps"]["nfe"], rows["reference"]["nfe"]) == (6, 6, STEPS)
-    assert 0 < rows["reuse"]["latent_error"] < 1
-    assert rows["reference"]["speedup"] == 1
-
-    write_html(comparison, tmp_path / "page.html", "A page", {"device": "test"})
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("<figure>") == 8
-    assert "<script>" not in page
-    assert "http" not in page.replace("http-equiv", "")
-    write_sheet(comparison, tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_bundle_fits_its_size_and_names_its_licence():

@@ -1,10 +1,10 @@
-"""FLOPs agree with torch's counter, and are to be had where it recurses without end."""
+"""FLOPs agree with torch's counter, also for modules on which it recurses without end."""
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from foreseer.evaluate.flops import FlopCount
+from foreseer.evaluate.sampling.flops import FlopCount
 
 
 def test_flops_are_those_of_torchs_counter():
@@ -24,7 +24,7 @@ def test_attention_on_a_cpu_counts():
     assert count.total == 2 * (2 * 2 * 6 * 6 * 8)
 
 
-def test_a_module_that_holds_its_parent_is_counted():
+def test_a_module_that_contains_its_parent_is_counted():
     parent, child = nn.Linear(4, 4), nn.Linear(4, 4)
     parent.child, child.parent = child, parent
     with torch.no_grad(), FlopCount() as count:

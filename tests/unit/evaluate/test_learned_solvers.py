@@ -1,4 +1,4 @@
-"""Tableaus on a pipeline, with gradients: they step as their solvers do, and training makes them better."""
+"""Tableaus on a pipeline step as their solvers do, and training improves them."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from foreseer.evaluate.contender import Unaccelerated
+from foreseer.evaluate.entries.base import PlainEntry
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.bns import BNS
 from foreseer.evaluate.peers.calibration_runs import CalibrationPrompts, CalibrationRuns, decibels
@@ -246,7 +246,7 @@ def test_the_same_scheduler_comes_back(runs):
     with pytest.raises(PeerError):
         runs.run([0], 7, sampler(ipndm_tableau(runs.path(5))))
     assert runs.pipe.scheduler is own
-    runs.run([0], STEPS, Unaccelerated("steps", "Steps", STEPS))
+    runs.run([0], STEPS, PlainEntry("steps", "Steps", STEPS))
     assert runs.pipe.scheduler is own
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from foreseer.evaluate.measures import psnr, relative_error, ssim
+from foreseer.evaluate.metrics.similarity import psnr, relative_error, ssim
 
 
 def pair(seed=0, noise=0.1):

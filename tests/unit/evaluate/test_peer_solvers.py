@@ -1,4 +1,4 @@
-"""Solvers on a pipeline's own noise levels: they sit on these levels, and are of the order that they claim."""
+"""Solvers use a pipeline's own noise levels and have their order of convergence."""
 
 import diffusers
 import numpy as np
@@ -33,7 +33,7 @@ def own():
 
 
 @pytest.mark.parametrize("name", ["dpm-solver", "unipc", "heun"])
-def test_a_solver_sits_on_the_pipelines_levels(own, name):
+def test_a_solver_uses_the_pipelines_levels(own, name):
     made = build(name, own)
     made.set_timesteps(sigmas=np.linspace(1.0, 1 / 9, 9), mu=0.8)
     own.set_timesteps(sigmas=np.linspace(1.0, 1 / 9, 9), mu=0.8)
@@ -59,7 +59,7 @@ def test_a_solver_beats_euler_at_equal_evaluations_and_closes_in_faster(own, nam
 
 
 @pytest.mark.parametrize("name", ["dpm-solver", "unipc", "heun"])
-def test_a_second_run_owes_nothing_to_the_first(own, name):
+def test_a_second_run_does_not_depend_on_the_first(own, name):
     made = build(name, own)
     first = end_of(made, 10)
     made.set_timesteps(sigmas=np.linspace(1.0, 0.1, 10), mu=0.8)

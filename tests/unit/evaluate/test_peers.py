@@ -9,13 +9,12 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.evaluate.contenders import Choice
+from foreseer.evaluate.bench.selection import Selection
+from foreseer.evaluate.entries.tune_gates import bisect
 from foreseer.evaluate.peers import PEERS, CalibrationPrompts, PeerError, Probe, find_peer
 from foreseer.evaluate.peers.diffusers_caches import broadcast_interval, taylor_computed, taylor_interval
-from foreseer.evaluate.peers.probe import settle
 
 STEPS, NFE = 8, 5
-ATTENTION_ONLY = ("diffusers-taylorseer-attention", "diffusers-pab", "diffusers-fastercache")
 SOLVERS = ("dpm-solver", "unipc", "heun")
 
 
@@ -78,12 +77,12 @@ def first_difference(before, after):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_runs_at_its_budget_and_leaves_the_pipeline_as_it_was(pipe, probe, find, name):
-    contender = find(name)
+    entry = find(name)
     reference = draw(pipe, probe)
     before = everything(pipe)
-    with contender.attached(pipe):
-        first = draw(pipe, probe, contender.steps)
-        second = draw(pipe, probe, contender.steps)
+    with entry.attached(pipe):
+        first = draw(pipe, probe, entry.steps)
+        second = draw(pipe, probe, entry.steps)
     assert first_difference(before, everything(pipe)) == ([], True)
     assert not [part for name, part in pipe.transformer.named_modules() if name and "_diffusers_hook" in vars(part)]
     assert not [part for name, part in pipe.transformer.named_modules() if name and "forward" in vars(part)]
@@ -91,21 +90,21 @@ def test_a_peer_runs_at_its_budget_and_leaves_the_pipeline_as_it_was(pipe, probe
     assert np.array_equal(first, second)
     error = np.linalg.norm(first - reference) / np.linalg.norm(reference)
     assert 0 < error < 0.5
-    landed = contender.settings["evaluations_by_flops"]
-    if name in ATTENTION_ONLY:
+    landed = entry.settings["nfe_by_flops"]
+    if entry.settings.get("skips") == "attention only":
         assert NFE < landed < STEPS
     else:
         assert abs(landed - NFE) <= 1
-    assert contender.name == name
-    assert contender.budget == NFE
+    assert entry.name == name
+    assert entry.budget == NFE
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_an_exception_in_the_run_leaves_the_pipeline_clean(pipe, probe, find, name):
-    contender = find(name)
+    entry = find(name)
     reference = draw(pipe, probe)
-    with contender.attached(pipe):
-        fresh = draw(pipe, probe, contender.steps)
+    with entry.attached(pipe):
+        fresh = draw(pipe, probe, entry.steps)
 
     def interrupt(pipe, step, timestep, tensors):
         if step == 1:
@@ -113,12 +112,12 @@ def test_an_exception_in_the_run_leaves_the_pipeline_clean(pipe, probe, find, na
         return tensors
 
     before = everything(pipe)
-    with pytest.raises(InterruptedRunError), contender.attached(pipe):
-        draw(pipe, probe, contender.steps, seed=9, callback_on_step_end=interrupt)
+    with pytest.raises(InterruptedRunError), entry.attached(pipe):
+        draw(pipe, probe, entry.steps, seed=9, callback_on_step_end=interrupt)
     assert first_difference(before, everything(pipe)) == ([], True)
     assert np.array_equal(draw(pipe, probe), reference)
-    with contender.attached(pipe):
-        assert np.array_equal(draw(pipe, probe, contender.steps), fresh)
+    with entry.attached(pipe):
+        assert np.array_equal(draw(pipe, probe, entry.steps), fresh)
 
 
 def test_the_order_of_submodules_survives_cache_dit(pipe, probe, find):
@@ -132,7 +131,7 @@ def test_the_order_of_submodules_survives_cache_dit(pipe, probe, find):
 @pytest.mark.parametrize("nfe", [0, STEPS + 1])
 @pytest.mark.parametrize("name", ["diffusers-first-block", "heun"])
 def test_a_budget_outside_the_run_is_refused(pipe, probe, name, nfe):
-    with pytest.raises(PeerError, match=f"{nfe} evaluations do not fit a run of {STEPS} steps"):
+    with pytest.raises(PeerError, match=f"{nfe} computed steps do not fit a run of {STEPS} steps"):
         find_peer(name, pipe, STEPS, nfe, probe=probe)
 
 
@@ -140,8 +139,8 @@ def test_one_evaluation_is_refused_by_taylorseer_and_one_step_of_a_solver(pipe, 
     with pytest.raises(PeerError, match="2 steps or more"):
         find_peer("diffusers-taylorseer", pipe, STEPS, 1, probe=probe)
     for name in SOLVERS:
-        contender = find_peer(name, pipe, STEPS, 1, probe=probe)
-        assert (contender.steps, contender.settings["evaluations_by_flops"]) == (1, 1.0)
+        entry = find_peer(name, pipe, STEPS, 1, probe=probe)
+        assert (entry.steps, entry.settings["nfe_by_flops"]) == (1, 1.0)
 
 
 def test_an_unknown_name_is_refused(pipe):
@@ -166,33 +165,34 @@ def test_peers_that_learn_ask_for_prompts_and_a_budget(pipe, name):
 def test_a_bench_runs_peers_that_learn_where_there_are_prompts():
     prompts = CalibrationPrompts(["a cat", "a dog"])
     learned = {name for name, peer in PEERS.items() if peer.learns}
-    without, given = (Choice(STEPS, [NFE], calibration_prompts=prompts) for prompts in (None, prompts))
+    without = Selection(STEPS, [NFE], everything=True)
+    given = Selection(STEPS, [NFE], everything=True, calibration_prompts=prompts)
     assert set(given.names()) - set(without.names()) == learned
     assert "deis" in without.names()
-    assert {one.name for one in given.contenders()} >= learned
+    assert {one.name for one in given.entries()} >= learned
 
 
 def test_two_at_once_are_refused(pipe, find):
-    contender = find("diffusers-pab")
+    entry = find("diffusers-pab")
     with fs.accelerate(pipe, fs.methods.find("reuse").policy(STEPS, NFE)), pytest.raises(PeerError, match="detach"):
-        contender.attached(pipe).__enter__()
-    with contender.attached(pipe), pytest.raises(PeerError, match="cache is enabled"):
+        entry.attached(pipe).__enter__()
+    with entry.attached(pipe), pytest.raises(PeerError, match="cache is enabled"):
         find("diffusers-taylorseer").attached(pipe).__enter__()
     assert not pipe.transformer.is_cache_enabled
 
 
 def test_a_model_without_caches_is_refused(pipe, probe, find, monkeypatch):
-    contender = find("diffusers-taylorseer")
+    entry = find("diffusers-taylorseer")
     unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
                                  down_block_types=("DownBlock2D", "DownBlock2D"),
                                  up_block_types=("UpBlock2D", "UpBlock2D"))  # fmt: skip
     other = diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler())
-    with pytest.raises(PeerError, match="UNet2DModel has no enable_cache"), contender.attached(other):
+    with pytest.raises(PeerError, match="UNet2DModel has no enable_cache"), entry.attached(other):
         pass
     assert not hasattr(unet, "_diffusers_hook")
 
 
-def test_branches_of_guidance_are_told_apart_or_refused(pipe, probe):
+def test_branches_of_guidance_are_separated_or_refused(pipe, probe):
     options = {**probe.options, "true_cfg_scale": 3.0, "negative_prompt": ""}
     guided = Probe.of(pipe, 6, options)
     assert guided.branches == 2
@@ -200,8 +200,8 @@ def test_branches_of_guidance_are_told_apart_or_refused(pipe, probe):
         find_peer("diffusers-pab", pipe, 6, 3, probe=guided)
     if importlib.util.find_spec("cache_dit") is not None:
         assert find_peer("cache-dit", pipe, 6, 3, probe=guided).separate_guidance
-    contender = find_peer("diffusers-taylorseer", pipe, 6, 4, probe=guided)
-    assert abs(contender.settings["evaluations_by_flops"] - 4) < 0.5
+    entry = find_peer("diffusers-taylorseer", pipe, 6, 4, probe=guided)
+    assert abs(entry.settings["nfe_by_flops"] - 4) < 0.5
 
 
 @pytest.mark.parametrize("steps", [4, 12, 28, 50])
@@ -213,10 +213,10 @@ def test_intervals_compute_exactly_the_budget(steps):
         assert len({*range(first), *(step for step in range(first, steps) if step % interval == 0)}) == nfe
 
 
-def test_settling_finds_the_nearest_stair():
+def test_bisection_finds_the_nearest_step():
     def stairs(threshold):
         return 50 - 4 * math.floor(3 * math.log10(threshold / 1e-4))
 
-    threshold, found = settle(stairs, 21, 1e-4, 10.0)
+    threshold, found = bisect(stairs, 21, 1e-4, 10.0)
     assert found == stairs(threshold)
     assert abs(found - 21) == min(abs(stairs(10 ** (power / 100 - 4)) - 21) for power in range(500))

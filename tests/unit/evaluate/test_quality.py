@@ -1,4 +1,4 @@
-"""Measures of quality: each agrees with its package, and is missing with a reason where it cannot be had."""
+"""Measures of quality agree with their packages, or are missing with a reason."""
 
 import dataclasses
 import sys
@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from foreseer.evaluate.bench_report import write_report
-from foreseer.evaluate.contenders import Deferred
-from foreseer.evaluate.fidelity import FIDELITY, fidelity_of, latent_errors
-from foreseer.evaluate.measures import psnr, psnr_uint8_wrapped, temporal_psnr
-from foreseer.evaluate.quality import QUALITY, Drawn, MissingMeasureError, Quality, Setting
-from foreseer.evaluate.quality.words import ClipScore
+from foreseer.evaluate.entries.base import LazyEntry
+from foreseer.evaluate.metrics import QUALITY, MeasureContext, MissingMeasureError, Quality, StoredSample
+from foreseer.evaluate.metrics.fidelity import FIDELITY, fidelity_of, latent_errors
+from foreseer.evaluate.metrics.similarity import psnr, psnr_uint8_wrapped, temporal_psnr
+from foreseer.evaluate.metrics.text_alignment import ClipScore
+from foreseer.evaluate.report.bench_report import write_report
 from tests.unit.evaluate.bench_common import PROMPTS, STEPS, run
 
 
@@ -24,7 +24,7 @@ def pictures(frames=1, seed=0):
 
 
 def drawn(frames=1):
-    return Drawn(pictures(frames), pictures(frames, seed=1), "a red apple")
+    return StoredSample(pictures(frames), pictures(frames, seed=1), "a red apple")
 
 
 def test_the_wrapped_psnr_reads_what_published_scripts_do():
@@ -50,7 +50,7 @@ def test_measures_of_videos_are_means_over_frames():
     assert "temporal_psnr" not in fidelity_of(other[0], video[0])
 
 
-def test_what_is_not_finite_of_another_shape_or_too_small_is_not_measured():
+def test_non_finite_mismatched_and_too_small_samples_are_not_measured():
     one = pictures()[0] / 255
     assert fidelity_of(np.full_like(one, np.nan), one) == {}
     assert fidelity_of(one[:12], one) == {}
@@ -97,7 +97,7 @@ def test_clip_score_is_the_cosine_that_transformers_gives(tiny_clip):
     with torch.no_grad():
         found = CLIPModel.from_pretrained(tiny_clip)(**inputs)
     expected = 100 * float((found.image_embeds @ found.text_embeds.T).mean())
-    score = ClipScore(model=str(tiny_clip)).load(Setting())
+    score = ClipScore(model=str(tiny_clip)).load(MeasureContext())
     assert score(sample) == pytest.approx(max(expected, 0), abs=1e-4)
     assert score(sample) == score(sample)  # nothing of one sample stays for the next
     assert expected > 1
@@ -122,14 +122,14 @@ def test_lpips_gets_both_pictures_between_minus_one_and_one(monkeypatch):
     stand_in(monkeypatch, "lpips", LPIPS=LPIPS)
     sample = drawn(2)
     expected = np.abs(sample.frames / 127.5 - sample.reference / 127.5).mean()
-    assert QUALITY["lpips"].load(Setting())(sample) == pytest.approx(expected, rel=1e-5)
+    assert QUALITY["lpips"].load(MeasureContext())(sample) == pytest.approx(expected, rel=1e-5)
 
 
 def test_image_reward_is_the_mean_over_frames(monkeypatch):
     model = types.SimpleNamespace(score=lambda prompt, image: len(prompt) + np.asarray(image).mean())
     stand_in(monkeypatch, "ImageReward", load=lambda name, device: model)
     sample = drawn(2)
-    assert QUALITY["image_reward"].load(Setting())(sample) == pytest.approx(11 + sample.frames.mean())
+    assert QUALITY["image_reward"].load(MeasureContext())(sample) == pytest.approx(11 + sample.frames.mean())
 
 
 def test_fid_and_inception_score_see_every_picture(monkeypatch, tmp_path):
@@ -139,10 +139,10 @@ def test_fid_and_inception_score_see_every_picture(monkeypatch, tmp_path):
         return {"frechet_inception_distance": brightness, "inception_score_mean": brightness, "input2": input2}
 
     stand_in(monkeypatch, "torch_fidelity", calculate_metrics=calculate)
-    samples = [lambda seed=seed: Drawn(pictures(seed=seed), pictures(), "") for seed in (0, 1)]
+    samples = [lambda seed=seed: StoredSample(pictures(seed=seed), pictures(), "") for seed in (0, 1)]
     expected = np.mean([pictures(seed=seed).mean() for seed in (0, 1)])
-    assert QUALITY["is"].load(Setting())(samples) == pytest.approx(expected, rel=1e-5)
-    assert QUALITY["fid"].load(Setting(real=tmp_path))(samples) == pytest.approx(expected, rel=1e-5)
+    assert QUALITY["is"].load(MeasureContext())(samples) == pytest.approx(expected, rel=1e-5)
+    assert QUALITY["fid"].load(MeasureContext(real=tmp_path))(samples) == pytest.approx(expected, rel=1e-5)
 
 
 def test_vbench_runs_in_the_python_that_is_named(monkeypatch, tmp_path):
@@ -150,15 +150,15 @@ def test_vbench_runs_in_the_python_that_is_named(monkeypatch, tmp_path):
     python.write_text('#!/bin/sh\necho "some words"\necho 0.75\n')
     python.chmod(0o755)
     monkeypatch.setenv("FORESEER_VBENCH_PYTHON", str(python))
-    monkeypatch.setattr("foreseer.evaluate.quality.vbench.write_video", lambda drawn, folder: folder / "video.mp4")
-    score = QUALITY["vbench_motion_smoothness"].load(Setting(video=True))
+    monkeypatch.setattr("foreseer.evaluate.metrics.vbench.write_video", lambda drawn, folder: folder / "video.mp4")
+    score = QUALITY["vbench_motion_smoothness"].load(MeasureContext(video=True))
     assert score(drawn(2)) == 0.75
     python.write_text("#!/bin/sh\necho 'no weights' >&2; exit 1\n")
     with pytest.raises(MissingMeasureError, match=r"^vbench fails: no weights$"):
         score(drawn(2))
     python.write_text("#!/bin/sh\necho 'No module named vbench' >&2; exit 1\n")
     with pytest.raises(MissingMeasureError, match="No module named vbench"):
-        QUALITY["vbench_motion_smoothness"].load(Setting(video=True))
+        QUALITY["vbench_motion_smoothness"].load(MeasureContext(video=True))
 
 
 @pytest.mark.parametrize("name", QUALITY)
@@ -167,7 +167,7 @@ def test_every_measure_that_cannot_be_loaded_says_why(name, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delenv("FORESEER_VBENCH_PYTHON", raising=False)
     with pytest.raises(MissingMeasureError, match=r"pip install|no package|needs real pictures"):
-        QUALITY[name].load(Setting(video=True))
+        QUALITY[name].load(MeasureContext(video=True))
 
 
 class Brightness(Quality):
@@ -199,7 +199,7 @@ class Broken(Brightness):
 
 
 class Speechless(Brightness):
-    """Fails at the second contender, and does not say why."""
+    """Fails at the second entry, and does not say why."""
 
     name, title = "speechless", "Speechless"
 
@@ -224,14 +224,14 @@ class Together(Brightness):
         return score
 
 
-def test_a_bench_takes_each_figure_once_and_shows_what_failed_as_missing(emoji, done_folder, monkeypatch):
+def test_each_measure_is_taken_once_and_failures_are_shown_as_missing(emoji, done_folder, monkeypatch):
     brightness = Brightness()
     monkeypatch.setitem(QUALITY, "brightness", brightness)
     monkeypatch.setitem(QUALITY, "broken", Broken())
     monkeypatch.setitem(QUALITY, "speechless", Speechless())
     monkeypatch.setitem(QUALITY, "together", Together())
     asked = ["psnr", "brightness", "broken", "speechless", "together"]
-    failing = Deferred("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
+    failing = LazyEntry("early", "Early", STEPS, 5, make=lambda pipe: 1 / 0)
     results = run(emoji, done_folder, failing, measures=asked)
     assert brightness.taken == 4 * len(PROMPTS)
     row = results.rows[0]

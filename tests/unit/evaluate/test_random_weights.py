@@ -1,4 +1,4 @@
-"""Architectures with random weights run, are forecast at both sites, and are the released ones at full size."""
+"""Architectures with random weights run and are forecast; at full size they are the released ones."""
 
 import diffusers
 import pytest
@@ -6,10 +6,10 @@ import torch
 from accelerate import init_empty_weights
 
 import foreseer as fs
+from foreseer.evaluate.architectures.meta_flops import full_cost
+from foreseer.evaluate.architectures.random_models import RANDOM_MODELS
+from foreseer.evaluate.architectures.random_weights import NAMES, RandomWeightsError, random_pipeline
 from foreseer.evaluate.presets import load_preset
-from foreseer.evaluate.random_models import RANDOM_MODELS
-from foreseer.evaluate.random_weights import NAMES, RandomWeightsError, random_pipeline
-from foreseer.evaluate.shadow import full_cost
 from foreseer.pipelines import call_arguments
 
 # Billions of parameters of the released denoisers.

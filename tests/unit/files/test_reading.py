@@ -12,7 +12,7 @@ import pytest
 import foreseer as fs
 from foreseer import zoo
 from foreseer.errors import ForecastError, GridError, PlanFileError
-from foreseer.evaluate.cells import BenchError, Cells
+from foreseer.evaluate.bench.result_store import BenchError, ResultStore
 from foreseer.files import Artifact, read_json, read_whole
 from foreseer.kernel import Kernel
 from foreseer.kernel.branches import BranchesError
@@ -32,7 +32,7 @@ def test_no_pipe_is_waited_for_and_no_device_read(tmp_path):
             fs.forecast.L2P.from_text(tmp_path / name)
         with pytest.raises(PipelineError, match="not a regular file"):
             read_prompts(tmp_path / name)
-        assert Cells(tmp_path).read(name) is None
+        assert ResultStore(tmp_path).read(name) is None
 
 
 def test_a_link_to_a_plan_is_read(tmp_path):
@@ -195,7 +195,7 @@ def test_a_sampling_file_that_is_none_is_refused(tmp_path, text):
 
 
 def test_a_cell_with_a_changed_figure_is_no_cell(tmp_path):
-    cells = Cells(tmp_path)
+    cells = ResultStore(tmp_path)
     cells.write("a.json", {"seconds": 1.5, "nfe": 10})
     cells.write_arrays("a.safetensors", {"sample": np.ones(4, np.float32)})
     assert cells.read("a.json") == {"seconds": 1.5, "nfe": 10}
@@ -211,7 +211,7 @@ def test_a_cell_with_a_changed_figure_is_no_cell(tmp_path):
 
 
 def test_a_folder_whose_identity_is_damaged_is_not_taken_over(tmp_path):
-    cells = Cells(tmp_path)
+    cells = ResultStore(tmp_path)
     cells.check_identity({"model": "m"})
     cells.check_identity({"model": "m"})
     (tmp_path / "bench.json").write_text(json.dumps({"model": "m"}))

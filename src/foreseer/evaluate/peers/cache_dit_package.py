@@ -1,4 +1,4 @@
-"""cache-dit's DBCache, with and without its Taylor calibrator, through its released interface."""
+"""cache-dit's DBCache, with and without its Taylor calibrator, by its released interface."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from types import ModuleType
 from typing import Any
 
 from foreseer.attach.handle import Handle
-from foreseer.evaluate.contender import Contender
+from foreseer.evaluate.entries.base import Entry
+from foreseer.evaluate.entries.tune_gates import bisect
 from foreseer.evaluate.peers.base import PeerError, free_denoisers, untouched
-from foreseer.evaluate.peers.probe import Probe, settle
+from foreseer.evaluate.peers.probe import Probe
 
 THRESHOLDS = (1e-4, 4.0)
-# cache-dit's defaults. Its warm-up leaves nothing of a small budget: see ``warmup_steps``.
+# cache-dit's defaults; its warm-up would use up a small budget, see ``warmup_steps``.
 WARMUP_STEPS, DEFAULT_THRESHOLD = 8, 0.08
 
 
 @dataclass(frozen=True)
-class DBCache(Contender):
-    """DBCache on a pipeline. cache-dit patches the pipeline's class; that too is taken back."""
+class DBCache(Entry):
+    """Entry that enables DBCache on a pipeline and restores the pipeline's class, which cache-dit patches.
+
+    Attributes:
+        threshold: residual difference below which blocks are skipped.
+        warmup_steps: first steps that are computed in full.
+        separate_guidance: whether the branches of guidance are called separately; ``None`` to let cache-dit decide.
+        taylor: whether the residual is forecast by a Taylor expansion.
+    """
 
     threshold: float = field(kw_only=True)
     warmup_steps: int = field(kw_only=True)
@@ -30,7 +38,7 @@ class DBCache(Contender):
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
-        """Enable the cache, disable it after."""
+        """Enable the cache; disable it at the end."""
         package = load_package()
         free_denoisers(pipe)
         config = package.DBCacheConfig(
@@ -52,11 +60,11 @@ class DBCache(Contender):
                 package.disable_cache(pipe)
 
 
-def make_dbcache(probe: Probe, nfe: int | None, *, taylor: bool) -> Contender:
-    """DBCache with one first block computed at every step, its threshold settled by FLOPs.
+def make_dbcache(probe: Probe, nfe: int | None, *, taylor: bool) -> Entry:
+    """Make DBCache with one block at every step and the threshold that meets ``nfe`` by FLOPs.
 
-    At most a third of the steps that the budget can compute goes to the warm-up. The two branches of guidance are told
-    apart where the pipeline calls its denoiser twice a step.
+    The warm-up takes at most a third of the steps that the budget can compute in full. The two branches of guidance are
+    separated if the pipeline calls its denoiser twice per step.
     """
     load_package()
     steps, separate = probe.steps, True if probe.branches == 2 else None
@@ -79,13 +87,13 @@ def make_dbcache(probe: Probe, nfe: int | None, *, taylor: bool) -> Contender:
 
     if nfe is None:
         return at(DEFAULT_THRESHOLD, WARMUP_STEPS)
-    least = probe.evaluations(at(THRESHOLDS[1], 1))  # one step computed, at the others the first block alone
+    least = probe.nfe_by_flops(at(THRESHOLDS[1], 1))  # one step in full, the first block alone at the others
     warmup = warmup_steps(nfe, steps, (least - 1) / max(1, steps - 1))
-    return at(settle(lambda one: probe.evaluations(at(one, warmup)), nfe, *THRESHOLDS)[0], warmup)
+    return at(bisect(lambda threshold: probe.nfe_by_flops(at(threshold, warmup)), nfe, *THRESHOLDS)[0], warmup)
 
 
 def warmup_steps(nfe: int, steps: int, skipped: float) -> int:
-    """A third of the steps that a budget computes in full where each skipped one costs ``skipped`` evaluations.
+    """Return a third of the steps that a budget computes in full; a skipped step costs ``skipped`` of one.
 
     >>> warmup_steps(10, 50, 0.0), warmup_steps(10, 50, 0.15), warmup_steps(40, 50, 0.15)
     (3, 1, 8)
@@ -95,29 +103,31 @@ def warmup_steps(nfe: int, steps: int, skipped: float) -> int:
 
 
 def load_package() -> ModuleType:
-    """The package ``cache_dit``, imported late and quietly.
+    """Import the package ``cache_dit`` without its log output.
 
     Raises:
-        PeerError: it is not installed, or does not import with the installed torch and diffusers.
+        PeerError: it is not installed, or cannot be imported with the installed torch and diffusers.
     """
     try:
         with _quiet():
             import cache_dit
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "cache_dit":
-            raise PeerError(f"cache-dit does not import: {error}.") from error
+            raise PeerError(f"cache-dit cannot be imported: {error}. Try pip install 'foreseer[peers]'.") from error
         raise PeerError("cache-dit is not installed: pip install 'foreseer[peers]'.") from error
     except (ImportError, AttributeError, RuntimeError) as error:
-        raise PeerError(f"cache-dit does not import with the installed torch and diffusers: {error}.") from error
+        raise PeerError(
+            f"cache-dit cannot be imported with the installed torch and diffusers: {error}. Install another version."
+        ) from error
     return cache_dit
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """It writes a page of settings to standard output at each start."""
-    before = logging.root.manager.disable
+    """Suppress the page of settings that cache-dit logs at each start."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

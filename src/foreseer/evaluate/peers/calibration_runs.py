@@ -17,7 +17,7 @@ from torch import Tensor
 from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.record import record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
-from foreseer.evaluate.contender import Contender
+from foreseer.evaluate.entries.base import Entry
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.noise_path import NoisePath
 from foreseer.evaluate.peers.own_scheduler import replaced_scheduler
@@ -122,7 +122,7 @@ class CalibrationRuns:
 
     @cached_property
     def trajectories(self) -> list[tuple[Tensor, Tensor]]:
-        """Samples, shape (T + 1, D), and outputs, shape (T, D), of the base scheduler's run on each fitted prompt."""
+        """Samples, shape (T + 1, D), and outputs, shape (T, D), of the base run on each fitted prompt."""
         made = []
         for indices in self.batches(self.prompts.fitted):
             with replaced_scheduler(self.pipe, base_scheduler(self.pipe.scheduler)):
@@ -151,21 +151,21 @@ class CalibrationRuns:
             self.pipe(**self._arguments([self.prompt], [0], steps))
         return trajectory.scheduler, trajectory.first_step
 
-    def run(self, indices: Sequence[int], steps: int, contender: Contender | None = None) -> Tensor:
+    def run(self, indices: Sequence[int], steps: int, entry: Entry | None = None) -> Tensor:
         """Final samples of some calibration prompts."""
-        with contender.attached(self.pipe) if contender is not None else nullcontext(), torch.no_grad():
+        with entry.attached(self.pipe) if entry is not None else nullcontext(), torch.no_grad():
             return latents_of(self.pipe(**self.arguments(indices, steps)))
 
-    def fidelity(self, contender: Contender) -> float:
-        """Decibels on the held-out prompts: mean of -10 log10 of the squared error over the reference's squares."""
+    def fidelity(self, entry: Entry) -> float:
+        """Mean decibels on the held-out prompts: -10 log10 of the squared error over the reference's."""
         total = 0.0
         for indices in self.batches(self.prompts.held_out):
-            samples = self.run(indices, contender.steps, contender)
+            samples = self.run(indices, entry.steps, entry)
             total += float(decibels(samples, self.targets[indices].to(samples)).sum())
         return total / len(self.prompts.held_out)
 
     def choose(self, candidates: Sequence[Tableau], name: str, title: str, nfe: int) -> TableauSampler:
-        """The candidate with the best fidelity on the held-out prompts; without prompts the first, as published."""
+        """Candidate with the best fidelity on the held-out prompts; without prompts the first."""
         samplers = [
             TableauSampler(name, title, nfe, nfe, dict(tableau.settings), tableau=tableau) for tableau in candidates
         ]

@@ -1,4 +1,4 @@
-"""diffusers' own caches, switched on and off as its documentation says: `model.enable_cache(config)`."""
+"""diffusers' own caches, enabled and disabled as documented: ``model.enable_cache(config)``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from foreseer.attach.handle import Handle
-from foreseer.evaluate.contender import Contender
-from foreseer.evaluate.cost import denoisers
+from foreseer.attach.network.denoisers import find_denoisers
+from foreseer.evaluate.entries.base import Entry
+from foreseer.evaluate.entries.tune_gates import bisect
 from foreseer.evaluate.peers.base import PeerError, free_denoisers, untouched
-from foreseer.evaluate.peers.probe import Probe, settle
+from foreseer.evaluate.peers.probe import Probe
 
-# diffusers' defaults. (The TaylorSeer paper takes order 2 on FLUX.)
+# diffusers' defaults. (The TaylorSeer paper uses order 2 on FLUX.)
 TAYLOR_ORDER, TAYLOR_FIRST_STEPS, TAYLOR_INTERVAL = 1, 3, 5
 MAGCACHE_RETAINED, MAGCACHE_SKIPS = 0.2, 3
 FIRST_BLOCK_THRESHOLDS = (1e-4, 4.0)
@@ -25,30 +25,33 @@ MAGCACHE_THRESHOLDS = (1e-4, 10.0)
 
 
 @dataclass(frozen=True)
-class DiffusersCache(Contender):
-    """A cache of diffusers on every denoiser of the pipeline.
+class DiffusersCache(Entry):
+    """Entry that enables a cache of diffusers on every denoiser of the pipeline.
 
-    Attach it for each run: what a cache holds outlives a run that was interrupted, or the pipelines that never reset.
+    Attach it for each run: a cache keeps its state after an interrupted run, and some pipelines never reset it.
+
+    Attributes:
+        configure: function from the pipeline to a new configuration of the cache.
     """
 
     configure: Callable[[Any], Any] = field(kw_only=True)
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
-        """Enable the cache with a configuration made anew, since enabling writes into it; disable it after."""
+        """Enable the cache with a new configuration, since enabling modifies it; disable it at the end."""
         with untouched(pipe), _quiet():
             modules: dict[str, Any] = {**free_denoisers(pipe)}
             for name, module in modules.items():
                 if not hasattr(module, "enable_cache"):
                     raise PeerError(
-                        f"{self.title}: {type(module).__name__} has no enable_cache: diffusers lists it not."
+                        f"{self.title}: {type(module).__name__} has no enable_cache: diffusers does not support it."
                     )
-                before = _hooked(module)
+                hooks_before = _count_hooks(module)
                 try:
                     module.enable_cache(self.configure(pipe))
                 except (ValueError, KeyError, IndexError, AttributeError) as error:
-                    raise PeerError(f"{self.title} does not take {type(module).__name__}: {error}") from error
-                if _hooked(module) == before:
+                    raise PeerError(f"{self.title} does not support {type(module).__name__}: {error}") from error
+                if _count_hooks(module) == hooks_before:
                     raise PeerError(f"{self.title} finds nothing to cache in {type(module).__name__} ({name}).")
             try:
                 yield None
@@ -59,18 +62,18 @@ class DiffusersCache(Contender):
 
 
 def _dtype(pipe: Any) -> Any:
-    denoiser: Any = denoisers(pipe)[0]
+    denoiser: Any = next(iter(find_denoisers(pipe).values()))
     return denoiser.dtype
 
 
-def _hooked(module: Any) -> int:
-    """How many hooks of diffusers are on a module and its parts."""
+def _count_hooks(module: Any) -> int:
+    """Count the hooks of diffusers on a module and its submodules."""
     return sum(len(part._diffusers_hook.hooks) for part in module.modules() if hasattr(part, "_diffusers_hook"))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """FasterCache warns at each start that it is experimental, which a page says once."""
+    """Suppress FasterCache's warning at each start that it is experimental."""
     import logging
 
     logger = logging.getLogger("diffusers.hooks.faster_cache")
@@ -85,8 +88,8 @@ def _quiet() -> Iterator[None]:
 # TaylorSeer
 
 
-def make_taylorseer(probe: Probe, nfe: int | None, *, lite: bool) -> Contender:
-    """TaylorSeer: every attention output (diffusers' default), or the last projection alone with all blocks skipped."""
+def make_taylorseer(probe: Probe, nfe: int | None, *, lite: bool) -> Entry:
+    """Make TaylorSeer on every attention output (the default) or, ``lite``, on the last projection only."""
     steps = probe.steps
     first, interval = (TAYLOR_FIRST_STEPS, TAYLOR_INTERVAL) if nfe is None else taylor_interval(nfe, steps)
     settings = {
@@ -103,14 +106,16 @@ def make_taylorseer(probe: Probe, nfe: int | None, *, lite: bool) -> Contender:
 
     name = "diffusers-taylorseer" if lite else "diffusers-taylorseer-attention"
     title = "TaylorSeer (diffusers, lite)" if lite else "TaylorSeer (diffusers, attention)"
-    shown = {**settings, "computed_steps": taylor_computed(first, interval, steps)}
+    shown: dict[str, Any] = {**settings, "computed_steps": taylor_computed(first, interval, steps)}
+    if not lite:
+        shown["skips"] = "attention only"
     return DiffusersCache(name, title, steps, nfe, shown, configure=configure)
 
 
 def taylor_computed(first: int, interval: int, steps: int) -> int:
-    """How many of ``steps`` diffusers' TaylorSeer computes.
+    """Count the steps of ``steps`` that diffusers' TaylorSeer computes.
 
-    These are the first ones, the one after the next, and from there one in ``interval``.
+    These are the first ``first``, the step after the next one, and then every ``interval``-th.
 
     >>> taylor_computed(3, 5, 50)
     13
@@ -119,10 +124,10 @@ def taylor_computed(first: int, interval: int, steps: int) -> int:
 
 
 def taylor_interval(nfe: int, steps: int) -> tuple[int, int]:
-    """First steps and interval that compute exactly ``nfe``, the first steps as near diffusers' default as can be.
+    """Choose first steps, near diffusers' default, and interval that compute exactly ``nfe``.
 
     Raises:
-        PeerError: fewer than 2 (there always is one after the first).
+        PeerError: ``nfe`` is less than 2 (a step after the first is always computed).
 
     >>> taylor_interval(14, 50), taylor_interval(10, 50)
     ((2, 4), (3, 7))
@@ -134,15 +139,15 @@ def taylor_interval(nfe: int, steps: int) -> tuple[int, int]:
         if taylor_computed(first, interval, steps) == nfe
     ]
     if not fits:
-        raise PeerError(f"TaylorSeer (diffusers) computes 2 steps or more, not {nfe} of {steps}.")
+        raise PeerError(f"TaylorSeer (diffusers) computes 2 steps or more; received {nfe} of {steps}: ask for 2.")
     return min(fits)[1:]
 
 
 # First Block Cache
 
 
-def make_first_block(probe: Probe, nfe: int | None) -> Contender:
-    """First Block Cache, its threshold settled by FLOPs."""
+def make_first_block(probe: Probe, nfe: int | None) -> Entry:
+    """Make First Block Cache with the threshold that meets ``nfe`` by FLOPs."""
 
     def at(threshold: float) -> DiffusersCache:
         def configure(pipe: Any) -> Any:
@@ -154,20 +159,20 @@ def make_first_block(probe: Probe, nfe: int | None) -> Contender:
         settings = {"threshold": threshold}
         return DiffusersCache("diffusers-first-block", title, probe.steps, nfe, settings, configure=configure)
 
-    return at(0.05) if nfe is None else settled(at, probe, nfe, FIRST_BLOCK_THRESHOLDS)
+    return at(0.05) if nfe is None else at_budget(at, probe, nfe, FIRST_BLOCK_THRESHOLDS)
 
 
-def settled(at: Callable[[float], Contender], probe: Probe, nfe: int, thresholds: tuple[float, float]) -> Contender:
-    """The contender whose threshold lands nearest ``nfe`` evaluations by FLOPs; its settings say where."""
-    threshold, _ = settle(lambda one: probe.evaluations(at(one)), nfe, *thresholds)
+def at_budget(at: Callable[[float], Entry], probe: Probe, nfe: int, thresholds: tuple[float, float]) -> Entry:
+    """Choose the entry whose threshold gives the NFE by FLOPs nearest ``nfe``."""
+    threshold, _ = bisect(lambda threshold: probe.nfe_by_flops(at(threshold)), nfe, *thresholds)
     return at(threshold)
 
 
 # MagCache
 
 
-def make_magcache(probe: Probe, nfe: int | None) -> Contender:
-    """MagCache with ratios calibrated on this pipeline, its threshold settled by FLOPs."""
+def make_magcache(probe: Probe, nfe: int | None) -> Entry:
+    """Make MagCache with ratios calibrated on this pipeline and the threshold that meets ``nfe`` by FLOPs."""
     steps = probe.steps
     ratios = magnitude_ratios(probe)
     retained, skips = (MAGCACHE_RETAINED, MAGCACHE_SKIPS) if nfe is None else magcache_room(nfe, steps)
@@ -183,13 +188,13 @@ def make_magcache(probe: Probe, nfe: int | None) -> Contender:
         shown = {**settings, "mag_ratios": "calibrated on one prompt"}
         return DiffusersCache("diffusers-magcache", "MagCache (diffusers)", steps, nfe, shown, configure=configure)
 
-    return at(0.06) if nfe is None else settled(at, probe, nfe, MAGCACHE_THRESHOLDS)
+    return at(0.06) if nfe is None else at_budget(at, probe, nfe, MAGCACHE_THRESHOLDS)
 
 
 def magcache_room(nfe: int, steps: int) -> tuple[float, int]:
-    """Share of first steps kept and longest skip: the defaults where they can reach ``nfe``, else what leaves room.
+    """Choose the share of first steps and the longest skip: the defaults if they can reach ``nfe``.
 
-    At most a third of the budget goes to the first steps, and skips are as short as the budget permits.
+    Otherwise the first steps take at most a third of the budget, and skips are as short as the budget permits.
 
     >>> magcache_room(30, 50), magcache_room(10, 50)
     ((0.2, 3), (0.06, 5))
@@ -202,13 +207,13 @@ def magcache_room(nfe: int, steps: int) -> tuple[float, int]:
 
 
 def magnitude_ratios(probe: Probe) -> tuple[float, ...]:
-    """MagCache's ratios from its own calibration run, which prints them.
+    """Read MagCache's ratios from its own calibration run, which prints them.
 
     Raises:
-        PeerError: the run failed or printed none.
+        PeerError: the run failed or printed no ratios.
     """
-    if "magcache" in probe.found:
-        return probe.found["magcache"]
+    if "magcache" in probe.calibrated:
+        return probe.calibrated["magcache"]
 
     def configure(pipe: Any) -> Any:
         import diffusers
@@ -217,33 +222,33 @@ def magnitude_ratios(probe: Probe) -> tuple[float, ...]:
 
     calibration = DiffusersCache("calibration", "MagCache's calibration", probe.steps, configure=configure)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        probe.evaluations(calibration)
+        probe.nfe_by_flops(calibration)
     lines = [line for line in printed.getvalue().splitlines() if line.startswith("[") and line.endswith("]")]
     if not lines:
         raise PeerError(f"MagCache's calibration gave no ratios on {type(probe.pipe).__name__}.")
     ratios = tuple(float(value) for value in ast.literal_eval(lines[0]))
-    probe.found["magcache"] = ratios
+    probe.calibrated["magcache"] = ratios
     return ratios
 
 
 # Attention only: Pyramid Attention Broadcast, FasterCache
 
 
-def make_attention(probe: Probe, nfe: int | None, *, faster: bool) -> Contender:
-    """PAB and FasterCache compute attention at ``nfe`` steps and the rest of each block at all: few FLOPs are saved.
+def make_attention(probe: Probe, nfe: int | None, *, faster: bool) -> Entry:
+    """Make PAB or FasterCache, which save attention only: the rest of each block runs at every step.
 
     Raises:
-        PeerError: guidance that they would mix up, or a pipeline that does not tell its timestep.
+        PeerError: guidance whose branches they would mix, or a pipeline without ``current_timestep``.
     """
     steps, kind = probe.steps, type(probe.pipe).__name__
     first, interval = (0, 2) if nfe is None else broadcast_interval(nfe, steps)
     title = "FasterCache (diffusers)" if faster else "Pyramid Attention Broadcast (diffusers)"
     if not hasattr(type(probe.pipe), "current_timestep"):
-        raise PeerError(f"{title} asks the pipeline for its current_timestep, and {kind} has none.")
+        raise PeerError(f"{title} reads the pipeline's current_timestep, and {kind} has none.")
     if probe.branches != 1:
         raise PeerError(f"{title} keeps one state for all calls: the branches of {kind}'s guidance would mix.")
     if faster and getattr(probe.pipe, "do_classifier_free_guidance", False):
-        raise PeerError(f"{title} is set up for models without guidance only, and {kind} guides in one batch.")
+        raise PeerError(f"{title} supports models without guidance only, and {kind} runs both branches in one batch.")
     times = probe.timesteps
     published = (-1, 681) if faster else (100, 800)
     span = published if nfe is None else (-1, (times[first - 1] + times[first]) / 2 if first < steps else -1)
@@ -252,11 +257,11 @@ def make_attention(probe: Probe, nfe: int | None, *, faster: bool) -> Contender:
     def configure(pipe: Any) -> Any:
         import diffusers
 
-        given = {**settings, "current_timestep_callback": lambda: pipe.current_timestep}
+        options = {**settings, "current_timestep_callback": lambda: pipe.current_timestep}
         if not faster:
-            return diffusers.PyramidAttentionBroadcastConfig(**given)
+            return diffusers.PyramidAttentionBroadcastConfig(**options)
         return diffusers.FasterCacheConfig(
-            **given, is_guidance_distilled=True, attention_weight_callback=lambda module: 0.5
+            **options, is_guidance_distilled=True, attention_weight_callback=lambda module: 0.5
         )
 
     name = "diffusers-fastercache" if faster else "diffusers-pab"
@@ -264,7 +269,7 @@ def make_attention(probe: Probe, nfe: int | None, *, faster: bool) -> Contender:
 
 
 def broadcast_interval(nfe: int, steps: int) -> tuple[int, int]:
-    """First steps and interval with which attention is computed at ``nfe`` of ``steps`` (at multiples of the interval).
+    """Choose first steps and interval with which attention is computed at ``nfe`` of ``steps``.
 
     >>> broadcast_interval(14, 50), broadcast_interval(10, 50)
     ((2, 4), (1, 5))
@@ -276,13 +281,3 @@ def broadcast_interval(nfe: int, steps: int) -> tuple[int, int]:
         if first + sum(step % interval == 0 for step in range(first, steps)) == nfe
     ]
     return min(fits)
-
-
-MAKERS: dict[str, Callable[[Probe, int | None], Contender]] = {
-    "diffusers-taylorseer": partial(make_taylorseer, lite=True),
-    "diffusers-taylorseer-attention": partial(make_taylorseer, lite=False),
-    "diffusers-first-block": make_first_block,
-    "diffusers-magcache": make_magcache,
-    "diffusers-pab": partial(make_attention, faster=False),
-    "diffusers-fastercache": partial(make_attention, faster=True),
-}

@@ -100,7 +100,7 @@ def dpm_solver_v3_tableau(statistics: ModelStatistics, path: NoisePath, order: i
 
 
 def dpm_solver_v3_candidates(runs: CalibrationRuns, steps: int) -> list[Tableau]:
-    """Each order, with and without corrector, statistics per element and per channel; the published setting first."""
+    """Settings to choose from: order, corrector, statistics per element or channel; the published first."""
     path = runs.path(steps)
     return [
         dpm_solver_v3_tableau(statistics, path, order, corrector=corrector)
@@ -113,7 +113,7 @@ def dpm_solver_v3_candidates(runs: CalibrationRuns, steps: int) -> list[Tableau]
 def _advance(
     integrals: _Integrals, path: NoisePath, state: np.ndarray, reduced: list[np.ndarray], *, step: int, nodes: range
 ) -> np.ndarray:
-    """State z at the next level from that at ``step``, with N of ``nodes``; every z and N a table over columns."""
+    """State z at the next level from that at ``step``, with N of ``nodes``; tables over columns."""
     begin, end = path.tau[step], path.tau[step + 1]
     inside = begin + (end - begin) * (_NODES + 1) / 2
     (d_begin, d_end), (s_begin, _), (beta_begin, _) = (values for values in integrals.at(np.array([begin, end])))

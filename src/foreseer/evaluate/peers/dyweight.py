@@ -1,4 +1,4 @@
-r"""DyWeight: learned weights over past slopes whose sum is free, and a learned scale of the network's time.
+r"""DyWeight: learned weights over past slopes, and a learned scale of the network's time.
 
 $$x_{k+1} = x_k + (\sigma_{k+1} - \hat\sigma_k) \sum_{j \le k} w_{kj} F_j, \qquad
 \hat\sigma_{k+1} = \hat\sigma_k + (\sigma_{k+1} - \hat\sigma_k) \sum_{j \le k} w_{kj}, \qquad

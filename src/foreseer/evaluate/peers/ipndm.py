@@ -1,4 +1,4 @@
-r"""iPNDM: Adams-Bashforth coefficients for equal steps, of order 1 to 4 at the first steps, on the pipeline's levels.
+r"""iPNDM: Adams-Bashforth coefficients for equal steps, order 1 to 4, on the pipeline's levels.
 
 $$z_{i+1} = z_i + (\tau_{i+1} - \tau_i) \sum_{j=0}^{3} \beta_j h_{i-j}, \qquad
 \beta = (55, -59, 37, -9) / 24$$
@@ -46,7 +46,7 @@ def ipndm_tableau(path: NoisePath, order: int = ORDERS[0]) -> Tableau:
 
 
 def ipndm_weights(steps: int, order: int) -> np.ndarray:
-    """Weights of each step's slope over the slopes so far, shape (steps, steps), lower triangular, rows sum to 1."""
+    """Weights over the slopes so far, shape (steps, steps), lower triangular; rows sum to 1."""
     weights = np.zeros((steps, steps))
     for step in range(steps):
         newest_first = ADAMS_BASHFORTH[min(step + 1, order)]

@@ -54,7 +54,7 @@ class ModelStatistics:
 
 
 def measure_statistics(runs: CalibrationRuns) -> list[ModelStatistics]:
-    """Statistics per element, as published, and per channel: a few prompts say more of a channel than of an element."""
+    """Statistics per element, as published, and per channel, which few prompts estimate better."""
     path, shape = runs.path(runs.steps), tuple(runs.targets.shape[1:])
     derivatives = _derivatives(runs, path).reshape(-1, path.steps, *shape)  # prompts first
     trajectories = [_in_path(path, samples, outputs) for samples, outputs in runs.trajectories]
@@ -97,7 +97,7 @@ def statistics_of(
 
 
 class PerturbedReplay(OwnScheduler):
-    """Visits the samples of known trajectories, each moved along a random direction, and keeps the outputs there.
+    """Visit samples of known trajectories, moved along random directions, and keep the outputs.
 
     The first sample is the pipeline's own and cannot be moved: its level is visited twice.
 
@@ -137,7 +137,7 @@ class PerturbedReplay(OwnScheduler):
 
 
 def _derivatives(runs: CalibrationRuns, path: NoisePath) -> np.ndarray:
-    """Estimates of the diagonal of dh/dz by Hutchinson's method, one random direction per prompt and level."""
+    """Estimate the diagonal of dh/dz by Hutchinson's method, one direction per prompt and level."""
     made, generator = [], torch.Generator().manual_seed(runs.prompts.seed)
     fitted = runs.prompts.fitted
     for indices in runs.batches(fitted):

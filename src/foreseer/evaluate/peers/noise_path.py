@@ -1,4 +1,4 @@
-"""Noise levels of a few steps, what the network's output means at each, and solvers' formulas made into tableaus."""
+"""Noise levels of a few steps, the meaning of the network's output, and formulas as tableaus."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class OwnScheduler(ABC):
-    """Base of schedulers that answer for the pipeline's own one: its configuration, its way to set timesteps.
+    """Abstract scheduler with the configuration and timesteps of the pipeline's own scheduler.
 
     Pipelines choose what to pass to a scheduler by its configuration and by the signature of its ``set_timesteps``. A
     copy of the pipeline's scheduler receives all of that; :meth:`_after_set` then replaces what it made.

@@ -1,4 +1,4 @@
-"""Training of a solver's coefficients by gradients through the network, judged on held-out prompts; resumable."""
+"""Train a solver's coefficients by gradients through the network; resumable."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class SolverTraining:
 def loss_gradient(
     solver: LearnableSolver, runs: CalibrationRuns, parameters: Tensor, indices: Sequence[int]
 ) -> tuple[float, Tensor]:
-    """Loss on some calibration prompts and its gradient by the parameters, through the pipeline's whole run.
+    """Loss on some calibration prompts and its gradient, through the pipeline's whole run.
 
     Both losses are in decibels. A batch's run holds what its backward pass needs of every network call: memory grows
     with the number of steps.
@@ -220,7 +220,7 @@ def loss_gradient(
     for batch in batches:
         leaf = parameters.detach().clone().requires_grad_()
         fidelity = decibels(_differentiable(runs, solver.coefficients(leaf), batch), targets[batch])
-        # Of the mean squared error, later divided by the mean over all batches; of the decibels themselves.
+        # Loss and gradient of the mean squared error (later over the mean of all batches) or of decibels.
         part = (10 ** (-fidelity / 10)).sum() if solver.loss == "mse" else -fidelity.sum()
         gradients.append(torch.autograd.grad(part, leaf)[0])
         fidelities.append(fidelity.detach())

@@ -1,4 +1,4 @@
-"""Better solvers at equal evaluations: DPM-Solver++ 2M, UniPC and Heun on the pipeline's own noise levels."""
+"""Better solvers at equal NFE: DPM-Solver++ 2M, UniPC and Heun on the pipeline's own noise levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from foreseer.attach.handle import Handle
-from foreseer.evaluate.contender import Contender
+from foreseer.evaluate.entries.base import Entry
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.noise_path import LEAST_DATA, is_flow
 from foreseer.evaluate.peers.own_scheduler import OwnScheduler, replaced_scheduler
@@ -21,34 +21,40 @@ TITLES: dict[Solver, str] = {"dpm-solver": "DPM-Solver++ 2M", "unipc": "UniPC", 
 
 
 @dataclass(frozen=True)
-class SolverSwap(Contender):
-    """Another solver in place of the pipeline's scheduler, every step computed."""
+class SolverSwap(Entry):
+    """Entry that replaces the pipeline's scheduler by another solver and computes every step.
+
+    Attributes:
+        solver: the solver.
+    """
 
     solver: Solver = field(kw_only=True)
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[Handle | None]:
-        """Swap the scheduler, and put the same object back."""
+        """Replace the scheduler; put the same object back at the end."""
         with replaced_scheduler(pipe, build(self.solver, pipe.scheduler)):
             yield None
 
 
-def make_solver(name: Solver, probe: Probe, nfe: int) -> SolverSwap:
-    """The solver with as many steps as land on ``nfe`` evaluations.
+def make_solver(probe: Probe, nfe: int | None, *, solver: Solver) -> SolverSwap:
+    """Make the entry of a solver with as many steps as take ``nfe`` calls of the network per branch.
 
     Raises:
-        PeerError: the pipeline's scheduler has no counterpart.
+        PeerError: the solver cannot replace the pipeline's scheduler.
     """
-    build(name, probe.pipe.scheduler)
-    steps = (nfe + 1) // 2 if name == "heun" else nfe
-    settings: dict[str, Any] = {"scheduler": _kind(name, is_flow(probe.pipe.scheduler)).__name__, "steps": steps}
-    if name == "heun":
-        settings["evaluations"] = 2 * steps - 1
-    return SolverSwap(name, TITLES[name], steps, nfe, settings, solver=name)
+    scheduler = probe.pipe.scheduler
+    build(solver, scheduler)
+    budget = probe.steps if nfe is None else nfe
+    steps = (budget + 1) // 2 if solver == "heun" else budget
+    settings: dict[str, Any] = {"scheduler": _kind(solver, is_flow(scheduler)).__name__, "steps": steps}
+    if solver == "heun":
+        settings["nfe"] = 2 * steps - 1
+    return SolverSwap(solver, TITLES[solver], steps, nfe, settings, solver=solver)
 
 
 def build(name: Solver, own: Any) -> Any:
-    """A scheduler of that solver on the pipeline's levels; ``own`` is the pipeline's scheduler.
+    """Build the solver's scheduler on the levels of ``own``, the pipeline's scheduler.
 
     Raises:
         PeerError: ``own`` runs from data to noise, or its configuration does not fit the solver.
@@ -58,20 +64,23 @@ def build(name: Solver, own: Any) -> Any:
 
 
 def solver_for(name: Solver, own: Any) -> Any:
-    """Scheduler of diffusers for that solver, for what the network of a pipeline with scheduler ``own`` predicts.
+    """Build diffusers' scheduler of the solver for the prediction type of ``own``.
 
     Raises:
         PeerError: ``own`` runs from data to noise, or its configuration does not fit the solver.
     """
     flow = is_flow(own)
     if flow and own.config.get("invert_sigmas", False):
-        raise PeerError(f"{TITLES[name]} does not run on {type(own).__name__} with invert_sigmas: its levels rise.")
+        raise PeerError(
+            f"{TITLES[name]} cannot replace {type(own).__name__} with invert_sigmas, whose noise levels rise; use a "
+            "scheduler whose levels fall."
+        )
     kind = _kind(name, flow)
     if not flow:
         try:
             return kind.from_config(own.config)
         except (ValueError, NotImplementedError, TypeError) as error:
-            raise PeerError(f"{TITLES[name]} does not take {type(own).__name__}'s configuration: {error}") from error
+            raise PeerError(f"{TITLES[name]} does not support {type(own).__name__}'s configuration: {error}") from error
     train_steps = own.config.num_train_timesteps
     if name == "heun":
         return kind(num_train_timesteps=train_steps)
@@ -87,15 +96,15 @@ def _kind(name: Solver, flow: bool) -> Any:
 
 
 class OwnLevels(OwnScheduler):
-    """A solver's steps on the noise levels of a pipeline's own flow-matching scheduler.
+    """Scheduler that steps by a solver on the noise levels of a pipeline's own flow-matching scheduler.
 
-    diffusers' solvers make levels of their own for flow matching (another spacing and shift, timesteps rounded to whole
-    numbers). Here the pipeline's scheduler makes the levels, and the solver gets them.
+    diffusers' solvers choose other levels for flow matching (another spacing and shift, integer timesteps). Here the
+    pipeline's scheduler chooses the levels, and the solver receives them.
 
     Args:
-        own: the pipeline's scheduler; a copy of it is used.
-        solver: what steps.
-        visits: evaluations at each level but the first.
+        own: the pipeline's scheduler; it is copied.
+        solver: diffusers' scheduler of the solver.
+        visits: calls of the network at each level except the first.
     """
 
     def __init__(self, own: Any, solver: Any, visits: int = 1) -> None:
@@ -115,17 +124,17 @@ class OwnLevels(OwnScheduler):
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """What the pipeline's loop visits."""
+        """Timesteps that the pipeline's loop visits."""
         return self._solver.timesteps
 
     @property
     def sigmas(self) -> torch.Tensor:
-        """The noise levels, with where the last step ends."""
+        """Noise levels, including the one at which the last step ends."""
         return self._solver.sigmas
 
     @property
     def step_index(self) -> int | None:
-        """The step that comes next."""
+        """Index of the next step."""
         return self._solver.step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Tableau of a solver: the times given to the network and the weights that make each sample, as frozen data."""
+"""Tableau of a solver: times given to the network and weights of each sample, as frozen data."""
 
 from __future__ import annotations
 

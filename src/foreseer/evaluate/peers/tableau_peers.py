@@ -1,4 +1,4 @@
-"""Peers that are tableaus, set up for a pipeline and a budget: exact solvers, learned levels, learned weights."""
+"""Peers that are tableaus: exact solvers, learned levels, learned weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from foreseer.evaluate.contender import Contender
+from foreseer.evaluate.entries.base import Entry
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.bns import BNS
 from foreseer.evaluate.peers.calibration_runs import CalibrationRuns, linear_rows
@@ -30,8 +30,8 @@ CANDIDATES: dict[str, tuple[str, Candidates]] = {
 }
 
 
-def make_chosen(probe: Probe, nfe: int | None, *, name: str) -> Contender:
-    """The setting of a solver that does best on the held-out calibration prompts; without prompts the published one.
+def make_chosen(probe: Probe, nfe: int | None, *, name: str) -> Entry:
+    """Choose a solver's setting by the held-out calibration prompts; without prompts the published one.
 
     Raises:
         PeerError: no budget, or a solver that learns and no calibration prompts.
@@ -41,7 +41,7 @@ def make_chosen(probe: Probe, nfe: int | None, *, name: str) -> Contender:
     return probe.runs.choose(candidates(probe.runs, steps), name, title, steps)
 
 
-def make_bns(probe: Probe, nfe: int | None) -> Contender:
+def make_bns(probe: Probe, nfe: int | None) -> Entry:
     """BNS, trained from the best of the other solvers with scalar weights.
 
     Raises:
@@ -57,7 +57,7 @@ def make_bns(probe: Probe, nfe: int | None) -> Contender:
     return SolverTraining(BNS(first, float(path.times[-1])), runs).run()
 
 
-def make_dyweight(probe: Probe, nfe: int | None) -> Contender:
+def make_dyweight(probe: Probe, nfe: int | None) -> Entry:
     """DyWeight, trained from iPNDM of order 2 on the pipeline's levels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A scheduler that executes a tableau on any diffusers pipeline, with gradients if its coefficients want them."""
+"""Scheduler that executes a tableau on any diffusers pipeline, with gradients if needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.handle import Handle
-from foreseer.evaluate.contender import Contender
+from foreseer.evaluate.entries.base import Entry
 from foreseer.evaluate.peers.base import PeerError, free_denoisers
 from foreseer.evaluate.peers.noise_path import is_flow
 from foreseer.evaluate.peers.own_scheduler import OwnScheduler, replaced_scheduler
@@ -144,7 +144,7 @@ class TableauScheduler(OwnScheduler):
 
 
 @dataclass(frozen=True)
-class TableauSampler(Contender):
+class TableauSampler(Entry):
     """A solver given by its tableau, in place of the pipeline's scheduler."""
 
     tableau: Tableau = field(kw_only=True)
@@ -159,7 +159,7 @@ class TableauSampler(Contender):
 
 
 def base_scheduler(own: Any) -> Any:
-    """The pipeline's scheduler if it is one of flow matching, else DDIM with its noise schedule, clipping nothing.
+    """The pipeline's flow-matching scheduler, else DDIM with its noise schedule, without clipping.
 
     Raises:
         PeerError: levels that rise, or a configuration that DDIM does not take.

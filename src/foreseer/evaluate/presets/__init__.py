@@ -1,8 +1,20 @@
-"""The papers' tables and figures as presets: settings and published figures, one file each."""
+"""Presets: tables and figures of papers, one TOML file each with settings and published figures.
 
-from foreseer.evaluate.presets.load import default_prompts, load_preset, preset_names
-from foreseer.evaluate.presets.preset import Absent, Preset, PresetError, PresetRow
+``preset`` is their form, ``load`` reads the files; a new preset is one new file.
+"""
+
+from foreseer.evaluate.presets.load import default_prompts, list_presets, load_preset, preset_names
+from foreseer.evaluate.presets.preset import Preset, PresetError, PresetRow, UnavailableEntry
 
 PRESETS: tuple[str, ...] = preset_names()
 
-__all__ = ["PRESETS", "Absent", "Preset", "PresetError", "PresetRow", "default_prompts", "load_preset"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "PresetError",
+    "PresetRow",
+    "UnavailableEntry",
+    "default_prompts",
+    "list_presets",
+    "load_preset",
+]

@@ -1,4 +1,4 @@
-"""Presets by name: read from the package's TOML files, checked."""
+"""Read presets by name from the package's TOML files, and check them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from foreseer.checks import unknown_name
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.presets.preset import Preset, PresetError, PresetRow
 
@@ -15,30 +16,30 @@ PROMPTS = "prompts.toml"
 
 
 def preset_names() -> tuple[str, ...]:
-    """The presets that there are, sorted."""
+    """List the names of all presets, sorted."""
     files = (file.name for file in resources.files(PACKAGE).iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml") and name != PROMPTS))
 
 
 def load_preset(name: str) -> Preset:
-    """The preset called ``name``.
+    """Read the preset called ``name``.
 
     Raises:
-        PresetError: there is none, or its file is not one.
+        PresetError: the name is unknown, or the file is not a preset.
 
     >>> load_preset("spectrum-table-1-flux").steps
     50
     """
     if name not in preset_names():
-        raise PresetError(f"No preset {name!r}: expected one of {', '.join(preset_names())}.")
+        raise PresetError(unknown_name("preset", name, preset_names()))
     return make_preset(name, _read(f"{name}.toml"))
 
 
 def make_preset(name: str, content: Mapping[str, Any]) -> Preset:
-    """A preset from what its file holds.
+    """Make a preset from the content of its file.
 
     Raises:
-        PresetError: something is missing, unknown or contradicts itself.
+        PresetError: an entry is missing, unknown or contradicts another.
     """
     try:
         rows = tuple(PresetRow(**_tuples(row)) for row in content["rows"])
@@ -46,12 +47,29 @@ def make_preset(name: str, content: Mapping[str, Any]) -> Preset:
     except PresetError:
         raise
     except (TypeError, KeyError, ForeseerError) as error:
-        raise PresetError(f"Preset {name!r} is not one: {error}") from error
+        raise PresetError(f"The file of preset {name!r} is not a preset: {error}.") from error
 
 
 def default_prompts(preset: Preset) -> tuple[str, ...]:
-    """A few neutral prompts of ours for what the preset draws, for when the paper's are not at hand."""
+    """Return a few neutral prompts that suit the preset, to use without the paper's prompts."""
     return tuple(_read(PROMPTS)[preset.kind])
+
+
+def list_presets() -> list[dict[str, Any]]:
+    """Describe every preset by plain values."""
+    presets = [load_preset(name) for name in preset_names()]
+    return [
+        {
+            "name": preset.name,
+            "title": preset.title,
+            "model": preset.model,
+            "steps": preset.steps,
+            "random_weights": preset.random_weights,
+            "rows": [row.name for row in preset.rows],
+            "source": preset.source,
+        }
+        for preset in presets
+    ]
 
 
 def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:

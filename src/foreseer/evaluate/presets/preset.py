@@ -1,4 +1,4 @@
-"""A table or figure of a paper as data: model, settings, methods, and the figures that were published."""
+"""Table or figure of a paper as data: model, settings, methods and published figures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.errors import ForeseerError
-from foreseer.evaluate.contender import Accelerated, Contender, Unaccelerated
-from foreseer.forecast import L2P, Chebyshev, Forecaster, Reuse, TaylorSeer
+from foreseer.evaluate.entries.base import Entry, PlainEntry, PolicyEntry
+from foreseer.forecast import Chebyshev, Forecaster, Reuse, TaylorSeer
 from foreseer.grid import Grid
 from foreseer.methods import L2P_STEPS
 from foreseer.plan import Policy
@@ -19,9 +18,9 @@ from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
 Kind = Literal["image", "video", "classes"]
 NOT_YET: Mapping[str, str] = {
-    "TeaCache": "TeaCache's rows need a threshold, which most texts leave out, and a polynomial of the model: the "
-    "method teacache is measured in a run of its own (foreseer bench MODEL --methods teacache --nfe N).",
-    "settings": "The settings of this row are not in the text that the preset was made from.",
+    "TeaCache": "TeaCache's rows need a threshold, which most papers leave out, and a polynomial fitted to the model: "
+    "measure it with foreseer bench MODEL --methods teacache --nfe N.",
+    "settings": "The settings of this row are not in the paper's text.",
 }
 MATRIX = "L2P needs a matrix trained on this model: give its weight file (--matrix FILE)."
 _SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
@@ -37,18 +36,22 @@ _FORECASTERS: Mapping[str, Callable[..., Forecaster]] = {
 
 
 class PresetError(ForeseerError, ValueError):
-    """There is no such preset, its file is not one, or one of its methods is not to be had."""
+    """The preset is unknown, its file is not a preset, or one of its methods is unavailable."""
 
 
 @dataclass(frozen=True)
-class Absent(Contender):
-    """A row of the paper that cannot be run: attaching it says why."""
+class UnavailableEntry(Entry):
+    """Row of a paper's table that cannot be run; attaching it raises the reason.
+
+    Attributes:
+        reason: why it cannot be run.
+    """
 
     reason: str = field(kw_only=True)
 
     @contextmanager
     def attached(self, pipe: Any) -> Iterator[None]:
-        """Refuse.
+        """Raise the reason.
 
         Raises:
             PresetError: always, with the reason.
@@ -59,18 +62,18 @@ class Absent(Contender):
 
 @dataclass(frozen=True)
 class PresetRow:
-    """One row of the paper's table: exactly one of a schedule, ``fewer`` and ``not_yet``.
+    """Row of a paper's table with exactly one of ``schedule``, ``fewer`` and ``not_yet``.
 
     Attributes:
-        name: short, unique in the preset.
-        title: what tables print.
+        name: short and unique in the preset.
+        title: title in tables.
         schedule: ``rule`` (uniform, growing, l2p) and its options.
         forecast: ``rule`` (reuse, taylorseer, chebyshev, l2p) and its options.
-        site: where the feature is taken.
-        fewer: steps, for step reduction.
-        not_yet: a key of ``NOT_YET``: why the row cannot be run.
-        nfe: network evaluations as published.
-        published: figures as published, a value a column of the preset; ``"-"`` where the paper has none.
+        site: site of the feature.
+        fewer: number of steps, for step reduction.
+        not_yet: key of ``NOT_YET``, the reason why the row cannot be run.
+        nfe: computed steps as published.
+        published: published figures, one per column of the preset; ``"-"`` for an empty cell.
     """
 
     name: str
@@ -85,7 +88,7 @@ class PresetRow:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What reports show."""
+        """Parameters, as reports show them."""
         if self.fewer is not None:
             return {"steps": self.fewer}
         if self.schedule is None or self.forecast is None:
@@ -94,44 +97,44 @@ class PresetRow:
 
     @property
     def needs_matrix(self) -> bool:
-        """Whether the row is L2P, which has learned weights."""
+        """Whether the row is L2P, which needs a trained matrix."""
         return self.forecast is not None and self.forecast["rule"] == "l2p"
 
-    def policy(self, matrix: L2P | None = None) -> Policy:
-        """The row as a policy.
+    def policy(self, matrix: Forecaster | None = None) -> Policy:
+        """Make the row's policy.
 
         Raises:
-            PresetError: the row has none, or needs a matrix that was not given.
+            PresetError: the row has no policy, or needs a matrix that was not given.
         """
         if self.schedule is None or self.forecast is None:
-            raise PresetError(f"{self.title} is no policy.")
+            raise PresetError(f"{self.title} has no policy: it reduces steps or cannot be run.")
         if self.needs_matrix:
             if matrix is None:
                 raise PresetError(MATRIX)
-            return Policy(_made(_SCHEDULES, self.schedule), matrix, self.site)
-        return Policy(_made(_SCHEDULES, self.schedule), _made(_FORECASTERS, self.forecast), self.site)
+            return Policy(_make_rule(_SCHEDULES, self.schedule), matrix, self.site)
+        return Policy(_make_rule(_SCHEDULES, self.schedule), _make_rule(_FORECASTERS, self.forecast), self.site)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A table or figure of a paper.
+    """Table or figure of a paper.
 
     Attributes:
-        name: what is typed.
+        name: what users type.
         title: heading of the report.
-        source: paper, table, and where its settings stand.
+        source: paper, table, and the place of its settings.
         model: hub id.
-        pipeline: diffusers' class.
-        kind: what the pipeline draws.
-        identity: entries of the denoiser's configuration that tell the model from smaller ones of its class.
-        random_weights: name for ``random_pipeline``, where the architecture can be built without the weights.
-        steps: of the reference.
-        options: of the pipeline's call (size, frames, guidance).
+        pipeline: diffusers' class of the pipeline.
+        kind: kind of sample that the pipeline draws.
+        identity: entries of the denoiser's configuration that distinguish the model from others of its class.
+        random_weights: name of the architecture for ``random_pipeline``, if it can be built without weights.
+        steps: steps of the reference.
+        options: keyword arguments of the pipeline's call (size, frames, guidance).
         prompts: name of the paper's prompt set.
-        columns: of the published table.
-        reference: published figures of the run with every step.
-        hardware: on which the paper measured, where it says so.
-        notes: what the text leaves open, and how the preset reads it.
+        columns: columns of the published table.
+        reference: published figures of the run that computes every step.
+        hardware: hardware of the paper's measurements, if it names it.
+        notes: points that the paper leaves open, and how the preset settles them.
         rows: the methods, in the paper's order.
     """
 
@@ -155,7 +158,7 @@ class Preset:
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         if self.kind not in get_args(Kind) or self.steps < 1 or not names or len(set(names)) != len(names):
-            raise PresetError(f"Preset {self.name!r}: unknown kind, no steps, no rows, or rows of the same name.")
+            raise PresetError(f"Preset {self.name!r}: unknown kind, no steps, no rows, or two rows of the same name.")
         for row in self.rows:
             ways = [
                 row.schedule is not None and row.forecast is not None,
@@ -164,7 +167,7 @@ class Preset:
             ]
             if sum(ways) != 1 or (row.not_yet is not None and row.not_yet not in NOT_YET):
                 raise PresetError(
-                    f"Preset {self.name!r}, row {row.name!r}: expected one way to sample, or a known reason."
+                    f"Preset {self.name!r}, row {row.name!r}: expected exactly one way to sample, or a known reason."
                 )
             if row.schedule is not None and not row.needs_matrix:
                 row.policy()
@@ -176,24 +179,23 @@ class Preset:
 
     @property
     def published(self) -> dict[str, dict[str, float | str]]:
-        """The published figures by row name (``reference`` for every step), each by the paper's column names."""
-        found = {"reference": self._by_column(self.reference, None)}
-        found.update({row.name: self._by_column(row.published, row.nfe) for row in self.rows})
-        return found
+        """Published figures by row name (``reference`` for every step), then by the paper's column names."""
+        rows = {row.name: self._by_column(row.published, row.nfe) for row in self.rows}
+        return {"reference": self._by_column(self.reference, None), **rows}
 
-    def contenders(self, steps: int | None = None, matrix: L2P | None = None) -> list[Contender]:
-        """Every row but the reference, ready to run; rows that cannot be run are there too and say why when attached.
+    def entries(self, steps: int | None = None, matrix: Forecaster | None = None) -> list[Entry]:
+        """Make an entry of every row except the reference; rows that cannot be run raise when attached.
 
         Args:
-            steps: of the run; by default the paper's. Rules adapt to it; step reduction keeps its share.
-            matrix: L2P's learned weights for the model.
+            steps: steps of the run; by default the paper's. Rules adapt to it, step reduction keeps its ratio.
+            matrix: L2P's matrix, trained on the model.
         """
-        return [self._contender(row, steps or self.steps, matrix) for row in self.rows]
+        return [self._entry(row, steps or self.steps, matrix) for row in self.rows]
 
     def apply_to(self, pipe: Any) -> dict[str, Any]:
-        """The paper's call options that hold for ``pipe``: all where it is the paper's model, none where it is another.
+        """Return the paper's call options that ``pipe`` accepts if it is the paper's model, else none.
 
-        A size or guidance that the paper chose for its model means nothing to another; there the pipeline's own hold.
+        The paper's size and guidance suit its own model only; another pipeline keeps its own.
         """
         if not self.is_for(pipe):
             return {}
@@ -201,35 +203,36 @@ class Preset:
         return {name: value for name, value in self.options.items() if name in accepted}
 
     def is_for(self, pipe: Any) -> bool:
-        """Whether ``pipe`` is the paper's model, by its class and its denoiser's configuration."""
+        """Return whether ``pipe`` is the paper's model, by its class and its denoiser's configuration."""
         if type(pipe).__name__ != self.pipeline:
             return False
+        from foreseer.attach.network.denoisers import find_denoisers
+
         config: Any = next((module.config for module in find_denoisers(pipe).values()), {})
         return all(config.get(name) == value for name, value in self.identity.items())
 
     def _by_column(self, values: tuple[float | str, ...], nfe: int | None) -> dict[str, float | str]:
-        found: dict[str, float | str] = {} if nfe is None else {"NFE": nfe}
         pairs = zip(self.columns, values, strict=True) if values else ()
-        found.update({column: value for column, value in pairs if value != "-"})
-        return found
+        figures = {column: value for column, value in pairs if value != "-"}
+        return figures if nfe is None else {"NFE": nfe, **figures}
 
-    def _contender(self, row: PresetRow, steps: int, matrix: L2P | None) -> Contender:
+    def _entry(self, row: PresetRow, steps: int, matrix: Forecaster | None) -> Entry:
         if row.fewer is not None:
             fewer = max(1, round(row.fewer * steps / self.steps))
-            return Unaccelerated(row.name, row.title, fewer, settings={"steps": fewer})
+            return PlainEntry(row.name, row.title, fewer, settings={"steps": fewer})
         if row.not_yet is not None:
-            return Absent(row.name, row.title, steps, reason=NOT_YET[row.not_yet])
+            return UnavailableEntry(row.name, row.title, steps, reason=NOT_YET[row.not_yet])
         try:
             policy = row.policy(matrix)
             policy.compile(Grid.uniform(steps))
-        except ForeseerError as error:  # no matrix, or settings for runs of other lengths
-            return Absent(row.name, row.title, steps, settings=row.settings, reason=str(error))
+        except ForeseerError as error:  # no matrix, or settings for another number of steps
+            return UnavailableEntry(row.name, row.title, steps, settings=row.settings, reason=str(error))
         settings = {**row.settings, "matrix": repr(matrix)} if row.needs_matrix else row.settings
-        return Accelerated(row.name, row.title, steps, settings=settings, policy=policy)
+        return PolicyEntry(row.name, row.title, steps, settings=settings, policy=policy)
 
 
-def _made(kinds: Mapping[str, Callable[..., Any]], given: Mapping[str, Any]) -> Any:
-    options = dict(given)
+def _make_rule(kinds: Mapping[str, Callable[..., Any]], description: Mapping[str, Any]) -> Any:
+    options = dict(description)
     rule = options.pop("rule")
     if rule not in kinds:
         raise PresetError(f"Unknown rule {rule!r}: expected one of {', '.join(kinds)}.")

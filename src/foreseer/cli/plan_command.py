@@ -1,0 +1,144 @@
+"""``foreseer plan``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from foreseer.cli.common import (
+    KERNEL,
+    ForwardPasses,
+    Json,
+    Matrix,
+    MaxError,
+    Nfe,
+    SiteOption,
+    Speedup,
+    created,
+    file_to_write,
+    kernel_policy,
+    method_policy,
+    parse_shape,
+    planned,
+)
+from foreseer.grid import Grid
+from foreseer.methods import METHODS
+from foreseer.plan import Plan
+
+if TYPE_CHECKING:
+    from foreseer.plan import Policy
+
+
+class MakeByDefault(TyperGroup):
+    """Command group that reads ``foreseer plan FILE ...`` as ``foreseer plan make FILE ...``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names, else ``make``."""
+        return super().resolve_command(ctx, args if args and args[0] in self.commands else ["make", *args])
+
+
+plan_app = typer.Typer(
+    cls=MakeByDefault,
+    help="Plans: which steps compute, and the rows that forecast the others.",
+    no_args_is_help=True,
+)
+
+
+@plan_app.command("make")
+def plan_make(
+    what: Annotated[str, typer.Argument(metavar="KERNEL|METHOD", help="A kernel file, or a method's name.")],
+    nfe: Nfe = None,
+    forward_passes: ForwardPasses = None,
+    speedup: Speedup = None,
+    max_error: MaxError = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the run; by default the kernel's, or 50.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="With a kernel, rows to use: kernel (default), l2p, newton, ...")
+    ] = None,
+    site: SiteOption = None,
+    matrix: Matrix = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="File to write the plan to.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a plan from a kernel or a method, print it, and write it to a file."""
+    _check_method(what, method)
+    policy, grid = _policy_and_grid(
+        what, steps, (nfe, forward_passes, speedup, max_error), site, matrix, method=method or KERNEL
+    )
+    plan = planned(policy, grid)
+    if out is not None:
+        plan.save(created(out))
+    explanation = plan.explain()
+    typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
+
+
+@plan_app.command("explain")
+def plan_explain(
+    what: Annotated[str, typer.Argument(metavar="FILE|METHOD", help="A plan file, or a method's name.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the run, for a method.")] = 50,
+    nfe: Nfe = None,
+    site: SiteOption = None,
+    matrix: Matrix = None,
+    shape: Annotated[str | None, typer.Option(help="Feature shape for the memory, as 1,4096,64.")] = None,
+    dtype: Annotated[str, typer.Option(help="Feature dtype: float32, bfloat16, float16 or float64.")] = "float32",
+    as_json: Json = False,
+) -> None:
+    """Explain step by step what a plan computes and how it forecasts."""
+    if what in METHODS:
+        plan = planned(method_policy(what, steps, nfe, site, matrix), Grid.uniform(steps))
+    elif Path(what).exists():
+        plan = Plan.load(what)
+    else:
+        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+    explanation = plan.explain(parse_shape(shape), dtype)
+    typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
+
+
+def _check_method(what: str, method: str | None) -> None:
+    if method is None:
+        return
+    if what in METHODS:
+        raise typer.BadParameter(f"{what!r} is a method itself; --method needs a kernel.", param_hint="--method")
+    if method == "rollout":
+        raise typer.BadParameter(
+            "a rollout runs the network: foreseer rollout MODEL KERNEL --prompts FILE --nfe N.", param_hint="--method"
+        )
+    with_rows = [KERNEL, *(name for name, entry in METHODS.items() if not entry.reduces_steps)]
+    if method not in with_rows:
+        raise typer.BadParameter(
+            f"{method!r} has no rows: expected one of {', '.join(with_rows)}.", param_hint="--method"
+        )
+
+
+def _policy_and_grid(
+    what: str,
+    steps: int | None,
+    target: tuple[int | None, int | None, float | None, float | None],
+    site: Any,
+    matrix: Path | None,
+    *,
+    method: str,
+) -> tuple[Policy, Grid]:
+    from foreseer.kernel import Kernel
+    from foreseer.kernel.interpolate import resampled
+
+    nfe, forward_passes, speedup, max_error = target
+    if what in METHODS:
+        if any(value is not None for value in target[1:]):
+            raise typer.BadParameter("--forward-passes, --speedup and --max-error need a kernel; a method takes --nfe.")
+        return method_policy(what, steps or 50, nfe, site, matrix), Grid.uniform(steps or 50)
+    if not Path(what).exists():
+        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+    if site is not None:
+        raise typer.BadParameter("the kernel sets the site: leave it out.", param_hint="--site")
+    kernel = Kernel.load(what)
+    grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
+    path = Path(what)
+    policy = kernel_policy(path, nfe, speedup, max_error, forward_passes=forward_passes, method=method, matrix=matrix)
+    return policy, grid

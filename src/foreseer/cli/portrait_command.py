@@ -1,0 +1,27 @@
+"""``foreseer portrait``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foreseer.cli.common import created, file_to_write, print_line
+
+
+def portrait(
+    kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
+    nfe: Annotated[int, typer.Option(min=1, help="Computed steps of the plan that is shown.")] = 9,
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The PNG to write.")] = Path(
+        "portrait.png"
+    ),
+) -> None:
+    """Draw a kernel: projection fidelity, expected error per step, weights, trajectories."""
+    from foreseer.calibration.analysis import plot_kernel
+    from foreseer.kernel import Kernel
+    from foreseer.methods.learned import learned
+
+    loaded = Kernel.load(kernel)
+    plot_kernel(loaded, learned(loaded, nfe=nfe).compile(loaded.grid), created(out))
+    print_line(f"wrote {out}")

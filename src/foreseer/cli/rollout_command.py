@@ -1,0 +1,74 @@
+"""``foreseer rollout``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foreseer.cli.common import (
+    Device,
+    Dtype,
+    ForwardPasses,
+    Nfe,
+    Seed,
+    created,
+    file_to_write,
+    open_model,
+    print_line,
+    progress_bar,
+)
+from foreseer.cli.pipeline_options import takes_call_options
+
+
+@takes_call_options
+def rollout(
+    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    kernel: Annotated[Path, typer.Argument(help="A kernel file of this model, recorded on the grid of the plan.")],
+    nfe: Nfe = None,
+    forward_passes: ForwardPasses = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(min=2, help="Steps of a finer run to follow.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of prompts to use; 4 are often enough.")] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The plan to write.")] = Path(
+        "rollout.plan.safetensors"
+    ),
+    dtype: Dtype = None,
+    device: Device = None,
+    *,
+    call: dict[str, Any],
+) -> None:
+    """Fit a plan's rows on the trajectories that the plan itself produces; resumes after an interruption."""
+    from foreseer.calibration.rollout import rollout as run
+    from foreseer.kernel import Kernel
+
+    loaded = Kernel.load(kernel)
+    if (nfe is None) == (forward_passes is None):
+        raise typer.BadParameter("give one of --nfe and --forward-passes.", param_hint="--nfe")
+    if nfe is not None and nfe > len(loaded.grid):
+        raise typer.BadParameter(f"{nfe} computed steps do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
+    pipe, texts, options = open_model(model, prompts, call, dtype, device)
+    options.pop("num_inference_steps", None)
+    partial = created(out).with_name(f".{out.name}.partial")
+    with progress_bar() as bar:
+        task = bar.add_task("Rolling out", total=None)
+        plan = run(
+            pipe,
+            loaded,
+            texts[:count],
+            nfe=nfe,
+            forward_passes=forward_passes,
+            teacher_steps=teacher_steps,
+            seed=seed,
+            checkpoint=partial,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+    plan.save(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    used = len(texts[:count])
+    plural = "s" if used > 1 else ""
+    print_line(f"wrote {out}: computes {plan.nfe} of {len(plan.grid)} steps, fitted on {used} prompt{plural}")

@@ -1,0 +1,118 @@
+"""Draw and write pictures with any diffusers pipeline under a policy, for ``foreseer generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foreseer import pipelines
+from foreseer.attach.accelerate import accelerate
+from foreseer.attach.run_record import RunRecord
+from foreseer.evaluate.sampling.picture_files import write_picture
+from foreseer.evaluate.sampling.timing import time_loop
+from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
+from foreseer.plan import Policy
+
+DEFAULT_STEPS = 50
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """Pictures to draw.
+
+    Attributes:
+        model: bundled name, folder or hub id.
+        prompts: one picture each.
+        steps: steps of the sampler; by default the model folder's, else 50.
+        seed: seed of the first picture; each next picture adds one.
+        out: file to write; numbered if there are several pictures.
+        options: more keyword arguments for the pipeline, pictures as paths; ``None`` keeps the model folder's value.
+        dtype: dtype of the weights.
+        device: device to run on.
+    """
+
+    model: str
+    prompts: list[str]
+    steps: int | None
+    seed: int
+    out: Path
+    options: dict[str, Any]
+    dtype: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class WrittenPicture:
+    """A picture that was written.
+
+    Attributes:
+        path: the file.
+        prompt: its prompt.
+        seed: seed of its initial noise.
+        steps: steps that the run took; fewer than asked for in image to image.
+        seconds: duration of the denoising loop.
+        record: Foreseer's record of the run, if it was attached.
+    """
+
+    path: Path
+    prompt: str
+    seed: int
+    steps: int
+    seconds: float
+    record: RunRecord | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings, lists and dictionaries."""
+        return {
+            "path": str(self.path),
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "record": self.record.to_dict() if self.record is not None else None,
+        }
+
+    def summary(self) -> str:
+        """Return one line to print."""
+        nfe = self.record.nfe if self.record is not None else self.steps
+        line = f"{self.path}: {nfe} of {self.steps} steps computed, {self.seconds:.2f} s denoising"
+        if self.record is not None and self.record.failed_open:
+            first = self.record.failed_open[0]
+            line += f"; {len(self.record.failed_open)} against the plan ({first.reason})"
+        return line
+
+
+def generate_all(
+    request: PictureRequest, policy_for: Callable[[int], tuple[Policy | None, int]], quiet: bool = False
+) -> Iterator[WrittenPicture]:
+    """Draw and write one picture per prompt, yielding each.
+
+    Args:
+        request: the pictures to draw.
+        policy_for: function from the sampler's steps to the policy (or ``None``) and the steps to take under it.
+        quiet: whether to hide the progress bar.
+
+    Raises:
+        ForeseerError: the pipeline, an option or the policy cannot be used.
+    """
+    pipe, sampling = load_pipeline(request.model, request.dtype, request.device)
+    pipe.set_progress_bar_config(disable=quiet or None)
+    _, defaults = split_sampling(sampling)
+    policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
+    explicit = {name: value for name, value in request.options.items() if value is not None}
+    options = {**defaults, **pipelines.with_pictures(pipe, explicit), "num_inference_steps": steps}
+    with accelerate(pipe, policy) if policy is not None else nullcontext() as handle:
+        for index, prompt in enumerate(request.prompts):
+            arguments = call_arguments(pipe, prompt, options)
+            seed = request.seed + index
+            with time_loop(pipe) as loop:
+                output = pipelines.run(pipe, arguments, seed)
+            path = request.out
+            if len(request.prompts) > 1:
+                path = path.with_name(f"{path.stem}-{index}{path.suffix}")
+            write_picture(output, path)
+            record = handle.record if handle is not None else None
+            yield WrittenPicture(path, prompt, seed, loop.steps or steps, loop.seconds, record)
