@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -18,7 +19,10 @@ import foreseer
 import foreseer.errors
 
 DOCS = Path(__file__).parent
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
 REPOSITORY = "https://github.com/foreseer/foreseer/blob/main/"
+
+ElementTree.register_namespace("", MATHML.strip("{}"))
 
 project = "Foreseer"
 author = "The Foreseer authors"
@@ -98,10 +102,16 @@ def escape_bars(*context: Any) -> None:
 
 
 def mathml(latex: str, *, as_block: bool = False) -> str:
-    """A formula as MathML."""
-    latex = re.sub(r"\\dots\b", r"\\ldots", latex)
-    latex = re.sub(r"\\(hat|tilde) ?([A-Za-z])", r"{\\\1 \2}", latex)  # an index belongs to the letter below its hat
-    return tex2mathml(latex, as_block=as_block)
+    """A formula as MathML; the index of a letter with a hat stands beside it, not below it."""
+    root = ElementTree.fromstring(tex2mathml(re.sub(r"\\dots\b", r"\\ldots", latex), as_block=as_block))  # noqa: S314
+    for node in list(root.iter(f"{MATHML}munderover")):
+        letter, index, accent = list(node)
+        if accent.tag == f"{MATHML}mo" and accent.text in ("ˆ", "~"):
+            node.tag = f"{MATHML}msub"
+            hat = ElementTree.Element(f"{MATHML}mover", accent="true")
+            hat.extend([letter, accent])
+            node[:] = [hat, index]
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def inline_math(translator: Any, node: nodes.math) -> None:
