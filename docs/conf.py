@@ -6,6 +6,7 @@ index for language models, ``llms.txt``, is written from the pages' titles and f
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from pathlib import Path
@@ -103,7 +104,9 @@ def escape_bars(*context: Any) -> None:
 
 def mathml(latex: str, *, as_block: bool = False) -> str:
     """A formula as MathML; the index of a letter with a hat stands beside it, not below it."""
-    root = ElementTree.fromstring(tex2mathml(re.sub(r"\\dots\b", r"\\ldots", latex), as_block=as_block))  # noqa: S314
+    markup = tex2mathml(re.sub(r"\\dots\b", r"\\ldots", latex), as_block=as_block)
+    markup = re.sub(r"&(?!lt;|gt;|amp;|#)\w+;", lambda entity: html.unescape(entity[0]), markup)
+    root = ElementTree.fromstring(markup)  # noqa: S314
     for node in list(root.iter(f"{MATHML}munderover")):
         letter, index, accent = list(node)
         if accent.tag == f"{MATHML}mo" and accent.text in ("ˆ", "~"):
