@@ -1,4 +1,4 @@
-"""The site, from the Markdown in this folder: ``make site``. Nothing is fetched while building, nor by the pages.
+"""Settings of the site, which `make site` builds from this folder; neither it nor its pages fetch anything.
 
 Formulas become MathML, which browsers draw without a script. Links that leave this folder go to the repository. The
 index for language models, ``llms.txt``, is written from the pages' titles and first paragraphs.
@@ -80,7 +80,7 @@ def other_names(page: str) -> str:
 
 
 def complete_source(app: Any, docname: str, source: list[str]) -> None:
-    """Point links to files outside of this folder at the repository; list every public name in the reference."""
+    """Point links that leave this folder at the repository; complete the reference."""
     if docname == "api":
         source[0] += other_names(source[0])
     folder = (DOCS / docname).parent
@@ -124,7 +124,7 @@ def inline_math(translator: Any, node: nodes.math) -> None:
 
 
 def display_math(translator: Any, node: nodes.math_block) -> None:
-    """Write a formula of its own line."""
+    """Write a formula on a separate line."""
     translator.body.append(f'<div class="math">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
