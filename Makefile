@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint smoke site bench matrix test-matrix clean
+.PHONY: demo test lint smoke site figures bench matrix test-matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/foreseer demo --out demo
@@ -23,6 +23,10 @@ smoke: $(VENV)/installed
 # The site, into build/site; a warning is an error. Nothing is fetched.
 site: $(VENV)/installed
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+
+# Every benchmark that a page quotes (hours), then the tables of all pages; run again, it resumes.
+figures: $(VENV)/installed
+	$(BIN)/python -m benchmarks.figures --run
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed

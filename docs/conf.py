@@ -1,4 +1,4 @@
-"""The site, from the Markdown in this folder: ``make site``. Nothing is fetched while building, nor by the pages.
+"""Settings of the site, which `make site` builds from this folder; neither it nor its pages fetch anything.
 
 Formulas become MathML, which browsers draw without a script. Links that leave this folder go to the repository. The
 index for language models, ``llms.txt``, is written from the pages' titles and first paragraphs.
@@ -6,10 +6,12 @@ index for language models, ``llms.txt``, is written from the pages' titles and f
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -18,7 +20,10 @@ import foreseer
 import foreseer.errors
 
 DOCS = Path(__file__).parent
+MATHML = "{http://www.w3.org/1998/Math/MathML}"
 REPOSITORY = "https://github.com/foreseer/foreseer/blob/main/"
+
+ElementTree.register_namespace("", MATHML.strip("{}"))
 
 project = "Foreseer"
 author = "The Foreseer authors"
@@ -75,7 +80,7 @@ def other_names(page: str) -> str:
 
 
 def complete_source(app: Any, docname: str, source: list[str]) -> None:
-    """Point links to files outside of this folder at the repository; list every public name in the reference."""
+    """Point links that leave this folder at the repository; complete the reference."""
     if docname == "api":
         source[0] += other_names(source[0])
     folder = (DOCS / docname).parent
@@ -98,10 +103,18 @@ def escape_bars(*context: Any) -> None:
 
 
 def mathml(latex: str, *, as_block: bool = False) -> str:
-    """A formula as MathML."""
-    latex = re.sub(r"\\dots\b", r"\\ldots", latex)
-    latex = re.sub(r"\\(hat|tilde) ?([A-Za-z])", r"{\\\1 \2}", latex)  # an index belongs to the letter below its hat
-    return tex2mathml(latex, as_block=as_block)
+    """A formula as MathML; the index of a letter with a hat stands beside it, not below it."""
+    markup = tex2mathml(re.sub(r"\\dots\b", r"\\ldots", latex), as_block=as_block)
+    markup = re.sub(r"&(?!lt;|gt;|amp;|#)\w+;", lambda entity: html.unescape(entity[0]), markup)
+    root = ElementTree.fromstring(markup)  # noqa: S314
+    for node in list(root.iter(f"{MATHML}munderover")):
+        letter, index, accent = list(node)
+        if accent.tag == f"{MATHML}mo" and accent.text in ("ˆ", "~"):
+            node.tag = f"{MATHML}msub"
+            hat = ElementTree.Element(f"{MATHML}mover", accent="true")
+            hat.extend([letter, accent])
+            node[:] = [hat, index]
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def inline_math(translator: Any, node: nodes.math) -> None:
@@ -111,7 +124,7 @@ def inline_math(translator: Any, node: nodes.math) -> None:
 
 
 def display_math(translator: Any, node: nodes.math_block) -> None:
-    """Write a formula of its own line."""
+    """Write a formula on a separate line."""
     translator.body.append(f'<div class="math">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 

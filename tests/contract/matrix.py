@@ -25,7 +25,7 @@ COLUMNS = {
     "last block": fs.Policy(SKIPPING, LINE, site="last_block"),
     "modules": fs.Policy(SKIPPING, LINE, site="modules"),
     "tokens": fs.Policy(SKIPPING, LINE, site="tokens"),
-    "residual": fs.Policy(SKIPPING, LINE, site="change"),
+    "residual": fs.Policy(SKIPPING, LINE, site="residual"),
     "first-block gate": gate.GatedPolicy(gate.FirstBlock(threshold=1e9), LINE, site="output"),
 }
 

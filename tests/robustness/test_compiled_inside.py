@@ -35,7 +35,7 @@ def compile_blocks(tiny: TinyPipeline, how: str = "in place") -> None:
 
 
 @pytest.mark.cell(
-    "hosts", "torch.compile of blocks with a site or gate between them (change, TeaCache, first block)", "works"
+    "hosts", "torch.compile of blocks with a site or gate between them (residual, TeaCache, first block)", "works"
 )
 @pytest.mark.usefixtures("as_users_call")
 @WHEN

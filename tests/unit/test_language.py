@@ -28,6 +28,7 @@ COVERED = (
     "tests/unit/evaluate",
     "tests/unit/cli",
     *(f"src/foreseer/methods/{name}.py" for name in ("gated", "learned", "train_l2p", "validate")),
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "examples/serve/README.md", "benchmarks/README.md"),
 )
 LEFT_OUT = (  # below covered folders
     "src/foreseer/calibration/rollout.py",

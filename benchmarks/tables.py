@@ -1,0 +1,228 @@
+"""How each quoted table is made from the results: one function per table. Used by ``benchmarks/figures.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from benchmarks.rendering import MISSING, TABLES, Row, Table, decimals, named, table
+
+LABELS = {
+    "Euler": "Euler, that many steps",
+    "DPM-Solver++ 2M": "DPM-Solver++ 2M, that many steps",
+    "UniPC": "UniPC, that many steps",
+    "reuse": "reuse (FORA)",
+    "taylorseer": "TaylorSeer",
+    "newton": "Newton",
+    "adams-bashforth": "Adams-Bashforth",
+    "spectrum": "Spectrum",
+}
+FIXED = tuple(LABELS)
+LEARNED = (
+    "TaylorSeer, searched steps",
+    "L2P, searched steps",
+    "kernel rows, searched steps",
+    "rollout, searched steps",
+)
+FEW_PROMPTS = ("kernel rows, 4 prompts", "rollout, 4 prompts")
+PUBLISHED = ("L2P as published", "kernel rows, L2P's steps")
+
+
+def psnr_table(rows: Sequence[Row], budgets: Sequence[int], methods: Sequence[str]) -> list[list[str]]:
+    """Mean PSNR by method and number of computed steps."""
+    header = ["method", *(f"{budget} NFE" for budget in budgets)]
+    lines = [
+        [LABELS.get(method, method), *(decimals(named(rows, method).get(f"{budget} NFE, dB")) for budget in budgets)]
+        for method in methods
+    ]
+    return [header, *lines]
+
+
+@table("fidelity-short", "learning")
+def _fidelity_short(rows: list[Row]) -> list[list[str]]:
+    learned = ("kernel rows, searched steps", "rollout, searched steps", "L2P as published")
+    return psnr_table(rows, (14, 11, 9, 7, 6, 5), ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+
+
+@table("fidelity", "learning")
+def _fidelity(rows: list[Row]) -> list[list[str]]:
+    return psnr_table(rows, (14, 11, 9, 7, 6, 5), (*FIXED, *LEARNED, *FEW_PROMPTS, *PUBLISHED))
+
+
+@table("fidelity-guidance", "learning_cfg3")
+def _fidelity_guidance(rows: list[Row]) -> list[list[str]]:
+    return psnr_table(rows, (14, 9, 6), (*FIXED, *PUBLISHED, *LEARNED, *FEW_PROMPTS))
+
+
+@table("fidelity-both", "learning", "video")
+def _fidelity_both(picture: list[Row], video: list[Row]) -> list[list[str]]:
+    header = ["method", "picture, 14 NFE", "9", "7", "video, 14 NFE", "9", "7"]
+    labels = {
+        **LABELS,
+        "reuse": "reuse",
+        "kernel rows, searched steps": "kernel rows",
+        "rollout, searched steps": "rollout",
+    }
+    methods = ("Euler", "UniPC", "reuse", "spectrum", "taylorseer", "L2P as published", *LEARNED[2:])
+    lines = []
+    for method in methods:
+        pictures = [decimals(named(picture, method).get(f"{budget} NFE, dB")) for budget in (14, 9, 7)]
+        videos = [decimals(named(video, method).get(f"{budget} NFE, PSNR")) for budget in (14, 9, 7)]
+        lines.append([labels.get(method, method), *pictures, *videos])
+    return [header, *lines]
+
+
+VIDEO_LABELS = {**LABELS, "reuse": "reuse", "FORA": "FORA (reuse at modules)"}
+VIDEO_METHODS = (
+    *(
+        "Euler",
+        "DPM-Solver++ 2M",
+        "UniPC",
+        "reuse",
+        "FORA",
+        "TeaCache",
+        "Delta-DiT",
+        "taylorseer",
+        "TaylorSeer at modules",
+    ),
+    *("newton", "adams-bashforth", "spectrum", "L2P as published", *LEARNED[1:]),
+)
+
+
+def _video(rows: list[Row]) -> list[list[str]]:
+    measures = (("PSNR", 1), ("SSIM", 4), ("temporal error", 3))
+    header = ["method"]
+    for budget in (14, 9, 7):
+        header += [f"{budget} NFE: dB", "SSIM", "temporal"]
+    lines = []
+    for method in VIDEO_METHODS:
+        row = named(rows, method)
+        cells = [decimals(row.get(f"{nfe} NFE, {name}"), places) for nfe in (14, 9, 7) for name, places in measures]
+        lines.append([VIDEO_LABELS.get(method, method), *cells])
+    return [header, *lines]
+
+
+TABLES["video"] = Table(("video",), _video)
+TABLES["video-guidance"] = Table(("video_cfg2",), _video)
+
+
+@table("few-steps", "few_steps")
+def _few_steps(rows: list[Row]) -> list[list[str]]:
+    columns = ((8, 7), (8, 6), (8, 5), (8, 4), (6, 5), (6, 4), (6, 3), (4, 3))
+    methods = {
+        "step reduction to": "step reduction: Euler with that many steps",
+        "best sub-grid (reuse": "reuse, searched steps",
+        "TaylorSeer order 1": "TaylorSeer order 1, searched steps",
+        "fs.learned": "kernel rows, searched steps (`fs.learned`)",
+        "rollout": "rollout, searched steps",
+    }
+    lines = []
+    for beginning, label in methods.items():
+        cells = [
+            decimals(row["PSNR, dB"])
+            for steps, nfe in columns
+            for row in rows
+            if (row["steps"], row["NFE"]) == (steps, nfe) and row["method"].startswith(beginning)
+        ]
+        lines.append([label, *cells])
+    return [["", *(f"{nfe} of {steps}" for steps, nfe in columns)], *lines]
+
+
+GUIDANCE_LABELS = {
+    "kernel rows, both branches": ("kernel", "together"),
+    "kernel rows that steer, both branches": ("kernel with error feedback", "together"),
+    "kernel rows that steer, planned together": ("kernel with error feedback", "planned together (`evaluations=`)"),
+    "kernel rows that steer, uncond at every second step": (
+        "kernel with error feedback",
+        "unconditional at every second step",
+    ),
+    "rollout, both branches": ("rollout", "together"),
+    "rollout, uncond at every second step": ("rollout", "unconditional at every second step"),
+    "rollout, planned together": ("rollout", "planned together (`evaluations=`)"),
+}
+
+
+def _guidance(rows: list[Row], cell: Callable[[Row], str], methods: Sequence[str]) -> list[list[str]]:
+    budgets = (28, 18, 14, 12)
+    header = ["rows", "steps of the branches", "28 passes", *map(str, budgets[1:])]
+    by_cell = {(row["method"], row["evaluations"]): cell(row) for row in rows}
+    return [header, *([*GUIDANCE_LABELS[name], *(by_cell[name, budget] for budget in budgets)] for name in methods)]
+
+
+@table("guidance-short", "guidance")
+def _guidance_short(rows: list[Row]) -> list[list[str]]:
+    shown = [name for name in GUIDANCE_LABELS if name != "rollout, uncond at every second step"]
+    return _guidance(rows, lambda row: decimals(row["PSNR, dB"]), shown)
+
+
+@table("guidance", "guidance")
+def _guidance_whole(rows: list[Row]) -> list[list[str]]:
+    return _guidance(rows, lambda row: f"{row['PSNR, dB']:.1f} ({row['latent']:.4f})", list(GUIDANCE_LABELS))
+
+
+def _every_method(rows: list[Row]) -> list[list[str]]:
+    names = {"plan:rollout": "rollout", "kernel:learned": "kernel rows, searched steps"}
+    header = ["method"]
+    for budget in (14, 9, 7):
+        header += [f"{budget} asked: spent", "FLOPs, x fewer", "dB", "SSIM"]
+    cells: dict[str, dict[int, list[str]]] = {}
+    order: dict[str, float] = {}
+    for row in rows:
+        method = "plan:rollout" if row["method"].startswith("plan:rollout") else row["method"]
+        if not row["failed"]:
+            spent, fewer = f"{row['evaluations']:g}", f"{row['FLOPs, x fewer']:g}"
+            numbers = [spent, fewer, decimals(row["psnr"]), decimals(row["ssim"], 4)]
+            cells.setdefault(method, {})[row["asked"]] = numbers
+        if row["asked"] == 9 and not row["failed"]:
+            order[method] = row["psnr"]
+    missing = [MISSING] * 4
+    lines = [
+        [names.get(method, method), *(cell for budget in (14, 9, 7) for cell in cells[method].get(budget, missing))]
+        for method in sorted(order, key=lambda name: -order[name])
+    ]
+    return [header, *lines]
+
+
+TABLES["every-method"] = Table(("every_method_emoji",), _every_method)
+TABLES["every-method-video"] = Table(("every_method_emoji_video",), _every_method)
+
+
+@table("claims", "claims")
+def _claims(rows: list[Row]) -> list[list[str]]:
+    return [
+        ["claim", "found", "against"],
+        *([row["claim"], decimals(row["found"], 2), decimals(row["against"], 2)] for row in rows),
+    ]
+
+
+@table("parts-spectrum", "parts", "parts_video")
+def _parts_spectrum(pictures: list[Row], videos: list[Row]) -> list[list[str]]:
+    header = ["forecast at Spectrum's steps", "pictures: 14 NFE", "9", "7", "video: 14 NFE", "9", "7"]
+    methods = dict.fromkeys(row["method"] for row in pictures if row["steps"] == "Spectrum's")
+    by_cell = [{(row["method"], row["asked"]): decimals(row["dB"]) for row in rows} for rows in (pictures, videos)]
+    return [header, *([method, *(cells[method, nfe] for cells in by_cell for nfe in (14, 9, 7))] for method in methods)]
+
+
+@table("gated", "gated")
+def _gated(rows: list[Row]) -> list[list[str]]:
+    header = ["policy", "NFE, mean and spread", "least, most", "latent error", "dB", "fixed, dB"]
+    header += ["gain, hardest by fixed", "by Euler", "by gate", "each its own"]
+    names = {
+        "gate": "gate, {} asked",
+        "gate, trust 0": "the gate's search alone, {}",
+        "gate, max_error": "gate, `max_error={}`",
+    }
+
+    def gain(row: Row, by: str) -> str:
+        return f"{row[f'hardest by {by}']:+.1f} +- {row[f'+- {by}']:.1f}"
+
+    lines = [
+        [
+            names[row["policy"]].format(row["asked"]),
+            f"{row['NFE']:.2f} +- {row['spread']:.2f}" if row["spread"] else f"{row['NFE']:g}",
+            *(f"{row['least']}, {row['most']}", decimals(row["latent error"], 4)),
+            *(decimals(row["dB"]), decimals(row["fixed, dB"])),
+            *(gain(row, "fixed"), gain(row, "Euler"), gain(row, "gate"), f"{row['each its own hardest']:+.1f}"),
+        ]
+        for row in rows
+    ]
+    return [header, *lines]

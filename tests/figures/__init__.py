@@ -1,0 +1,1 @@
+"""What the pages quote of the benchmarks."""

@@ -1,0 +1,55 @@
+"""The tables of the pages say what the committed results say."""
+
+import json
+
+import pytest
+from benchmarks import figures
+from benchmarks.rendering import RESULTS, TABLES
+
+QUOTING = [page for page in figures.pages() if figures.MARKED.search(page.read_text())]
+
+
+@pytest.mark.parametrize("page", QUOTING, ids=lambda page: str(page.relative_to(figures.ROOT)))
+def test_a_quoted_table_is_that_of_its_results(page):
+    text = page.read_text()
+    assert text == figures.rendered(text), "run `python -m benchmarks.figures`"
+    assert text.count("<!-- table: ") == text.count("<!-- /table -->") == len(figures.MARKED.findall(text))
+
+
+def test_a_changed_figure_is_noticed():
+    page = figures.ROOT / "README.md"
+    changed = page.read_text().replace("| Euler, that many steps | 39.2 |", "| Euler, that many steps | 49.2 |")
+    assert changed != page.read_text()
+    assert figures.rendered(changed) == page.read_text()
+
+
+def test_every_table_is_quoted_and_every_result_names_its_command():
+    quoted = {name for page in QUOTING for _, name, _, _ in figures.MARKED.findall(page.read_text())}
+    assert quoted == set(TABLES)
+    assert {name for table in TABLES.values() for name in table.results} <= set(figures.quoted_results())
+    for name in figures.quoted_results():
+        assert figures.command_of(name)[1] == "-m", name
+
+
+def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
+    ran, interrupted = [], []
+    monkeypatch.setattr(figures, "STATE", tmp_path / "build" / "figures.json")
+    monkeypatch.setattr(figures, "quoted_results", lambda: ["learning", "memory", "speed"])
+    head = figures.subprocess.run
+
+    def run(command, **options):
+        if command[0] == "git":
+            return head(command, **options)
+        if "benchmarks.memory" in command and not interrupted:
+            interrupted.append(command)
+            raise KeyboardInterrupt
+        ran.append(command[2])
+        return None
+
+    monkeypatch.setattr(figures.subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        figures.run(None)
+    figures.run(None)
+    assert ran == ["benchmarks.learning", "benchmarks.memory", "benchmarks.speed"]
+    assert set(json.loads(figures.STATE.read_text())) == {"learning", "memory", "speed"}
+    assert (RESULTS / "learning.json").exists()
