@@ -104,9 +104,7 @@ PIPELINES: dict[str, Callable[[], tuple[Any, Run]]] = {
 }
 
 
-@pytest.mark.cell(
-    "runs", "pipelines with their own sampling loop: CogVideoX, Sana Sprint, Cascade, Helios", "works"
-)
+@pytest.mark.cell("runs", "pipelines with their own sampling loop: CogVideoX, Sana Sprint, Cascade, Helios", "works")
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_pipeline_with_a_loop_of_its_own(name: str) -> None:
     pipe, run = PIPELINES[name]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def tune(
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
 
     def report(stage: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else lambda done, total: progress(stage, done, total)
+        return None if progress is None else partial(progress, stage)
 
     def folder(stage: str) -> str | None:
         return None if checkpoint is None else os.fspath(Path(checkpoint) / stage)

@@ -18,7 +18,7 @@ from foreseer.methods import METHODS, find
 from foreseer.methods.learned import learned
 from foreseer.methods.quality import QUALITIES
 from foreseer.methods.validate import expected_error, formula_error
-from foreseer.plan import Policy
+from foreseer.plan import Policy, ScheduledPolicy
 
 DEFAULT_METHOD = "adams-bashforth"
 DEFAULT_SPEEDUP = 2.0
@@ -155,7 +155,7 @@ class Choice:
         ``None`` without a profile, or if every step is computed or the profile does not cover the grid.
         """
         policy = self._policies.get((grid.key, max(self.first_steps, 1)))
-        if self.profile is None or policy is None or isinstance(policy, GatedPolicy):
+        if self.profile is None or not isinstance(policy, ScheduledPolicy):
             return None
         kernel, computed = self.profile.on(grid), policy.compile(grid).computed_steps
         if isinstance(policy.forecaster, KernelRows):
@@ -187,8 +187,8 @@ class Choice:
     def _ended(self, policy: Policy, first: int) -> Any:
         if first == 1 and self.last_steps == 0:
             return policy
-        assert policy.schedule is not None
-        return Policy(WithEnds(policy.schedule, first, self.last_steps), policy.forecaster, policy.site)
+        assert isinstance(policy, ScheduledPolicy)
+        return ScheduledPolicy(WithEnds(policy.schedule, first, self.last_steps), policy.forecaster, policy.site)
 
     def _of_budget(self, steps: int, nfe: int) -> Policy:
         if self.profile is not None and not self.method:

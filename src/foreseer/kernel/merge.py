@@ -67,6 +67,6 @@ def _check_same_settings(first: Kernel, second: Kernel, ignored: Collection[str]
     for field, value, other in compared:
         if value != other:
             raise KernelError(f"These kernels cannot be merged: one has {field} {value!r}, the other {other!r}.")
-    samplers = first.sampler, second.sampler
-    if samplers[0] is not None and samplers[1] is not None and not np.allclose(*samplers, atol=1e-4):
+    left, right = first.sampler, second.sampler
+    if left is not None and right is not None and not np.allclose(left, right, atol=1e-4):
         raise KernelError("These kernels cannot be merged: their schedulers have different sampler matrices.")

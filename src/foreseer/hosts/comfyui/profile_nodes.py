@@ -71,7 +71,7 @@ class ForeseerTune(io.ComfyNode):
         denoise: list,
     ) -> io.NodeOutput:
         """Sample once per conditioning and learn."""
-        from nodes import common_ksampler
+        from nodes import common_ksampler  # pyright: ignore[reportAttributeAccessIssue]
 
         recording = Recording()
         recorder = recording.put_on(model[0])
