@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.interception import CacheContext, Forward, Interception, Listener, listen, unlisten
+from foreseer.attach.interception import CacheContext, Forward, Interception, Listener, is_compiled, listen, unlisten
 from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.network.site_errors import NoFeatureError, SiteError
 from foreseer.attach.run.guard import GRADIENTS, ArgumentMemory
@@ -62,6 +62,7 @@ class DenoiserHook(Listener):
         self._modules: list[Any] | None = None
         self._tries_again = False
         self._fallback = fallback
+        self._copies = False
         self._interception: Interception | None = None
 
     def tracker(self) -> Tracker:
@@ -160,6 +161,7 @@ class DenoiserHook(Listener):
         """Let the site search the network again where its modules changed, or nothing could be verified before."""
         if tracker.network is None:
             return
+        self._copies = is_compiled(self._module)  # CUDA graphs reuse the memory of their outputs
         with self._lock:
             modules, self._modules = self._modules, tracker.network.modules
             if modules == self._modules and not self._tries_again:
@@ -205,6 +207,8 @@ class DenoiserHook(Listener):
                 return error.output
             output, feature = error.output, replacement
         feature = [tensor.detach() if tensor.requires_grad else tensor for tensor in feature]
+        if self._copies:
+            feature = [tensor.clone() if tensor.is_cuda else tensor for tensor in feature]
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:
             tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")

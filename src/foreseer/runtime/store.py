@@ -17,6 +17,33 @@ _LARGE = 2**18  # elements
 
 
 @dataclass(slots=True)
+class Total:
+    """A number that is being read from a device. Nothing waits for it: until it has arrived it counts as finite.
+
+    Attributes:
+        value: the number, on the host once it is ready.
+        event: marks its arrival; ``None`` where it is on the host already.
+    """
+
+    value: Tensor
+    event: torch.cuda.Event | None = None
+
+    @classmethod
+    def of(cls, total: Tensor) -> Total:
+        """Begin to read ``total``."""
+        if not total.is_cuda:
+            return cls(total)
+        host = torch.empty_like(total, device="cpu", pin_memory=True).copy_(total, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return cls(host, event)
+
+    def ready(self) -> bool:
+        """Whether the number has arrived."""
+        return self.event is None or self.event.query()
+
+
+@dataclass(slots=True)
 class Kept:
     """The feature of one step.
 
@@ -24,14 +51,14 @@ class Kept:
         tensors: as they are kept.
         devices: where the host's copies go back to.
         versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
-        totals: numbers that are finite exactly where every element is; ``None`` once looked at.
+        totals: numbers that are finite exactly where every element is; ``None`` once read.
         given_up: why it was freed before its time.
     """
 
     tensors: list[Tensor]
     devices: list[torch.device] | None
     versions: list[int] | None
-    totals: list[Tensor] | None
+    totals: list[Total] | None
     given_up: str = ""
 
     def __len__(self) -> int:
@@ -56,7 +83,7 @@ class FeatureStore:
 
     def put(self, step: int, tensors: Sequence[Tensor]) -> None:
         """Keep the feature of ``step``."""
-        totals = _by_device([_total(tensor) for tensor in tensors])
+        totals = [Total.of(total) for total in _by_device([_total(tensor) for tensor in tensors])]
         on_host = self.keep == "host"
         kept = [_to_host(tensor) if on_host else _owned(tensor) for tensor in tensors]
         versions = None if any(tensor.is_inference() for tensor in kept) else [tensor._version for tensor in kept]
@@ -74,8 +101,8 @@ class FeatureStore:
             return f"the feature of step {step} is missing"
         if kept.given_up:
             return kept.given_up
-        if kept.totals is not None:
-            if not all(cmath.isfinite(total.item()) for total in kept.totals):
+        if kept.totals is not None and all(total.ready() for total in kept.totals):
+            if not all(cmath.isfinite(total.value.item()) for total in kept.totals):
                 return f"the feature of step {step} is not finite"
             kept.totals = None
         if kept.versions is not None and [tensor._version for tensor in kept.tensors] != kept.versions:
