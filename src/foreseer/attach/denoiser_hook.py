@@ -63,6 +63,7 @@ class DenoiserHook(Listener):
         self._tries_again = False
         self._fallback = fallback
         self._copies = False
+        self._has_cache = hasattr(module, "is_cache_enabled")
         self._interception: Interception | None = None
 
     def tracker(self) -> Tracker:
@@ -102,7 +103,7 @@ class DenoiserHook(Listener):
         """Compute or forecast one call."""
         handle = self.handle
         assert handle is not None
-        tracker = self.tracker()
+        tracker: Tracker = getattr(self._threads, "tracker", None) or self.tracker()
         scheduler = self._find_scheduler()
         if scheduler is not self._scheduler and scheduler is not None:
             self._follow_scheduler(scheduler)
@@ -180,7 +181,7 @@ class DenoiserHook(Listener):
     def _why_not(self, branch: TrackedBranch, call: Call, tracker: Tracker) -> str | None:
         if torch.is_grad_enabled():
             return GRADIENTS
-        if getattr(self._module, "is_cache_enabled", False):
+        if self._has_cache and self._module.is_cache_enabled:
             return "the model's own cache was enabled after attaching: call disable_cache() on it"
         network = tracker.network
         if network is not None and network.foreign_cache is not None:

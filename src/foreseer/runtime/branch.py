@@ -117,14 +117,13 @@ class BranchRun:
         cross_terms = self.rows.sparse_cross_rows.get(step - self.first_step, ())
         sources: set[int] = set()
         for name in dict.fromkeys(self._names) or ("",):
-            used, _ = self._row(name, step)
+            used, _ = self._row(name, step) if name else self.rows.sparse_rows[step - self.first_step]
             if not used and not cross_terms:
                 return "its row holds no weight"
             sources.update(used)
-        for source in sorted(sources):
-            reason = self.store.why_unusable(source)
-            if reason is not None:
-                return reason
+        reason = self.store.why_unusable(*sorted(sources))
+        if reason is not None:
+            return reason
         for other, used, _ in cross_terms:
             reason = self._why_not_of(other, used)
             if reason is not None:
@@ -197,7 +196,7 @@ class BranchRun:
             borrowed_weights += weights
         if not self._names:
             used, weights = self.rows.sparse_rows[step - self.first_step]
-            features = [*(self.store.get(source) for source in used), *borrowed]
+            features: list[Summand] = [*self.store.take(used), *borrowed]
             weights = weights + borrowed_weights
             if self._mixer is not None:
                 correction, share = self._mixer.correction(step - self.first_step, self.store)

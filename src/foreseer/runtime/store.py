@@ -52,14 +52,12 @@ class Kept:
         devices: where the host's copies go back to.
         versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
         totals: numbers that are finite exactly where every element is; ``None`` once read.
-        given_up: why it was freed before its time.
     """
 
     tensors: list[Tensor]
     devices: list[torch.device] | None
     versions: list[int] | None
     totals: list[Total] | None
-    given_up: str = ""
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -94,25 +92,26 @@ class FeatureStore:
         """The feature of ``step``; whoever has it may go on using it when it is dropped."""
         return self._kept[step]
 
-    def why_unusable(self, step: int) -> str | None:
-        """Why the feature of ``step`` must not be used, or ``None``: missing, not finite, or changed since."""
-        kept = self._kept.get(step)
-        if kept is None:
-            return f"the feature of step {step} is missing"
-        if kept.given_up:
-            return kept.given_up
-        if kept.totals is not None and all(total.ready() for total in kept.totals):
-            if not all(cmath.isfinite(total.value.item()) for total in kept.totals):
-                return f"the feature of step {step} is not finite"
-            kept.totals = None
-        if kept.versions is not None and [tensor._version for tensor in kept.tensors] != kept.versions:
-            return f"the feature of step {step} was changed in place after it was computed"
-        return None
+    def take(self, steps: Sequence[int]) -> list[Kept]:
+        """The features of ``steps``; they may be used on after they are dropped."""
+        kept = self._kept
+        return [kept[step] for step in steps]
 
-    def give_up(self, reason: str) -> None:
-        """Free everything; asked for later, it is unusable for ``reason``."""
-        for step in self._kept:
-            self._kept[step] = Kept([], None, None, None, f"the feature of step {step} is unusable: {reason}")
+    def why_unusable(self, *steps: int) -> str | None:
+        """Reason why the feature of one of ``steps`` must not be used: missing, not finite, changed."""
+        for step in steps:
+            kept = self._kept.get(step)
+            if kept is None:
+                return f"the feature of step {step} is missing"
+            if kept.totals is not None and all(total.ready() for total in kept.totals):
+                if not all(cmath.isfinite(total.value.item()) for total in kept.totals):
+                    return f"the feature of step {step} is not finite"
+                kept.totals = None
+            if kept.versions is not None:
+                for tensor, version in zip(kept.tensors, kept.versions, strict=True):
+                    if tensor._version != version:
+                        return f"the feature of step {step} was changed in place after it was computed"
+        return None
 
     def trust(self) -> None:
         """Use all features without looking whether they are finite: several processes must decide alike."""

@@ -242,9 +242,9 @@ def test_watching_leaves_no_trace_and_copies_are_not_watched() -> None:
     for twin in twins:
         twin.set_timesteps(3)
         assert len(twin.timesteps) == 3
-    assert watch.runs == 0
+    assert watch.seen.runs == 0
     scheduler.set_timesteps(4)
-    assert (watch.runs, len(watch.timesteps)) == (1, 4)
+    assert (watch.seen.runs, len(watch.seen.timesteps)) == (1, 4)
     watch.leave(scheduler)
     assert SchedulerWatch.of(scheduler) is watch
     watch.leave(scheduler)

@@ -109,6 +109,7 @@ class ConstantArguments:
         self._earlier: list[dict[Place, Seen]] = []  # what the first calls were given at places that change
         self._constants: list[tuple[Place, weakref.ref[Tensor], int | None]] | None = None
         self._calls = 1
+        self.settled = False  # whether all that can be learned of the arguments is known
         self._subsample = _subsample(inputs.sample)
 
     def score(self, inputs: CallInputs) -> int:
@@ -157,6 +158,7 @@ class ConstantArguments:
                     self.memory.note_rebuilt(place)
                 self._earlier = []
         self._calls += 1
+        self.settled = not self._earlier
         if subsample:
             self._subsample = _subsample(inputs.sample)
 

@@ -9,31 +9,31 @@ from typing import Any
 _NAME = "set_timesteps"
 
 
+class _Seen(threading.local):
+    """What one thread has seen of a scheduler: the number of runs begun, and the last one's timesteps."""
+
+    runs: int = 0
+    timesteps: Any = None
+
+
 class SchedulerWatch:
     """Intercepts ``set_timesteps`` on one scheduler instance; its class is not touched.
 
     All handles that use the scheduler share the watch. :meth:`leave` removes it with the last of them. Each thread has
     its own count: a scheduler may hold state per thread.
+
+    Attributes:
+        seen: this thread's count of runs, and the timesteps that its last ``set_timesteps`` made.
     """
 
     def __init__(self) -> None:
-        self._threads = threading.local()
+        self.seen = _Seen()
         self._users = 0
-
-    @property
-    def runs(self) -> int:
-        """Number of runs that this thread has begun."""
-        return getattr(self._threads, "runs", 0)
-
-    @property
-    def timesteps(self) -> Any:
-        """The timesteps that this thread's last ``set_timesteps`` made."""
-        return getattr(self._threads, "timesteps", None)
 
     def begin_run(self, timesteps: Any) -> None:
         """Count a run."""
-        self._threads.runs = self.runs + 1
-        self._threads.timesteps = timesteps
+        self.seen.runs += 1
+        self.seen.timesteps = timesteps
 
     @classmethod
     def of(cls, scheduler: Any) -> SchedulerWatch:

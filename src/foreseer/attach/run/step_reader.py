@@ -73,14 +73,14 @@ class StepReader:
         """Whether a run began since the last call: ``set_timesteps``, another scheduler, or other timesteps."""
         watch = SchedulerWatch.of(scheduler)
         timesteps = getattr(scheduler, "timesteps", None)
-        if watch is self._watch and self.run[1] == watch.runs:
+        if watch is self._watch and self.run[1] == watch.seen.runs:
             if timesteps is self._timesteps:
                 return False
             if self._holds_same_values(timesteps):  # a copy: some pipelines swap the scheduler's state per view
                 self._timesteps = timesteps
                 return False
             watch.begin_run(timesteps)
-        self._watch, self.run = watch, (id(watch), watch.runs)
+        self._watch, self.run = watch, (id(watch), watch.seen.runs)
         self._timesteps, self._values = timesteps, None
         self._count = len(timesteps) if timesteps is not None else 0
         return True
@@ -124,8 +124,13 @@ class StepReader:
         """Index of a timestep argument that is a view of the run's timesteps, else ``None``. Reads no device."""
         if not isinstance(argument, Tensor) or self._watch is None or argument.numel() == 0:
             return None
-        for timesteps in (self._timesteps, self._watch.timesteps):
-            if isinstance(timesteps, Tensor) and timesteps.dim() == 1 and _shares_memory(argument, timesteps):
+        for timesteps in (self._timesteps, self._watch.seen.timesteps):
+            if (
+                isinstance(timesteps, Tensor)
+                and timesteps.dim() == 1
+                and argument.dtype == timesteps.dtype
+                and argument.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr() != 0
+            ):
                 return (argument.storage_offset() - timesteps.storage_offset()) // max(1, timesteps.stride(0))
         return None
 
@@ -196,10 +201,6 @@ def _largest(argument: Any) -> float | None:
     if isinstance(argument, Tensor):
         return float(argument.detach().max()) if argument.numel() else None
     return float(argument) if isinstance(argument, int | float) else None
-
-
-def _shares_memory(view: Tensor, tensor: Tensor) -> bool:
-    return view.dtype == tensor.dtype and view.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() != 0
 
 
 def takes_timestep(kind: type[nn.Module]) -> bool:

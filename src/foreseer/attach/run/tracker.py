@@ -99,6 +99,7 @@ class Tracker:
         self.network: NetworkState | None = None
         self.total = 0
         self._levels: RunLevels | None = None
+        self._several = False  # whether levels are visited more than once
         self._no_levels: str | None = None
         self._first = self._step = -1
         self._runs: dict[int, PolicyRun] = {}
@@ -161,13 +162,15 @@ class Tracker:
             try:
                 self._levels = self.reader.levels(scheduler)
                 self.total = len(self._levels.places)
+                self._several = len(self._levels.grids) > 1
             except UnknownStepError as error:
                 self._no_levels = str(error)
         elif self.network.adapters.changed():
             self._branches = {}
         if step != self._step:
+            all_go_on = step == self._step + 1 and len(self._called) == len(self._branches) and not self._several
             self._step, self._called = step, set()
-            if self._levels is not None and step < self.total:
+            if self._levels is not None and step < self.total and not all_go_on:
                 done = self._levels.done_before(step)
                 live = self._branches.items()
                 self._branches = {
@@ -181,7 +184,12 @@ class Tracker:
         Networks that are given another function of the noise level are only required not to turn back.
         """
         first = self._step < 0
-        place, value = self.reader.place_of(timestep), reading_on_host(timestep)
+        place = self.reader.place_of(timestep)
+        if place is not None:
+            self._exact = self._exact or (first and place == step)
+            if self._exact:
+                return None if place == step else _OTHER_RUN
+        value = reading_on_host(timestep)
         matches = place == step if place is not None else self.reader.matches(step, timestep, value)
         if first:
             self._exact = matches is True
@@ -217,7 +225,9 @@ class Tracker:
         branch = best[0][1]
         if len(best) > 1:
             branch = max((each for _, each in best), key=lambda each: each.arguments.cosine_similarity(inputs))
-        branch.arguments.advance(inputs, subsample=len(self._branches) > 1)
+        several = len(self._branches) > 1
+        if several or not branch.arguments.settled:
+            branch.arguments.advance(inputs, subsample=several)
         self._called.add(branch.name)
         return Call(step, position, branch.name, branch)
 
