@@ -38,6 +38,7 @@ _NAMES = {
     "gated": "foreseer.methods.gated",
     "learned": "foreseer.methods.learned",
     "mix_channels": "foreseer.calibration.mix_channels",
+    "move_steps": "foreseer.calibration.move_steps",
     "refine": "foreseer.calibration.refine",
     "rollout": "foreseer.calibration.rollout",
     "sampler_matrix": "foreseer.calibration.sampler",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
     from foreseer.calibration.mix_channels import mix_channels
+    from foreseer.calibration.move_steps import move_steps
     from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
@@ -91,6 +93,7 @@ __all__ = [
     "learned",
     "methods",
     "mix_channels",
+    "move_steps",
     "refine",
     "rollout",
     "sampler_matrix",

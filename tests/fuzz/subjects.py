@@ -1,5 +1,6 @@
 """What Foreseer reads: a good file of each kind, how it is read, and what must be true of whatever is read."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from foreseer.kernel.kernel import Kernel
 from foreseer.kernel.kernel_file import KernelFileError
 from foreseer.pipelines import PipelineError, read_prompts
 from foreseer.plan import Plan
+from foreseer.plan.mixing import ChannelMixing, MixedSegment
 from foreseer.zoo import ZooError, sampling
 
 SITES = ("output", "last_block", "modules", "change")
@@ -67,6 +69,19 @@ def make_plan(steps, seed, branches=()):
     return Plan(grid, computed, rows(), "output", {"seed": str(seed)}, {name: rows() for name in branches})
 
 
+def make_mixed_plan(steps, seed, channels=3):
+    """A plan that mixes channels in every segment of skipped steps."""
+    plan, rng = make_plan(steps, seed), np.random.default_rng(seed)
+    segments = []
+    for start, end in itertools.pairwise((*plan.computed_steps, steps)):
+        corrected = tuple(range(start + 1, end))
+        sources = tuple(j for j in plan.computed_steps if j <= start)
+        matrices = rng.normal(size=(len(sources), channels, channels)).astype(np.float32)
+        if corrected:
+            segments.append(MixedSegment("", corrected, rng.normal(size=len(corrected)), sources, matrices))
+    return dataclasses.replace(plan, mixing=ChannelMixing(-1, tuple(segments)))
+
+
 def make_kernel(steps, prompts, branches=(), seed=0):
     """A kernel of random features."""
     rng = np.random.default_rng(seed)
@@ -114,7 +129,22 @@ def plan_fault(plan):
                     return f"weight {i}, {j}"
             if i in computed and rows[i, i] != 1:
                 return f"weight {i}, {i}"
-    return _grid_fault(plan.grid) or _words_fault(plan)
+    return _mixing_fault(plan) or _grid_fault(plan.grid) or _words_fault(plan)
+
+
+def _mixing_fault(plan):
+    computed = set(plan.computed_steps)
+    for segment in plan.mixing.segments if plan.mixing is not None else ():
+        names = ("", *plan.branch_rows)
+        if plan.mixing.axis not in (-1, 1, 2) or segment.branch not in names or not set(segment.sources) <= computed:
+            return "mixing's axis, branch or sources"
+        steps = range(max(segment.sources) + 1, len(plan.grid))
+        if not segment.steps or not set(segment.steps) <= set(steps) or len(segment.shares) != len(segment.steps):
+            return "mixing's steps"
+        shape = (len(segment.sources), plan.mixing.channels, plan.mixing.channels)
+        if segment.matrices.shape != shape or not np.all(np.isfinite(segment.matrices)):
+            return "mixing's matrices"
+    return ""
 
 
 def kernel_fault(kernel):
@@ -223,6 +253,7 @@ def make_subjects(folder: Path) -> list[Subject]:
         Subject("plan", _saved(folder, make_plan(10, 1)), "a.plan", **plan),
         Subject("plan with branches", _saved(folder, make_plan(7, 2, ("cond", "uncond"))), "b.plan", **plan),
         Subject("kernel", _saved(folder, make_kernel(6, 3)), "a.kernel", **kernel),
+        Subject("plan that mixes channels", _saved(folder, make_mixed_plan(8, 4)), "c.plan", **plan),
         Subject("kernel with branches", _saved(folder, make_kernel(4, 2, ("a", "b"))), "b.kernel", **kernel),
         Subject(
             "cell",

@@ -1,4 +1,4 @@
-"""The final sample's error under a plan, measured on prompts whose reference is known, and its derivatives."""
+"""Error of the final sample under a plan, measured against reference runs, and its derivatives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FINAL_FILE = Artifact(
 
 @dataclass(frozen=True)
 class Reference:
-    """A prompt, the seed of its initial noise, and the final sample of its reference run, flattened, in float32."""
+    """Prompt, seed of its initial noise, and final sample of its reference run (flattened, float32)."""
 
     prompt: str
     seed: int

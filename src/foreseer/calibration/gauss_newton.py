@@ -1,4 +1,4 @@
-"""Gauss-Newton with Levenberg-Marquardt damping on second moments; held-out data accept steps and end it."""
+"""Damped Gauss-Newton steps on second moments; held-out data accept the steps and end the descent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GaussNewtonError(ForeseerError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class ErrorMoments:
-    r"""Second moments of residuals r and their Jacobians J, summed over samples: all that a Gauss-Newton step needs.
+    r"""Second moments of residuals r and their Jacobians J, summed over samples.
 
     Attributes:
         curvature: shape (N, N), $\sum J^T J$.
@@ -61,7 +61,9 @@ class ErrorMoments:
 
 
 def damped_step(moments: ErrorMoments, damping: float) -> Float[np.ndarray, " N"]:
-    r"""$\delta = -(\sum J^T J + \mu \bar\lambda I)^{-1} \sum J^T r$ with $\bar\lambda$ the mean eigenvalue of the sum.
+    r"""Levenberg-Marquardt step, damped in proportion to the mean curvature.
+
+    $\delta = -(\sum J^T J + \mu \bar\lambda I)^{-1} \sum J^T r$ with $\bar\lambda$ the mean eigenvalue of the sum.
 
     Args:
         moments: of N parameters.

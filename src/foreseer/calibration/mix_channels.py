@@ -1,4 +1,4 @@
-"""Rows that mix channels: matrices fitted, segment by segment, on what scalar rows leave of the sample."""
+"""Corrections that mix channels: matrices fitted segment by segment on what scalar rows leave."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mix_channels(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
-    r"""Add corrections that mix channels to a plan, fitted on what its rows leave at the end of each segment.
+    r"""Add corrections that mix channels to a plan, fitted on what its rows leave per segment.
 
     Prompts are rolled forward under the plan. With the features $F_0 \dots F_k$ of a segment's computed steps known,
     $r = x^*_e - x_e$ is what the sample at its end e lacks of the reference's, and the matrices
@@ -105,7 +105,7 @@ def mix_channels(
 
 
 def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: ExpectedError, after: ExpectedError) -> Plan:
-    """The mixed plan where it has less error than ``plan`` on held-out prompts, else ``plan``; either says which."""
+    """Return the mixed plan where held-out prompts have less error, else ``plan``, with provenance."""
     count = sum(fit.matrices is not None for fit in fits)
     if mixed.mixing is None or not after.mean < before.mean:
         why = f"of {len(fits)} segments {count} had less error on held-out prompts"
@@ -126,7 +126,7 @@ class _Fitting:
         pipe: the pipeline.
         call: options of its call.
         matrix: the sampler matrix.
-        names: of the branches that have rows of their own.
+        names: branches with separate rows.
         coefficients: by which guidance combines them.
         axis: of the channels; ``None`` until the first run shows it.
         starts: by prompt and seed, the initial noise, flattened.
@@ -161,7 +161,7 @@ class _Fitting:
     def _tokens(
         self, plan: Plan, found: PlannedRun, student: Student, start: int, end: int
     ) -> tuple[list[Tensor], Tensor]:
-        """Features of the computed steps of all branches, and what the sample lacks at ``end``; shape (N, C) each."""
+        """Return computed features of all branches and what the sample lacks at ``end``, shape (N, C) each."""
         trajectory = found.trajectory
         assert trajectory.start is not None
         self.starts[student.prompt, student.seed] = trajectory.start
@@ -205,7 +205,7 @@ class _Fitting:
 
 
 def channel_axis_of(shape: tuple[int, ...]) -> int:
-    """Where a scheduler's sample of ``shape`` has its channels: last in packed tokens, else after the batch.
+    """Return the channel axis of a scheduler's sample: last in packed tokens, else after the batch.
 
     Raises:
         CalibrationError: it has another number of dimensions.

@@ -1,4 +1,4 @@
-"""Second moments between channels of computed features and what the sample lacks; matrices fitted on them."""
+"""Second moments of features' channels and what the sample lacks; matrices fitted on them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class MixingFit:
 
 
 def choose_matrices(fitted: MixingMoments, held_out: MixingMoments, ridges: Sequence[float] = RIDGES) -> MixingFit:
-    """Fit at each ridge; keep the fit that leaves least on held-out prompts, where that is less than without matrices.
+    """Fit at each ridge; keep the fit with the least held-out error, if less than without matrices.
 
     >>> noise = MixingMoments(np.eye(1), np.array([[1.0]]), 1.0), MixingMoments(np.eye(1), np.array([[-1.0]]), 1.0)
     >>> choose_matrices(*noise).matrices is None

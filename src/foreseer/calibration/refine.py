@@ -59,7 +59,7 @@ def refine(
             each branch gets its own.
         prompts: a handful; those held out among them.
         held_out: prompts that decide whether a step is kept and when to stop, and that no row is fitted on: the number
-            of the last of ``prompts`` to take (by default a quarter of them, at least one), or prompts of their own.
+            of the last of ``prompts`` to take (by default a quarter of them, at least one), or a separate list.
         teacher_steps: aim at the final sample of a finer run with this many steps, from the same initial noise.
         iterations: at most.
         max_passes: forward passes to spend at most, those of the references included; an iteration that does not fit is
@@ -206,14 +206,14 @@ def split_prompts(
 
 
 def _with_branch_rows(plan: Plan, found: PlannedRun) -> Plan:
-    """``plan`` with a copy of its rows for each branch that the run had, where it had several and none has rows."""
+    """Return ``plan`` with a copy of its rows per branch of the run, where it has none yet."""
     if plan.branch_rows or len(found.branches) < 2:
         return plan
     return replace(plan, branch_rows=dict.fromkeys(found.branches, plan.rows))
 
 
 def _passes(plan: Plan, branches: int, fitted: int, judges: int) -> int:
-    """Forward passes of one iteration, about: directions may be fewer than weights, and not all dampings tried."""
+    """Return the most forward passes that one iteration takes."""
     grams = dict.fromkeys(plan.branch_rows or ("",), np.eye(len(plan.grid)))
     starts = row_directions(plan, grams, np.ones((len(plan.grid) + 1, len(plan.grid))), 0.0).starts
     after = [sum(step > start for step in plan.computed_steps) for start in starts]
@@ -229,7 +229,7 @@ def _effects(first: Trajectory, steps: int) -> np.ndarray:
 
 
 def _difference(found: PlannedRun) -> float:
-    """Relative size of a finite difference: the root of the rounding of the network's outputs, where that is more."""
+    """Return the relative size of finite differences: the root of the outputs' rounding, or the least."""
     tensors = [tensor for output in found.outputs.values() for tensor in flatten(output)]
     return max(LEAST_DIFFERENCE, *(torch.finfo(tensor.dtype).eps ** 0.5 for tensor in tensors))
 

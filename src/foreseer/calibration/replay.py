@@ -23,7 +23,7 @@ Outputs = dict[tuple[str, int], Any]
 
 
 class ReplaySite(OutputSite):
-    """Output site that replays the network's outputs at steps it has seen; one instance serves all branches.
+    """Output site that replays the network's outputs at steps it has seen, for all branches.
 
     Attributes:
         outputs: by branch name and step of the run, what the network returned.
@@ -78,7 +78,7 @@ def run_plan(
     outputs: Outputs | None = None,
     stop_after: int | None = None,
 ) -> PlannedRun:
-    """Run ``prompt`` under ``plan``; outputs that are known are replayed, new ones are added to ``outputs``.
+    """Run ``prompt`` under ``plan``, replaying known outputs and adding new ones to ``outputs``.
 
     Args:
         pipe: a diffusers pipeline, not attached.

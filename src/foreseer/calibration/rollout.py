@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.identity import guidance_of
 from foreseer.calibration.references import References, Work
-from foreseer.calibration.replay import find_call, run_plan
+from foreseer.calibration.replay import Outputs, find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.forecast.joint_rows import JointRows
@@ -78,62 +78,130 @@ def rollout(
             teacher that is not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
-    check_ready(pipe, prompts)
     rule = _rule(kernel, {"nfe": nfe, "evaluations": evaluations}, schedule)
-    computed = rule.on(kernel.grid)
-    latent = {**options, "output_type": "latent"}
-    call, first = find_call(pipe, prompts[0], kernel.grid, latent, kernel.provenance.get("steps", ""))
-    matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
-    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
-    work = Work(progress, len(prompts) * (finer["num_inference_steps"] + len(computed)))
-    branches = kernel.branches.names if kernel.branches is not None else ()
-    references = References(pipe, kernel.grid, matrix, finer, checkpoint, branches=branches)
-    names, mixing, students = references.students(list(enumerate(prompts, seed)), work)
-    words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
-    made = {"forecaster": words, "schedule": repr(rule), "guidance": guidance_of(call)}
-    made["steps"] = str(call["num_inference_steps"])
-    draft = _Draft(kernel, rule, names, mixing, made)
-    return _fitted(pipe, draft, students, matrix, ridge=ridge, call=call, work=work)
+    work = Work(progress, len(prompts) * len(rule.on(kernel.grid)))
+    seeded = list(enumerate(prompts, seed))
+    fit = prepare_rollout(
+        pipe, kernel, seeded, teacher_steps=teacher_steps, ridge=ridge, checkpoint=checkpoint, work=work, **options
+    )
+    return fit.fit(rule).plan
 
 
 def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
     given = {name: value for name, value in budget.items() if value is not None}
     if len(given) + (schedule is not None) != 1:
         raise CalibrationError("A rollout needs one of nfe, evaluations and schedule.")
-    if kernel.site != "output":
-        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
     if schedule is not None:
         return schedule
     steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
     return Joint(steered, given["evaluations"]) if "evaluations" in given else Optimal(steered, nfe=given["nfe"])
 
 
-def _fitted(
+@dataclass(frozen=True)
+class RolledPlan:
+    """A plan fitted by rollout.
+
+    Attributes:
+        plan: the plan.
+        outputs: for each prompt, the network's outputs at computed steps.
+        forward_passes: calls of the network that the fit took.
+    """
+
+    plan: Plan
+    outputs: list[Outputs] = field(repr=False)
+    forward_passes: int
+
+
+@dataclass(frozen=True)
+class RolloutFit:
+    """Fits rollouts of any schedule on the same references.
+
+    Attributes:
+        pipe: the pipeline.
+        kernel: its moments, on the grid of the plans.
+        call: options of the pipeline's call.
+        first_step: of its runs on the scheduler's grid.
+        matrix: the sampler matrix.
+        names: the branches' names, none where they share their rows.
+        mixing: how guidance combines them, shape (B,).
+        students: the prompts with their references, not rolled forward.
+        ridge: relative to the features' mean square.
+        provenance: text for the plans.
+        work: counts steps.
+    """
+
+    pipe: Any
+    kernel: Kernel
+    call: dict[str, Any]
+    first_step: int
+    matrix: np.ndarray
+    names: tuple[str, ...]
+    mixing: np.ndarray
+    students: list[Student]
+    ridge: float
+    provenance: dict[str, str]
+    work: Work
+
+    def fit(self, rule: Schedule, known: Sequence[Outputs] | None = None) -> RolledPlan:
+        """Roll the prompts from computed step to computed step, fitting the rows of each segment on the way.
+
+        Args:
+            rule: says which steps compute.
+            known: for each prompt, outputs that need no call of the network: those of a rollout whose computed steps
+                agree up to them.
+        """
+        draft = _Draft(self.kernel, rule, self.names, self.mixing, {**self.provenance, "schedule": repr(rule)})
+        seen = known if known is not None else [{} for _ in self.students]
+        students = [replace(one, seen=dict(each), features=[]) for one, each in zip(self.students, seen, strict=True)]
+        branches, total, passes = len(self.mixing), len(self.matrix) - 1, 0
+        moments = Moments.none(branches, self.matrix)
+        weight = BRANCH_WEIGHT if branches > 1 else 0.0
+        rows = JointRows(
+            moments, self.mixing, draft.steps, total, ridge=self.ridge, branch_weight=weight, feedback_gain=1.0
+        )
+        for step, end in itertools.pairwise((*draft.computed, total)):
+            newest = [b for b in range(branches) if step in draft.steps[b]]
+            plan, names = draft.plan(rows), [self.names[b] for b in newest if self.names]
+            for student in students:
+                passes += _advance(self.pipe, plan, student, step, names=names, call=self.call)
+                self.work.did(1)
+            moments.grow(students, [total * b + step for b in newest])
+            rows.fit(step, end)
+        return RolledPlan(draft.plan(rows), [student.seen for student in students], passes)
+
+
+def prepare_rollout(
     pipe: Any,
-    draft: _Draft,
-    students: list[Student],
-    matrix: np.ndarray,
+    kernel: Kernel,
+    seeded: Sequence[tuple[int, str]],
     *,
+    teacher_steps: int | None,
     ridge: float,
-    call: dict[str, Any],
+    checkpoint: str | os.PathLike[str] | None,
     work: Work,
-) -> Plan:
-    """Roll the students from computed step to computed step, fitting the rows of each segment on the way."""
-    branches, total = len(draft.mixing), len(matrix) - 1
-    moments = Moments.none(branches, matrix)
-    branch_weight = BRANCH_WEIGHT if branches > 1 else 0.0
-    rows = JointRows(
-        moments, draft.mixing, draft.steps, total, ridge=ridge, branch_weight=branch_weight, feedback_gain=1.0
-    )
-    for step, end in itertools.pairwise((*draft.computed, total)):
-        newest = [b for b in range(branches) if step in draft.steps[b]]
-        plan = draft.plan(rows)
-        for student in students:
-            _advance(pipe, plan, student, step, names=[draft.names[b] for b in newest if draft.names], call=call)
-            work.did(1)
-        moments.grow(students, [total * b + step for b in newest])
-        rows.fit(step, end)
-    return draft.plan(rows)
+    **options: Any,
+) -> RolloutFit:
+    """Run the reference of each prompt; arguments as those of :func:`rollout`.
+
+    Raises:
+        CalibrationError, SamplerError: as :func:`rollout`.
+    """
+    prompts = [prompt for _, prompt in seeded]
+    check_ready(pipe, prompts)
+    if kernel.site != "output":
+        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
+    latent = {**options, "output_type": "latent"}
+    call, first = find_call(pipe, prompts[0], kernel.grid, latent, kernel.provenance.get("steps", ""))
+    matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
+    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
+    work.total += len(prompts) * int(finer["num_inference_steps"])
+    branches = kernel.branches.names if kernel.branches is not None else ()
+    references = References(pipe, kernel.grid, matrix, finer, checkpoint, branches=branches)
+    names, mixing, students = references.students(list(seeded), work)
+    words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
+    provenance = {"forecaster": words, "guidance": guidance_of(call), "steps": str(call["num_inference_steps"])}
+    start = first.first_step
+    return RolloutFit(pipe, kernel, call, start, matrix, names, mixing, students, ridge, provenance, work)
 
 
 class _Draft:
@@ -168,8 +236,8 @@ class _Draft:
         return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
 
 
-def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> None:
-    """Run to ``step`` under ``plan``: outputs of earlier steps are replayed, the one at ``step`` is new."""
+def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> int:
+    """Run to ``step`` under ``plan``, replaying known outputs; the number of calls of the network."""
     found = run_plan(pipe, plan, student.prompt, student.seed, call, outputs=student.seen, stop_after=step + 1)
     trajectory = found.trajectory
     if names:
@@ -177,3 +245,4 @@ def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[
         student.features += [flatten(output)[0].reshape(-1) for output in outputs]
     else:
         student.features.append(trajectory.outputs[step])
+    return found.forward_passes

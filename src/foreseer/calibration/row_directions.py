@@ -13,7 +13,7 @@ from foreseer.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class RowSegment:
     r"""Skipped steps between two computed ones, and directions for their rows.
 
     $\Delta w_{ij} = p_i \sum_m b_{jm} \delta_m$ for a change $\delta$.
@@ -41,7 +41,7 @@ class RowDirections:
     """All directions of a plan's rows, in the order of its segments; a change is one number per direction."""
 
     plan: Plan
-    segments: tuple[Segment, ...]
+    segments: tuple[RowSegment, ...]
 
     @property
     def size(self) -> int:
@@ -91,7 +91,7 @@ def row_directions(
                 continue
             sources = np.array([step for step in own if step <= start], dtype=np.int64)
             basis = _whitened(grams[branch][np.ix_(sources, sources)], noise)
-            segments.append(Segment(branch, start, steps, sources, share_of_effects(effects[end, steps]), basis))
+            segments.append(RowSegment(branch, start, steps, sources, share_of_effects(effects[end, steps]), basis))
     return RowDirections(plan, tuple(segments))
 
 
@@ -102,7 +102,7 @@ def share_of_effects(effects: np.ndarray) -> np.ndarray:
 
 
 def _whitened(gram: np.ndarray, noise: float) -> np.ndarray:
-    """Eigenvectors over the roots of their eigenvalues, largest first; each one's largest entry is positive."""
+    """Return eigenvectors over the roots of their eigenvalues; the largest entry of each is positive."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > max(noise**2, 1e-12) * values[-1]
     basis = (vectors[:, kept] / np.sqrt(values[kept]))[:, ::-1]

@@ -84,7 +84,7 @@ def held_out_errors(
 
 
 def expected_error(kernel: Kernel, computed_steps: Sequence[int], ridge: float, **options: Any) -> ExpectedError:
-    """The expected error of kernel rows on ``computed_steps``, cross-validated; options of :func:`held_out_errors`."""
+    """Return the cross-validated expected error of kernel rows; ``options`` as in :func:`held_out_errors`."""
     return summarise(held_out_errors(kernel, computed_steps, ridge, **options), ridge)
 
 

@@ -171,25 +171,25 @@ def mixing_arrays(mixing: ChannelMixing, steps: int) -> tuple[dict[str, np.ndarr
     return arrays, json.dumps({"axis": mixing.axis, "branches": branches, "steps": corrected})
 
 
-def read_mixing(arrays: Mapping[str, np.ndarray], words: Any) -> ChannelMixing:
+def read_mixing(arrays: Mapping[str, np.ndarray], metadata: Any) -> ChannelMixing:
     """The mixing that a plan's file holds.
 
     Args:
         arrays: those of the file, their dtypes and sizes checked.
-        words: the metadata, parsed.
+        metadata: parsed.
 
     Raises:
         ValueError, PlanError: it is not as :func:`mixing_arrays` makes it.
     """
     names = {"mixing_shares", "mixing_sources", "mixing_matrices"}
-    if not names <= arrays.keys() or not isinstance(words, dict) or words.keys() != {"axis", "branches", "steps"}:
+    if not names <= arrays.keys() or not isinstance(metadata, dict) or metadata.keys() != {"axis", "branches", "steps"}:
         raise ValueError("its channel mixing is incomplete")
     shares, sources = arrays["mixing_shares"], arrays["mixing_sources"]
-    branches, steps = words["branches"], words["steps"]
+    branches, steps = metadata["branches"], metadata["steps"]
     count, total = shares.shape
     if not all(isinstance(one, list) and len(one) == count for one in (branches, steps)):
         raise ValueError("its channel mixing names other segments than it holds")
-    if not all(isinstance(branch, str) for branch in branches) or not isinstance(words["axis"], int):
+    if not all(isinstance(branch, str) for branch in branches) or not isinstance(metadata["axis"], int):
         raise ValueError("its channel mixing has a branch without a name, or no axis")
     if sources.shape[1] != 2 or not np.array_equal(np.unique(sources[:, 0]), np.arange(count)):
         raise ValueError("its channel mixing has matrices of no segment, or segments without any")
@@ -204,7 +204,7 @@ def read_mixing(arrays: Mapping[str, np.ndarray], words: Any) -> ChannelMixing:
         segments.append(
             MixedSegment(branches[index], tuple(steps[index]), shares[index, steps[index]], of_segment, matrices)
         )
-    return ChannelMixing(words["axis"], tuple(segments))
+    return ChannelMixing(metadata["axis"], tuple(segments))
 
 
 def _check_steps(steps: Any, total: int) -> None:

@@ -35,7 +35,7 @@ class ChannelMixer:
         self.unusable = why_unusable(self._mixing, tensors)
 
     def correction(self, step: int, store: FeatureStore) -> tuple[list[list[Tensor]], list[float]]:
-        """The correction of ``step``, as features to sum, and its share; both empty where there is none.
+        """The correction of ``step``, as features to sum, and its share; both empty for an uncorrected step.
 
         Args:
             step: of the plan.

@@ -1,0 +1,192 @@
+"""Local moves of a plan's computed steps, judged by the measured error of short rollouts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from foreseer.calibration.calibrate import CalibrationError
+from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
+from foreseer.calibration.references import Work
+from foreseer.calibration.refine import split_prompts
+from foreseer.calibration.replay import Outputs
+from foreseer.calibration.rollout import RIDGE, RolledPlan, RolloutFit, prepare_rollout
+from foreseer.checks import check_count
+from foreseer.kernel import Kernel
+from foreseer.plan import Plan
+from foreseer.schedule import Explicit
+
+Steps = tuple[int, ...]
+GAIN = 0.01  # relative decrease of the error below which a move is not made
+
+
+def move_steps(
+    pipe: Any,
+    plan: Plan,
+    kernel: Kernel,
+    prompts: Sequence[str],
+    *,
+    max_passes: int,
+    held_out: int | Sequence[str] | None = None,
+    teacher_steps: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Plan:
+    """Move computed steps of a plan one by one where the measured error of a rollout is less.
+
+    A search on a kernel compares expected errors; here each candidate is rolled out on a few prompts and its final
+    samples are measured on others. Each step may move one step earlier or later. Moves that help are kept, and the
+    search continues from there until none helps or the budget is spent. Outputs up to the last computed step before a
+    move are replayed, so that a move of step k of K costs K - k forward passes per prompt and branch of guidance.
+
+    Args:
+        pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
+        plan: whose computed steps are moved; all branches compute at the same.
+        kernel: of the plan's grid.
+        prompts: a handful; those held out among them.
+        max_passes: forward passes to spend at most on measuring, those of the reference runs not counted.
+        held_out: prompts that measure, see :func:`foreseer.refine`.
+        teacher_steps: follow the trajectory of a finer run with this many steps.
+        checkpoint: a folder that keeps the reference runs; it may be removed afterwards.
+        seed: of the first prompt's initial noise; each prompt has the next, held-out prompts last.
+        progress: called with (forward passes done, budget).
+        options: keyword arguments of the pipeline's call (height, guidance, ...).
+
+    Returns:
+        A rollout on the best steps found, or ``plan`` itself where no move helps. Its provenance says under "moved"
+        what was tried.
+
+    Raises:
+        CalibrationError: too few prompts, a kernel of another grid, or branches at different steps.
+        SamplerError: the scheduler is stochastic, or not linear.
+    """
+    check_count("max_passes", max_passes, CalibrationError, least=1)
+    if not plan.grid.matches(kernel.grid):
+        raise CalibrationError("The kernel has another grid than the plan: calibrate with the plan's number of steps.")
+    if any(plan.of_branch(name).computed_steps != plan.computed_steps for name in plan.branch_rows):
+        raise CalibrationError("Branches of this plan compute at steps of their own: those are not moved.")
+    fitted, judges = split_prompts(prompts, held_out, seed)
+    silent = Work(None, 0)
+    fit = prepare_rollout(
+        pipe, kernel, fitted, teacher_steps=teacher_steps, ridge=RIDGE, checkpoint=checkpoint, work=silent, **options
+    )
+    finer = {**fit.call, "num_inference_steps": teacher_steps or fit.call["num_inference_steps"]}
+    folder = make_folder(checkpoint)
+    references = run_references(pipe, judges, finer, folder=folder, work=silent, passes=0)
+    work = Work(progress, max_passes)
+    trials = _Trials(fit, FinalError(pipe, fit.call, work), references, work, max_passes)
+    start = plan.computed_steps
+    best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
+    words = f"{len(errors)} sets of steps tried in {work.done} forward passes"
+    if best == start or start not in errors:
+        return replace(plan, provenance={**plan.provenance, "moved": f"none: {words}"})
+    moved = trials.rolled[best].plan
+    words += f"; held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
+    return replace(moved, provenance={**moved.provenance, "moved": words, "expected_error": f"{errors[best]:.4f}"})
+
+
+def neighbours(steps: Steps, total: int) -> list[Steps]:
+    """Return sets with one step moved by one, late steps first: their moves cost least.
+
+    >>> neighbours((0, 2, 3), 5)
+    [(0, 2, 4), (0, 1, 3)]
+    """
+    moves = []
+    for index in range(len(steps) - 1, 0, -1):
+        for step in (steps[index] - 1, steps[index] + 1):
+            if 0 < step < total and step not in steps:
+                moves.append((*steps[:index], step, *steps[index + 1 :]))
+    return moves
+
+
+def climb(
+    start: Steps, error: Callable[[Steps, Steps], float | None], moves: Callable[[Steps], Iterable[Steps]]
+) -> tuple[Steps, dict[Steps, float]]:
+    """Make moves that lessen the error until none does; return the best set and all errors measured.
+
+    Args:
+        start: where to begin.
+        error: of a set, given the set that it is a move of; ``None`` ends the search.
+        moves: sets that are one move away.
+
+    >>> best, errors = climb((0, 5), lambda steps, near: abs(steps[1] - 2.0), lambda s: neighbours(s, 10))
+    >>> best, len(errors)
+    ((0, 2), 5)
+    """
+    first = error(start, start)
+    if first is None:
+        return start, {}
+    best, errors = start, {start: first}
+    while True:
+        for move in moves(best):
+            if move in errors:
+                continue
+            found = error(move, best)
+            if found is None:
+                return best, errors
+            errors[move] = found
+            if found < (1 - GAIN) * errors[best]:
+                best = move
+                break
+        else:
+            return best, errors
+
+
+@dataclass
+class _Trials:
+    """Rolls out and measures sets of computed steps.
+
+    Attributes:
+        fit: of the rollouts.
+        final: measures.
+        judges: references of the held-out prompts.
+        work: counts forward passes.
+        most: of them.
+    """
+
+    fit: RolloutFit
+    final: FinalError
+    judges: Sequence[Reference]
+    work: Work
+    most: int
+
+    def __post_init__(self) -> None:
+        self.rolled: dict[Steps, RolledPlan] = {}
+        self._judged: dict[Steps, list[Outputs]] = {}
+
+    def error(self, steps: Steps, near: Steps) -> float | None:
+        """Root mean square of the held-out errors; ``None`` where measuring would exceed the budget."""
+        shared = _agreed_until(steps, near) if near in self.rolled else -1
+        new = sum(step > shared for step in steps)
+        cost = new * max(1, len(self.fit.names)) * (len(self.fit.students) + len(self.judges))
+        if self.work.done + cost > self.most:
+            return None
+        known = [self._until(one, shared) for one in self.rolled[near].outputs] if near in self.rolled else None
+        rolled = self.fit.fit(Explicit(steps, of=len(self.fit.kernel.grid)), known)
+        self.work.did(rolled.forward_passes)
+        judged, errors = [], []
+        for index, reference in enumerate(self.judges):
+            outputs = self._until(self._judged[near][index], shared) if near in self._judged else {}
+            found, error = self.final.run(rolled.plan, reference, outputs)
+            judged.append(found.outputs)
+            errors.append(float(error.double().norm()))
+        self.rolled[steps], self._judged[steps] = rolled, judged
+        return float(np.sqrt(np.mean(np.square(errors))))
+
+    def _until(self, outputs: Outputs, step: int) -> Outputs:
+        last = step + self.fit.first_step
+        return {key: output for key, output in outputs.items() if key[1] <= last}
+
+
+def _agreed_until(steps: Steps, near: Steps) -> int:
+    """The last computed step up to which two rollouts have the same outputs: the segment after it differs."""
+    for index, (one, other) in enumerate(zip(steps, near, strict=True)):
+        if one != other:
+            return steps[index - 1]
+    return steps[-1]
