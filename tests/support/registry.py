@@ -95,7 +95,7 @@ def variants(cls: type[T]) -> Iterator[T]:
         for value in _values(hints[field.name]) if field.init else ():
             try:
                 made = make(cls, **{field.name: value})
-            except ForeseerError:
+            except (ForeseerError, TypeError):  # of another type, which annotations refuse
                 continue
             if repr(made) not in seen:
                 seen.add(repr(made))

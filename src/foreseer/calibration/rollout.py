@@ -35,7 +35,7 @@ def rollout(
     prompts: Sequence[str],
     *,
     nfe: int | None = None,
-    evaluations: int | None = None,
+    forward_passes: int | None = None,
     schedule: Schedule | None = None,
     teacher_steps: int | None = None,
     seed: int = 0,
@@ -59,7 +59,7 @@ def rollout(
         kernel: from :func:`calibrate`, recorded on the grid of the plan.
         prompts: a handful.
         nfe: how many steps compute, chosen by search on the kernel; or
-        evaluations: how many calls of the network, of all branches of guidance together, each branch at steps of its
+        forward_passes: how many calls of the network, of all branches of guidance together, each branch at steps of its
             own; or
         schedule: a rule that says which.
         teacher_steps: follow the trajectory of a finer run with so many steps instead, from the same initial noise.
@@ -67,18 +67,18 @@ def rollout(
         ridge: relative to the features' mean square.
         checkpoint: a folder that keeps each prompt's reference run, most of the work; found there again, it is not run
             again. The folder may be removed afterwards.
-        progress: called with (network evaluations done, in all).
+        progress: called with (network forward_passes done, in all).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
     Returns:
         A plan for the kernel's grid, output site.
 
     Raises:
-        CalibrationError: no prompt, not one of ``nfe``, ``evaluations`` and ``schedule``, a kernel of another site, a
-            teacher that is not finer, or a checkpoint that cannot be read.
+        CalibrationError: no prompt, not one of ``nfe``, ``forward_passes`` and ``schedule``, a kernel of another site,
+            a teacher that is not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
-    rule = _rule(kernel, {"nfe": nfe, "evaluations": evaluations}, schedule)
+    rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
     work = Work(progress, len(prompts) * len(rule.on(kernel.grid)))
     seeded = list(enumerate(prompts, seed))
     fit = prepare_rollout(
@@ -90,11 +90,11 @@ def rollout(
 def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
     given = {name: value for name, value in budget.items() if value is not None}
     if len(given) + (schedule is not None) != 1:
-        raise CalibrationError("A rollout needs one of nfe, evaluations and schedule.")
+        raise CalibrationError("A rollout needs one of nfe, forward_passes and schedule.")
     if schedule is not None:
         return schedule
     steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    return Joint(steered, given["evaluations"]) if "evaluations" in given else Optimal(steered, nfe=given["nfe"])
+    return Joint(steered, given["forward_passes"]) if "forward_passes" in given else Optimal(steered, nfe=given["nfe"])
 
 
 @dataclass(frozen=True)

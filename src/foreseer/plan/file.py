@@ -80,7 +80,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def decode_plan(content: bytes, name: str) -> Plan:
-    """Read and validate the bytes of a plan file; ``name`` stands for it in messages."""
+    """Read and validate the bytes of a plan file; messages call it ``name``."""
     arrays, metadata = PLAN_FILE.decode(content, name)
     return _plan_of(arrays, metadata, name)
 

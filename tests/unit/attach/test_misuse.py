@@ -63,7 +63,7 @@ def test_prompts_and_steps_are_not_given_twice() -> None:
     with pytest.raises(PipelineError, match="prompts and seeds are given on their own"):
         fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, prompt="a cactus", **call)
     kernel = fs.calibrate(pipe, ["a red apple"], num_inference_steps=4, sensitivity_prompts=0, **call)
-    with pytest.raises(CalibrationError, match="for the 4 steps of its kernel, not for 6"):
+    with pytest.raises(CalibrationError, match="The grid has 4 steps, and num_inference_steps is 6"):
         fs.rollout(pipe, kernel, ["a red apple"], nfe=2, num_inference_steps=6, **call)
 
 

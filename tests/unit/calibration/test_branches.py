@@ -153,7 +153,7 @@ def test_a_rollout_fits_branches_at_steps_of_their_own(loop, guided):
 def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, evaluations):
     policy = fs.learned(guided, forward_passes=evaluations)
     errors = []
-    for given in (policy, fs.rollout(loop, guided, TRAINING, evaluations=evaluations, guidance_scale=3.0)):
+    for given in (policy, fs.rollout(loop, guided, TRAINING, forward_passes=evaluations, guidance_scale=3.0)):
         with fs.accelerate(loop, given, strict=True) as handle:
             sample(loop, "a word", 3, num_inference_steps=STEPS, guidance_scale=3.0)
         assert handle.record.forward_passes == evaluations
@@ -163,7 +163,7 @@ def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, e
     with pytest.raises(fs.ForeseerError, match="one of nfe"):
         fs.learned(guided, forward_passes=evaluations, nfe=5)
     with pytest.raises(fs.ForeseerError, match="one of nfe, evaluations"):
-        fs.rollout(loop, guided, TRAINING, evaluations=evaluations, nfe=5)
+        fs.rollout(loop, guided, TRAINING, forward_passes=evaluations, nfe=5)
 
 
 def test_a_late_part_of_a_run_and_another_step_count_have_rows_of_branches(loop, guided):

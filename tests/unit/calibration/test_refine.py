@@ -83,7 +83,7 @@ def test_rows_of_a_formula_are_refined_and_branches_get_their_own(loop, kernel, 
 
 def test_branches_at_steps_of_their_own_are_refined(loop):
     kernel = fs.calibrate(loop, PROMPTS, num_inference_steps=STEPS, sensitivity_prompts=0, guidance_scale=3.0)
-    plan = fs.rollout(loop, kernel, PROMPTS[:4], evaluations=7, guidance_scale=3.0)
+    plan = fs.rollout(loop, kernel, PROMPTS[:4], forward_passes=7, guidance_scale=3.0)
     refined = fs.refine(loop, plan, PROMPTS, held_out=2, iterations=1, guidance_scale=3.0)
     assert measured_error(loop, refined, guidance_scale=3.0) < measured_error(loop, plan, guidance_scale=3.0)
     for name in plan.branch_rows:

@@ -82,7 +82,7 @@ def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
         words = ("generate", folder(name), "-p", "a red apple", *how, "--nfe", nfe, "-o", drawn, "--json")
         made = json.loads(invoke(*words, *common))
         assert made["record"]["nfe"] == nfe
-        assert made["record"]["evaluations"] == nfe * branches
+        assert made["record"]["forward_passes"] == nfe * branches
         assert made["record"]["failed_open"] == []
         with Image.open(drawn) as picture:
             assert picture.size == (SIZE, SIZE)
@@ -211,7 +211,7 @@ def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
         assert record["failed_open"] == []
     rollout = ("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", tmp_path / "p", *call)
     result = CliRunner().invoke(app, [*map(str, rollout)])
-    assert "follows one plan from beginning to end" in str(result.exception)
+    assert "follow one plan from beginning to end" in str(result.exception)
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_an_output_without_picture_or_video_is_refused(tmp_path):
         (["--true-cfg", "nan", "--negative", "x"], "true_cfg_scale is nan"),
         (["--guidance", "inf"], "guidance_scale is inf"),
         (["--seed", "99999999999999999999"], "less than or equal"),
-        (["--out", "out.xyz", "--steps", "1"], "names no format"),
+        (["--out", "out.xyz", "--steps", "1"], "is not a picture format"),
         (["--negative", "blue"], "drops it where true_cfg_scale is 1"),
     ],
 )

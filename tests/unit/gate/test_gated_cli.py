@@ -13,8 +13,8 @@ DRAW = ("generate", "emoji", "-p", "a red apple on a white background", "--steps
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["plan", "explain", "forecast-error"], "no plan beforehand"),
-        (["plan", "forecast-error"], "no plan beforehand"),
+        (["plan", "explain", "forecast-error"], "has no plan"),
+        (["plan", "forecast-error"], "has no plan"),
         ([*DRAW, "--gated", "--max-error", "0.1"], "--kernel"),
         ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--gated", "--speedup", "5"], "--max-error"),
         ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--gated"], "max_error"),
