@@ -24,7 +24,7 @@ from foreseer.methods.train_l2p import train_l2p
 from foreseer.schedule import Explicit, Optimal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from emoji_data import COLOUR_NAMES, caption, read_vocabulary
+from icons import COLOUR_NAMES, caption, read_vocabulary
 
 STEPS = 50
 BATCH = 16

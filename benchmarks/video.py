@@ -18,7 +18,6 @@ import foreseer as fs
 from benchmarks.common import write
 from benchmarks.gated import run_gated
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, published_policies, rolled, run_solvers
-from emoji_data import read_vocabulary
 from foreseer.evaluate.entries.tune_gates import GateTuning
 from foreseer.evaluate.metrics.similarity import psnr, relative_error, ssim
 from foreseer.methods import L2P_STEPS
@@ -26,6 +25,7 @@ from foreseer.methods.train_l2p import train_l2p
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.schedule import Explicit, Optimal
 from video.data import THINGS_FILE, all_captions
+from video.emoji import read_vocabulary
 
 FOLDER = Path(__file__).parents[1] / "examples" / "emoji-video"
 BUDGETS = (14, 9, 7)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+WORK = Path(__file__).with_name("work")
 THREADS_CHECK_STEPS = 20
 
 

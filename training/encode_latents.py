@@ -2,7 +2,7 @@
 needs neither rendering nor the autoencoder.
 
 Writes ``latents.pt``: normalised latents packed as FluxPipeline packs them
-(n, 16 tokens, 64 channels) in float16, with emoji and colour indices.
+(n, 64 tokens, 32 channels) in float16, with icon and colour numbers.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
 
-from common import save_atomically
-from emoji_data import load_emoji, render_pool
+from common import WORK, save_atomically
+from icons import load_icons, render_pool
 from train_vae import encode
 
 CHUNK = 4096
@@ -28,22 +28,23 @@ def packed_latents(vae, images):
 def main():
     """Parse the command line, render, encode and write the pool."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", required=True, help="folder or tar of emoji_u{hex}.png files")
-    parser.add_argument("--work", type=Path, required=True, help="folder holding vae")
-    parser.add_argument("--count", type=int, default=163840)
+    parser.add_argument("--source", required=True, help="folder or tar of the icons")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder holding vae")
+    parser.add_argument("--start", type=Path, help="exported pipeline folder whose autoencoder to use instead")
+    parser.add_argument("--count", type=int, default=131072)
     args = parser.parse_args()
-    emoji = load_emoji(args.source)
-    vae = AutoencoderKL.from_pretrained(args.work / "vae").eval()
+    icons = load_icons(args.source)
+    vae = AutoencoderKL.from_pretrained((args.start or args.work) / "vae").eval()
     parts = []
     for chunk, start in enumerate(range(0, args.count, CHUNK)):
         size = min(CHUNK, args.count - start)
-        images, which, colour = render_pool(emoji, size, POOL_SEED + chunk)
+        images, which, colour = render_pool(icons, size, POOL_SEED + chunk)
         latents = packed_latents(vae, images)
         parts.append((latents, torch.from_numpy(which), torch.from_numpy(colour)))
         print(f"{start + size} of {args.count}", flush=True)
     latents, which, colour = (torch.cat(column) for column in zip(*parts, strict=True))
-    pool = {"latents": latents, "emoji": which, "colour": colour}
-    save_atomically({**pool, "names": [e.name for e in emoji]}, args.work / "latents.pt")
+    pool = {"latents": latents, "icon": which, "colour": colour}
+    save_atomically({**pool, "names": [icon.name for icon in icons]}, args.work / "latents.pt")
     print(f"mean {latents.float().mean():.4f}, standard deviation {latents.float().std():.4f}")
 
 

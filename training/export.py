@@ -1,7 +1,7 @@
 """Write a trained checkpoint as a folder that ``FluxPipeline.from_pretrained`` loads.
 
-The moving average of the weights is stored in bfloat16. The text encoders' files say
-float32, so that a plain ``from_pretrained`` gives the whole pipeline one precision.
+The moving average of the weights is stored, in bfloat16 unless another precision is asked for. The text
+encoders' files say float32, so that a plain ``from_pretrained`` gives the whole pipeline one precision.
 """
 
 import argparse
@@ -13,28 +13,30 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
+from common import WORK
 from text_models import TEXT_TOKENS
 from train_transformer import build_models
 
 PROMPTS = (
-    "a panda face on a red background",
-    "a sunflower on a blue background",
-    "a red apple on a white background",
-    "an octopus on a black background",
-    "a rocket on a purple background",
+    "a red apple on a blue background",
+    "a panda on a red background",
+    "a sunflower on a purple background",
     "a slice of pizza on a green background",
-    "a grinning face on a pink background",
-    "a birthday cake on a blue background",
     "a penguin on a yellow background",
-    "a rainbow on a white background",
-    "a cactus on a purple background",
+    "a birthday cake on a pink background",
+    "a rocket on a black background",
+    "an octopus on a white background",
+    "a tiger face on a blue background",
+    "a cactus on a red background",
     "a teddy bear on a green background",
+    "a rainbow on a white background",
 )
 SAMPLING = {
     "height": 64,
     "width": 64,
     "max_sequence_length": TEXT_TOKENS,
     "num_inference_steps": 50,
+    "guidance_scale": 3.5,
 }
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 KEPT_FILES = ("README.md", "LICENSE")
@@ -51,11 +53,11 @@ def load_average(networks, checkpoint):
     print(f"checkpoint of step {state['step']}, {state['spent'] / 60:.1f} minutes")
 
 
-def assemble(work):
-    """Return the pipeline of the checkpoints in a work folder, in float32."""
+def assemble(work, checkpoint):
+    """Return the pipeline of a work folder's autoencoder and a trainer's checkpoint, in float32."""
     names = torch.load(work / "latents.pt", mmap=True)["names"]
     networks, clip_tokenizer, t5_tokenizer = build_models(names)
-    load_average(networks, work / "transformer.pt")
+    load_average(networks, work / checkpoint)
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_pretrained(work / "vae"),
@@ -107,10 +109,13 @@ def export(pipeline, output, sampling, dtype):
 def main():
     """Parse the command line, assemble and write the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints")
+    parser.add_argument("--checkpoint", default="guided.pt", help="transformer.pt or guided.pt in that folder")
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
+    parser.add_argument("--dtype", default="bfloat16", help="precision of the weights: float32 to go on training")
     args = parser.parse_args()
-    export(assemble(args.work), args.output, {**SAMPLING, "prompts": list(PROMPTS)}, torch.bfloat16)
+    pipeline = assemble(args.work, args.checkpoint)
+    export(pipeline, args.output, {**SAMPLING, "prompts": list(PROMPTS)}, getattr(torch, args.dtype))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tokenizers and text encoders, small enough for the captions of ``emoji_data``."""
+"""Tokenizers and text encoders, small enough for the captions of ``icons``."""
 
 import json
 import string
@@ -14,7 +14,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from emoji_data import COLOUR_NAMES, caption
+from icons import COLOUR_NAMES, caption
 
 TEXT_TOKENS = 16
 TEXT_WIDTH = 128

@@ -1,4 +1,4 @@
-"""Train the judge: a small network that names a picture's emoji and its background.
+"""Train the judge: a small network that names a picture's icon and its background.
 
 It sees real renderings only, slightly blurred and with noise, never a generated picture.
 Writes ``classifier.pt``; its accuracy is measured on renderings of another seed.
@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common import Budget, refresh_threads, save_atomically, scheduled_rate, set_rate, to_unit
-from emoji_data import COLOUR_NAMES, load_emoji, render_pool
+from common import WORK, Budget, refresh_threads, save_atomically, scheduled_rate, set_rate, to_unit
+from icons import COLOUR_NAMES, load_icons, render_pool
 
 CHANNELS = (32, 64, 128, 192)
 POOL_SEED = 11
 HELD_OUT_SEED = 12
-HELD_OUT = 258 * 8
+HELD_OUT = 2254
 WARMUP_STEPS = 50
 DECAY_SHARE = 0.6
 MAX_NOISE = 0.15
@@ -27,9 +27,9 @@ BLUR_CHANCE = 0.4
 
 
 class Classifier(nn.Module):
-    """Four strided convolutions and two linear heads: emoji and background colour."""
+    """Four strided convolutions and two linear heads: icon and background colour."""
 
-    def __init__(self, emoji_count):
+    def __init__(self, icon_count):
         super().__init__()
         layers, previous = [], 3
         for channels in CHANNELS:
@@ -41,14 +41,14 @@ class Classifier(nn.Module):
             previous = channels
         layers += [nn.Conv2d(previous, previous, 3, padding=1), nn.ReLU()]
         self.features = nn.Sequential(*layers)
-        self.emoji = nn.Linear(previous * 2, emoji_count)
+        self.icon = nn.Linear(previous * 2, icon_count)
         self.colour = nn.Linear(previous * 2, len(COLOUR_NAMES))
 
     def forward(self, images):
-        """Return the logits of the emoji and of the colours of images in [-1, 1]."""
+        """Return the logits of the icons and of the colours of images in [-1, 1]."""
         features = self.features(images)
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
-        return self.emoji(pooled), self.colour(pooled)
+        return self.icon(pooled), self.colour(pooled)
 
 
 def disturb(images):
@@ -61,15 +61,15 @@ def disturb(images):
 
 @torch.no_grad()
 def classify(model, images, batch_size=256):
-    """Return the (emoji, colour) indices that the model names for uint8 images."""
+    """Return the (icon, colour) numbers that the model names for uint8 images."""
     model.eval()
     logits = [model(to_unit(images[start : start + batch_size])) for start in range(0, len(images), batch_size)]
-    emoji, colour = (torch.cat(column).argmax(1).numpy() for column in zip(*logits, strict=True))
-    return emoji, colour
+    icon, colour = (torch.cat(column).argmax(1).numpy() for column in zip(*logits, strict=True))
+    return icon, colour
 
 
 def load_classifier(path):
-    """Return (model, names of its emoji) from a ``classifier.pt``."""
+    """Return (model, names of its icons) from a ``classifier.pt``."""
     state = torch.load(path)
     model = Classifier(len(state["names"]))
     model.load_state_dict(state["model"])
@@ -91,8 +91,8 @@ def train(model, pool, args):
         index = rng.integers(0, len(images), args.batch_size)
         batch = disturb(to_unit(images[index]))
         with torch.autocast("cpu", torch.bfloat16):
-            emoji_logits, colour_logits = model(batch)
-        loss = functional.cross_entropy(emoji_logits.float(), which[index], label_smoothing=0.05)
+            icon_logits, colour_logits = model(batch)
+        loss = functional.cross_entropy(icon_logits.float(), which[index], label_smoothing=0.05)
         loss = loss + 0.3 * functional.cross_entropy(colour_logits.float(), colour[index])
         loss.backward()
         optimizer.step()
@@ -106,8 +106,8 @@ def train(model, pool, args):
 def main():
     """Parse the command line, train, measure and write the classifier."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", required=True, help="folder or tar of emoji_u{hex}.png files")
-    parser.add_argument("--work", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--source", required=True, help="folder or tar of the icons")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder to write to")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--pool", type=int, default=50000, help="number of pictures rendered")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -116,18 +116,18 @@ def main():
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(POOL_SEED)
-    emoji = load_emoji(args.source)
-    model = Classifier(len(emoji))
-    train(model, render_pool(emoji, args.pool, POOL_SEED), args)
-    images, which, colour = render_pool(emoji, HELD_OUT, HELD_OUT_SEED)
-    named_emoji, named_colour = classify(model, images)
+    icons = load_icons(args.source)
+    model = Classifier(len(icons))
+    train(model, render_pool(icons, args.pool, POOL_SEED), args)
+    images, which, colour = render_pool(icons, HELD_OUT, HELD_OUT_SEED)
+    named_icon, named_colour = classify(model, images)
     accuracy = {
-        "emoji": float((named_emoji == which).mean()),
+        "icon": float((named_icon == which).mean()),
         "colour": float((named_colour == colour).mean()),
         "pictures": HELD_OUT,
     }
     print(f"accuracy on held-out renderings: {accuracy}")
-    state = {"model": model.state_dict(), "names": [e.name for e in emoji], "accuracy": accuracy}
+    state = {"model": model.state_dict(), "names": [icon.name for icon in icons], "accuracy": accuracy}
     save_atomically(state, args.work / "classifier.pt")
 
 

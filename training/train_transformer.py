@@ -1,7 +1,9 @@
 """Train the transformer and both text encoders, jointly, by flow matching.
 
 Reads ``latents.pt`` (encode_latents.py), writes ``transformer.pt``: weights, their
-moving average and the optimizer's state, to resume from and to export.
+moving average and the optimizer's state, to resume from and to export. With ``--start``
+the weights come from an exported pipeline folder when there is no checkpoint yet.
+The guidance embedding sees the scale 1 throughout; ``distil_guidance.py`` trains it.
 """
 
 import argparse
@@ -11,9 +13,10 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common import Budget, refresh_threads, save_atomically, scheduled_rate, set_rate
-from emoji_data import COLOUR_NAMES
+from common import WORK, Budget, refresh_threads, save_atomically, scheduled_rate, set_rate
+from icons import COLOUR_NAMES
 from text_models import (
     TEXT_TOKENS,
     TEXT_WIDTH,
@@ -25,13 +28,14 @@ from text_models import (
     token_table,
 )
 
-WARMUP_STEPS = 300
-DECAY_SHARE = 0.47
-AVERAGE_DECAY = 0.999
+WARMUP_STEPS = 150
+DECAY_SHARE = 0.7
+AVERAGE_DECAY = 0.995
 CAPTION_DROPOUT = 0.1
-SIGMA_LOGIT_MEAN = 0.4
+SIGMA_LOGIT_MEAN = 0.6
 UNIFORM_SHARE = 0.2
-LATENT_TOKEN_SIDE = 4
+LATENT_TOKEN_SIDE = 8
+LATENT_TOKEN_CHANNELS = 32
 SAVE_STEPS = 250
 NOT_MATRICES = ("embed", "norm", "shared", "relative_attention_bias")
 SEED = 3
@@ -40,21 +44,22 @@ SEED = 3
 class TextToLatents(nn.Module):
     """The three trained networks, called as FluxPipeline calls them."""
 
-    def __init__(self, clip_tokenizer, t5_tokenizer):
+    def __init__(self, transformer, text_encoder, text_encoder_2):
         super().__init__()
-        self.transformer = build_transformer()
-        self.text_encoder = build_clip_encoder(clip_tokenizer)
-        self.text_encoder_2 = build_t5_encoder(t5_tokenizer)
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.text_encoder_2 = text_encoder_2
         side = LATENT_TOKEN_SIDE
         image_ids = FluxPipeline._prepare_latent_image_ids(1, side, side, "cpu", torch.float32)
         self.register_buffer("image_ids", image_ids, persistent=False)
         self.register_buffer("text_ids", torch.zeros(TEXT_TOKENS, 3), persistent=False)
 
-    def forward(self, latents, sigma, clip_ids, t5_ids):
-        """Return the predicted velocity, noise minus data, of noisy packed latents."""
+    def forward(self, latents, sigma, clip_ids, t5_ids, guidance=None):
+        """Return the predicted velocity, noise minus data, of noisy packed latents; guidance scale 1 by default."""
         return self.transformer(
             hidden_states=latents,
             timestep=sigma,
+            guidance=torch.ones_like(sigma) if guidance is None else guidance,
             pooled_projections=self.text_encoder(clip_ids).pooler_output,
             encoder_hidden_states=self.text_encoder_2(t5_ids)[0],
             txt_ids=self.text_ids,
@@ -67,14 +72,14 @@ def build_transformer():
     """Return the untrained transformer; its modulations and its output start at zero."""
     transformer = FluxTransformer2DModel(
         patch_size=1,
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=5,
+        in_channels=LATENT_TOKEN_CHANNELS,
+        num_layers=1,
+        num_single_layers=6,
         attention_head_dim=64,
-        num_attention_heads=4,
+        num_attention_heads=3,
         joint_attention_dim=TEXT_WIDTH,
         pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=False,
+        guidance_embeds=True,
         axes_dims_rope=(16, 24, 24),
     )
     for name, module in transformer.named_modules():
@@ -88,7 +93,15 @@ def build_models(names):
     """Return (networks, CLIP tokenizer, T5 tokenizer) for a vocabulary's names."""
     captions = all_captions(names)
     clip_tokenizer, t5_tokenizer = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-    return TextToLatents(clip_tokenizer, t5_tokenizer), clip_tokenizer, t5_tokenizer
+    encoders = build_clip_encoder(clip_tokenizer), build_t5_encoder(t5_tokenizer)
+    return TextToLatents(build_transformer(), *encoders), clip_tokenizer, t5_tokenizer
+
+
+def load_models(folder):
+    """Return (networks, CLIP tokenizer, T5 tokenizer) of an exported pipeline folder, in float32."""
+    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    networks = TextToLatents(pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2)
+    return networks.train(), pipeline.tokenizer, pipeline.tokenizer_2
 
 
 class Batches:
@@ -121,7 +134,7 @@ def read_batches(pool, clip_tokenizer, t5_tokenizer, batch_size):
     """Return the batches of a pool that ``encode_latents.py`` wrote."""
     captions = [*all_captions(pool["names"]), ""]
     tables = token_table(clip_tokenizer, captions), token_table(t5_tokenizer, captions)
-    caption = pool["emoji"] * len(COLOUR_NAMES) + pool["colour"]
+    caption = pool["icon"] * len(COLOUR_NAMES) + pool["colour"]
     return Batches(pool["latents"], caption, tables, batch_size, torch.Generator())
 
 
@@ -145,7 +158,7 @@ def update_average(average, parameters, step):
     torch._foreach_lerp_(average, parameters, 1.0 - decay)
 
 
-def train(networks, batches, args, checkpoint):
+def train(networks, batches, args, checkpoint, warmup_steps=WARMUP_STEPS):
     """Train until the time budget is spent, resuming from the checkpoint if it exists."""
     parameters = [p for p in networks.parameters() if p.requires_grad]
     optimizers = build_optimizers(networks, args.lr)
@@ -168,7 +181,7 @@ def train(networks, batches, args, checkpoint):
 
     while budget.fraction() < 1.0:
         refresh_threads(args.threads_file, step)
-        rate = scheduled_rate(args.lr, step, WARMUP_STEPS, budget.fraction(), DECAY_SHARE)
+        rate = scheduled_rate(args.lr, step, warmup_steps, budget.fraction(), DECAY_SHARE)
         *inputs, target = batches.draw()
         with torch.autocast("cpu", torch.bfloat16):
             output = predict(*inputs)
@@ -198,7 +211,8 @@ def train(networks, batches, args, checkpoint):
 def main():
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder holding latents.pt")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder holding latents.pt")
+    parser.add_argument("--start", type=Path, help="exported pipeline folder to start from")
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -206,11 +220,13 @@ def main():
     parser.add_argument("--threads-file", help="file holding torch's thread count")
     args = parser.parse_args()
     torch.manual_seed(SEED)
-    pool = torch.load(args.work / "latents.pt")
-    networks, clip_tokenizer, t5_tokenizer = build_models(pool["names"])
+    pool = torch.load(args.work / "latents.pt", mmap=True)
+    models = load_models(args.start) if args.start else build_models(pool["names"])
+    networks, clip_tokenizer, t5_tokenizer = models
     print(f"{sum(p.numel() for p in networks.parameters())} parameters")
     batches = read_batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size)
-    train(networks, batches, args, args.work / "transformer.pt")
+    with sdpa_kernel(SDPBackend.MATH):
+        train(networks, batches, args, args.work / "transformer.pt")
 
 
 if __name__ == "__main__":

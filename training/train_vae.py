@@ -1,9 +1,10 @@
-"""Train the autoencoder: 64x64 RGB pictures to 16-channel latents of 8x8.
+"""Train the autoencoder: 64x64 RGB pictures to 8-channel latents of 16x16.
 
 Writes ``vae.pt`` (a checkpoint to resume from) and, at the end, the folder ``vae``
 in diffusers' format, its scaling and shift set so that latents have unit variance.
 With ``--decoder-only`` it trains that folder's decoder further (checkpoint
-``decoder.pt``), its encoder and therefore all latents left as they are.
+``decoder.pt``) on latents with noise of random strength, so that it forgives errors of the
+transformer; the encoder and therefore all latents stay as they are.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from common import (
+    WORK,
     Budget,
     as_pictures,
     refresh_threads,
@@ -25,15 +27,16 @@ from common import (
     to_uint8,
     to_unit,
 )
-from emoji_data import contact_sheet, load_emoji, render_pool
+from flat_muon import FlatMuon
+from icons import contact_sheet, load_icons, render_pool
 
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.4
 EDGE_WEIGHT = 0.5
 COARSE_WEIGHT = 0.5
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 1e-3
 START_LOG_VARIANCE = -6.0
-DECODER_LATENT_NOISE = 0.1
+DECODER_LATENT_NOISE = 0.4
 POOL_SEED = 1
 HELD_OUT_SEED = 2
 HELD_OUT = 1024
@@ -43,11 +46,11 @@ STATISTICS_COUNT = 8192
 def build_vae():
     """Return the untrained autoencoder, its latents nearly free of noise at the start."""
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 80),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=16,
+        latent_channels=8,
         norm_num_groups=8,
         sample_size=64,
         mid_block_add_attention=False,
@@ -75,7 +78,8 @@ def forward_loss(vae, batch, latent_noise):
     with torch.autocast("cpu", torch.bfloat16):
         posterior = vae.encode(batch).latent_dist
         latents = posterior.sample()
-        latents = latents + latent_noise * torch.randn_like(latents)
+        strength = latent_noise * torch.rand(len(latents), *[1] * (latents.ndim - 1))
+        latents = latents + strength * torch.randn_like(latents)
         output = vae.decode(latents).sample
     rebuilt = reconstruction_loss(output.float(), batch)
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
@@ -85,7 +89,7 @@ def forward_loss(vae, batch, latent_noise):
 
 @torch.no_grad()
 def encode(vae, images, batch_size=256):
-    """Return the posterior means (n, 16, 8, 8) of uint8 images."""
+    """Return the posterior means (n, 8, 16, 16) of uint8 images."""
     means = []
     for start in range(0, len(images), batch_size):
         batch = to_unit(images[start : start + batch_size])
@@ -117,7 +121,7 @@ def report(vae, images, folder):
 
 def build_optimizer(parameters, rate):
     """Return the optimizer of the autoencoder."""
-    return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    return FlatMuon(parameters, rate)
 
 
 def train(vae, images, args, checkpoint, optimizer_of=build_optimizer):
@@ -165,28 +169,29 @@ def train(vae, images, args, checkpoint, optimizer_of=build_optimizer):
 def main():
     """Parse the command line, train, measure and write the autoencoder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", required=True, help="folder or tar of emoji_u{hex}.png files")
-    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--source", required=True, help="folder or tar of the icons")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints")
+    parser.add_argument("--start", type=Path, help="exported pipeline folder to start from")
+    parser.add_argument("--minutes", type=float, default=22.0)
     parser.add_argument("--pool", type=int, default=40000, help="number of pictures rendered")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--decoder-only", action="store_true")
     parser.add_argument("--threads-file", help="file holding torch's thread count")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(POOL_SEED)
-    emoji = load_emoji(args.source)
-    images = render_pool(emoji, args.pool, POOL_SEED)[0]
+    icons = load_icons(args.source)
+    images = render_pool(icons, args.pool, POOL_SEED)[0]
     if args.decoder_only:
-        vae = AutoencoderKL.from_pretrained(args.work / "vae")
+        vae = AutoencoderKL.from_pretrained((args.start or args.work) / "vae")
         vae.encoder.requires_grad_(False)
         train(vae, images, args, args.work / "decoder.pt")
     else:
-        vae = build_vae()
+        vae = AutoencoderKL.from_pretrained(args.start / "vae") if args.start else build_vae()
         train(vae, images, args, args.work / "vae.pt")
         set_latent_statistics(vae, images[:STATISTICS_COUNT])
-    report(vae, render_pool(emoji, HELD_OUT, HELD_OUT_SEED)[0], args.work)
+    report(vae, render_pool(icons, HELD_OUT, HELD_OUT_SEED)[0], args.work)
     vae.save_pretrained(args.work / "vae")
 
 

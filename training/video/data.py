@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from emoji_data import COLOUR_JITTER, COLOURS, load_emoji, with_article
+from icons import with_article
+from video.emoji import COLOUR_JITTER, COLOURS, load_emoji
 
 FRAMES = 9
 SIDE = 32

@@ -14,10 +14,9 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from common import to_uint8
-from emoji_data import contact_sheet
+from flat_muon import FlatMuon
 from train_vae import HELD_OUT_SEED, POOL_SEED, START_LOG_VARIANCE, STATISTICS_COUNT, encode, train
 from video.data import load_things, render_pool, strips
-from video.flat_muon import FlatMuon
 
 CHANNELS = 24
 PATCH = 4

@@ -31,11 +31,13 @@ def path(name: str = "emoji") -> Path:
 def load(name: str = "emoji", **options: Any) -> Any:
     """The bundled pipeline, ready to call; ``options`` go to ``FluxPipeline.from_pretrained``.
 
+    Its call has the defaults that ``sampling.json`` states: size, text length, number of steps.
+
     Raises:
         ZooError: no pipeline of that name is bundled.
     """
     folder = path(name)
-    from diffusers import FluxPipeline
+    from foreseer.zoo.pipeline import FluxPipeline
 
     return FluxPipeline.from_pretrained(folder, local_files_only=True, **options)
 

@@ -1,10 +1,12 @@
 """The bundled pipeline under the engine: real weights, real images."""
 
+import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 import foreseer as fs
 from foreseer import zoo
@@ -78,6 +80,28 @@ def test_bundle_fits_its_size_and_names_its_licence():
     assert (folder / "LICENSE").is_file()
     assert "Noto" in (folder / "README.md").read_text()
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "FluxPipeline"
+
+
+def test_the_plain_call_has_the_models_size_text_length_and_steps(pipe):
+    asked = []
+    image = pipe("a red apple on a blue background", num_inference_steps=1).images[0]
+    pipe(
+        "a red apple on a blue background",
+        sigmas=[1.0],
+        callback_on_step_end=lambda own, step, timestep, tensors: asked.append(tensors["prompt_embeds"].shape) or {},
+        callback_on_step_end_tensor_inputs=["prompt_embeds"],
+    )
+    assert image.size == (64, 64)
+    assert [shape[1] for shape in asked] == [16]
+    assert inspect.signature(pipe.__call__).parameters["num_inference_steps"].default == 50
+    assert pipe("a red apple on a blue background", None, None, None, 1.0, 32, num_inference_steps=1).images[
+        0
+    ].size == (64, 32)
+
+
+def test_a_saved_copy_loads_as_the_pipeline_of_diffusers(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    assert type(FluxPipeline.from_pretrained(tmp_path)) is FluxPipeline
 
 
 def test_a_name_that_is_not_bundled_is_refused(as_users_call):
