@@ -14,6 +14,7 @@ _MODULES = {
     "forecast": "foreseer.forecast",
     "gate": "foreseer.gate",
     "methods": "foreseer.methods",
+    "scale": "foreseer.scale",
     "schedule": "foreseer.schedule",
     "site": "foreseer.site",
     "zoo": "foreseer.zoo",
@@ -47,7 +48,7 @@ _NAMES = {
 }
 
 if TYPE_CHECKING:
-    from foreseer import forecast, gate, methods, schedule, site, zoo
+    from foreseer import forecast, gate, methods, scale, schedule, site, zoo
     from foreseer.attach.accelerate import accelerate, detach
     from foreseer.attach.handle import Handle
     from foreseer.attach.runs import RunCall, Runs
@@ -97,6 +98,7 @@ __all__ = [
     "refine",
     "rollout",
     "sampler_matrix",
+    "scale",
     "schedule",
     "site",
     "tune",

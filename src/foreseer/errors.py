@@ -33,6 +33,14 @@ class FailedOpenError(ForeseerError, RuntimeError):
     """In strict mode, a step that should have been forecast would have been computed."""
 
 
+class CalibrationError(ForeseerError, ValueError):
+    """No prompts, runs that do not belong together, or workers whose pipelines differ."""
+
+
+class ScaleError(ForeseerError, RuntimeError):
+    """Workers cannot be started or used: no cluster, other versions, workers that keep dying."""
+
+
 class ForeseerWarning(UserWarning):
     """Steps that should have been forecast were computed; issued once per handle, with the reason."""
 

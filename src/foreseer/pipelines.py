@@ -100,7 +100,13 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
         pipe = pipe.to(device)
     except (RuntimeError, AssertionError) as error:
         raise PipelineError(f"Cannot move {model!r} to {device!r}: {in_one_line(error)}.") from error
-    return pipe, zoo.sampling(folder) if folder.is_dir() else {}
+    return pipe, sampling_of(model)
+
+
+def sampling_of(model: str) -> dict[str, Any]:
+    """How the folder of a pipeline says to call it; empty for a hub id. The pipeline is not loaded."""
+    folder = zoo.path(model) if model in zoo.NAMES else Path(model)
+    return zoo.sampling(folder) if folder.is_dir() else {}
 
 
 def quiet_libraries() -> None:
@@ -198,6 +204,15 @@ def with_pictures(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         _picture_name(pipe) if name == PICTURE else name: _picture(value) if isinstance(value, Path) else value
         for name, value in options.items()
     }
+
+
+def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` with pictures in place of their paths; no pipeline is needed.
+
+    Raises:
+        PipelineError: a file cannot be read as a picture.
+    """
+    return {name: _picture(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
 def _picture_name(pipe: Any) -> str:

@@ -24,6 +24,7 @@ LAYERS = [
     {"gate"},
     {"methods"},
     {"attach", "pipelines"},
+    {"scale"},
     {"calibrate", "calibration", "evaluate"},
     {"hosts"},
     {"cli", "__main__"},

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foreseer.attach.interception import is_hooked
-from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, record_branches
-from foreseer.calibration.identity import identity_of
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import (
+    PromptRuns,
+    check_prompts,
+    content,
+    prompt_unit,
+    without_repeats,
+)
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.calibration.sensitivity import measure_sensitivity
 from foreseer.calibration.site_recorder import SiteRecorder, record_site
 from foreseer.checks import check_count
-from foreseer.errors import ForeseerError, PlanError
+from foreseer.errors import CalibrationError, PlanError
 from foreseer.kernel import Kernel
+from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
 from foreseer.kernel.parts import balanced
 from foreseer.pipelines import call_arguments, run
+from foreseer.scale import FolderStore, MemoryStore, Place, Task, Unit, Worker, model_of, place_of, run_units
 from foreseer.site import Output, Site, read_site
 
 SENSITIVITY_PROMPTS = 4
-
-
-class CalibrationError(ForeseerError, ValueError):
-    """Calibration is impossible: no prompts, an unsuitable pipeline, or another calibration's checkpoint."""
 
 
 def calibrate(
@@ -42,6 +44,7 @@ def calibrate(
     site: str | Site = "output",
     sensitivity_prompts: int = SENSITIVITY_PROMPTS,
     checkpoint: str | os.PathLike[str] | None = None,
+    workers: int | Place | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Kernel:
@@ -52,7 +55,8 @@ def calibrate(
     each branch can have separate rows. Memory holds one prompt's trajectory at a time.
 
     Args:
-        pipe: a diffusers pipeline, not attached.
+        pipe: a diffusers pipeline, not attached; or, as workers need it, a name from which they build their own: see
+            :class:`foreseer.scale.Model`.
         prompts: a few; 4 are within about 1 dB of 64.
         num_inference_steps: number of steps T of the kernel's grid; the kernel serves other step counts too.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
@@ -60,38 +64,37 @@ def calibrate(
             every step; or ``"modules"``, with separate moments per module. Rollout needs ``"output"``.
         sensitivity_prompts: number of prompts on which to measure the network's sensitivity to errors, with a few
             accelerated runs; 0 for a typical value. See :func:`foreseer.calibration.sensitivity.measure_sensitivity`.
-        checkpoint: file written after each prompt; an interrupted calibration resumes from it.
+        checkpoint: folder with a file per prompt that was run; an interrupted calibration resumes from it.
+        workers: where prompts are run: a number of processes on this machine, or a :class:`foreseer.scale.Place`; by
+            default this process. The kernel is equal bit for bit.
         progress: called with (prompts done, total prompts); prompts of the sensitivity measurement count again.
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
     Raises:
-        CalibrationError: there is no prompt, or the checkpoint belongs to another calibration.
+        CalibrationError: there is no prompt, or the workers' pipelines differ.
+        ScaleError: workers cannot be started, or are lost again and again.
         KernelError: an output is not finite.
     """
-    check_ready(pipe, prompts)
+    check_prompts(prompts)
     _check_options(num_inference_steps, sensitivity_prompts, site, options)
-    place = read_site(site)
-    recording = record_branches if isinstance(place, Output) else partial(record_site, site=place)
-    identity = {**identity_of(pipe, prompts, num_inference_steps, seed, options), "site": str(place)}
-    kernel = _resume(checkpoint, identity)
-    show = progress or (lambda done, total: None)
+    place = str(read_site(site))
+    store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
-    total = len(prompts) + len(measured)
-    arguments = {**options, "num_inference_steps": num_inference_steps, "output_type": "latent"}
-    for index in range(0 if kernel is None else kernel.prompts, len(prompts)):
-        show(index, total)
-        call = call_arguments(pipe, prompts[index], arguments)
-        with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
-            run(pipe, call, seed + index)
-        kernel = _joined(kernel, _kernel_of(trajectory, recorder, identity))
-        if checkpoint is not None:
-            kernel.save(checkpoint)
-    assert kernel is not None
-    if measured:
-        kernel = measure_sensitivity(
-            pipe, kernel, measured, seed=seed, progress=lambda done: show(len(prompts) + done, total), **arguments
+    show = without_repeats(progress, len(prompts) + len(measured))
+    with place_of(workers).pool() as pool:
+        runs = PromptRuns(model_of(pipe), num_inference_steps, options).identified(pool, len(prompts))
+        units = [
+            prompt_unit("kernel", index, prompt, seed + index, {**runs.identity, "site": place})
+            for index, prompt in enumerate(prompts)
+        ]
+        results = run_units(
+            pool, RecordPrompt(runs, place), units, store=store, progress=lambda done, total, state: show(done)
         )
-    show(total, total)
+        whole = {"seed": str(seed), "prompts": str(len(prompts)), "prompts_hash": fingerprint("\n".join(prompts))}
+        kernel = _merged([decode_kernel(content(result)) for result in results], {**whole, "site": place})
+        if measured:
+            counted = lambda done, total, state: show(len(prompts) + done)  # noqa: E731
+            kernel = measure_sensitivity(pool, runs, kernel, measured, seed=seed, store=store, progress=counted)
     return kernel
 
 
@@ -104,18 +107,24 @@ def _check_options(steps: int, sensitivity_prompts: int, site: str | Site, optio
         raise CalibrationError(str(error)) from error
 
 
-def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
-    """Raise unless ``pipe`` and ``prompts`` are suitable for calibration.
+@dataclass(frozen=True)
+class RecordPrompt(Task):
+    """Run a prompt with every step computed; the result is the file of a kernel of this prompt."""
 
-    Raises:
-        CalibrationError: no prompts or a single string, no scheduler, or a policy is attached.
-    """
-    if isinstance(prompts, str) or not prompts:
-        raise CalibrationError(f"prompts is {prompts!r}; expected a list of a few prompts.")
-    if getattr(pipe, "scheduler", None) is None:
-        raise CalibrationError(f"{type(pipe).__name__} has no scheduler; expected a diffusers pipeline.")
-    if any(is_hooked(module) for module in find_denoisers(pipe).values()):
-        raise CalibrationError("A policy is attached: detach its handle first, since calibration computes every step.")
+    runs: PromptRuns
+    site: str
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One prompt, one kernel."""
+        prompt, seed = unit.payload
+        pipe, options = self.runs.on(worker)
+        identity = {**self.runs.identity, "site": self.site}
+        site = read_site(self.site)
+        recording = record_branches if isinstance(site, Output) else partial(record_site, site=site)
+        call = call_arguments(pipe, prompt, self.runs.call(options))
+        with record_run(pipe) as trajectory, recording(pipe, trajectory) as recorder:
+            run(pipe, call, seed)
+        return encode_kernel(_kernel_of(trajectory, recorder, identity))
 
 
 def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, identity: dict[str, str]) -> Kernel:
@@ -158,23 +167,9 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
     return Kernel(grid, grams, matrix, squares, "output", provenance, branches=branches)
 
 
-def _joined(kernel: Kernel | None, new: Kernel) -> Kernel:
-    """Add one prompt's kernel, keeping the identity of the whole calibration."""
-    if kernel is None:
-        return new
-    merged = kernel.merge(new, allow_overlap=True)
-    identity = {name: kernel.provenance[name] for name in ("prompts", "prompts_hash")}
-    return replace(merged, provenance={**merged.provenance, **identity})
-
-
-def _resume(checkpoint: str | os.PathLike[str] | None, identity: dict[str, str]) -> Kernel | None:
-    if checkpoint is None or not Path(checkpoint).exists():
-        return None
-    kernel = Kernel.load(checkpoint)
-    differing = [key for key, value in identity.items() if kernel.provenance.get(key) != value]
-    if differing:
-        raise CalibrationError(
-            f"{os.fspath(checkpoint)} belongs to another calibration ({', '.join(differing)} differ): delete it, or "
-            "name another file."
-        )
-    return kernel
+def _merged(kernels: list[Kernel], whole: dict[str, str]) -> Kernel:
+    """Merge kernels in the order of their prompts; ``whole`` is the provenance of all prompts together."""
+    merged = replace(kernels[0], provenance={**kernels[0].provenance, **whole})
+    for kernel in kernels[1:]:
+        merged = merged.merge(kernel, allow_overlap=True)
+    return replace(merged, provenance={**merged.provenance, **whole})

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.record import gram, record_run
 from foreseer.calibration.references import Work
 from foreseer.calibration.replay import Outputs, PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections
+from foreseer.errors import CalibrationError
 from foreseer.files import Artifact
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan

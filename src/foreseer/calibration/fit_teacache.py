@@ -13,9 +13,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from foreseer.attach.accelerate import accelerate
-from foreseer.calibration.calibrate import CalibrationError, check_ready
+from foreseer.calibration.jobs import check_ready
 from foreseer.checks import check_count
-from foreseer.errors import FailedOpenError, ForeseerWarning
+from foreseer.errors import CalibrationError, FailedOpenError, ForeseerWarning
 from foreseer.forecast import Reuse
 from foreseer.gate import Gate, GatedPolicy, GateRun, Setting, SignalError, TeaCache
 from foreseer.gate.relative_l1 import relative_change

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.final_error import FinalError, Reference
+from foreseer.calibration.jobs import check_ready
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.refine import split_prompts
@@ -22,6 +22,7 @@ from foreseer.calibration.replay import PlannedRun, find_call, run_plan
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.errors import CalibrationError
 from foreseer.methods.validate import ExpectedError, summarise
 from foreseer.plan import Plan
 from foreseer.plan.mixing import ChannelMixing, MixedSegment

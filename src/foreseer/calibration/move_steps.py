@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
 from foreseer.calibration.references import Work
 from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.replay import Outputs
 from foreseer.calibration.rollout import RIDGE, RolledPlan, RolloutFit, prepare_rollout
 from foreseer.checks import check_count
+from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
 from foreseer.plan import Plan
 from foreseer.schedule import Explicit

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, find_mixing, record_branches
-from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.record import Trajectory, record_run
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.errors import CalibrationError
 from foreseer.files import Artifact, read_names, reason
 from foreseer.grid import Grid
 from foreseer.kernel.level_interpolation import interpolation_weights
@@ -93,7 +93,25 @@ class References:
             work.did(int(self._call["num_inference_steps"]))
         return self._names or (), self._mixing, students
 
-    def _run(self, seed: int, prompt: str) -> Student:
+    def student(
+        self, seed: int, prompt: str, names: tuple[str, ...] | None = None
+    ) -> tuple[Student, tuple[str, ...], np.ndarray]:
+        """Return a new student, the names of its branches (none if rows are shared), and their mixing.
+
+        Args:
+            seed: of the initial noise.
+            prompt: text.
+            names: of the branches that the student must have; by default those that its run has.
+        """
+        self._names = None
+        kept = self._found(seed, prompt)
+        if kept is not None and names in (None, self._names):
+            return kept, self._names or (), self._mixing
+        self._names = names
+        student = self._run(seed, prompt, keep=names is None)
+        return student, self._names or (), self._mixing
+
+    def _run(self, seed: int, prompt: str, *, keep: bool = True) -> Student:
         pipe = self._pipe
         with record_run(pipe) as trajectory, _recorder(pipe, trajectory, apart=bool(self._branches)) as recorder:
             run(pipe, call_arguments(pipe, prompt, self._call), seed)
@@ -109,7 +127,8 @@ class References:
         targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
         targets += torch.as_tensor(through[:, :1] - self._matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
         student = Student(prompt, seed, reference, list(targets))
-        self._keep(student)
+        if keep:
+            self._keep(student)
         return student
 
     def _identity(self, seed: int, prompt: str) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.jobs import check_ready
 from foreseer.calibration.record import Trajectory
 from foreseer.calibration.references import Work
 from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
@@ -23,6 +23,7 @@ from foreseer.calibration.replay import PlannedRun, find_call, run_plan
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count
+from foreseer.errors import CalibrationError
 from foreseer.methods.validate import summarise
 from foreseer.plan import Plan
 

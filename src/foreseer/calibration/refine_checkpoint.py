@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments
 from foreseer.calibration.identity import fingerprint
-from foreseer.errors import PlanFileError
+from foreseer.errors import CalibrationError, PlanFileError
 from foreseer.files import Artifact, read_json, read_names, reason
 from foreseer.plan import Plan
 

@@ -12,9 +12,8 @@ from foreseer.attach.accelerate import attach
 from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
-from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.record import Trajectory, record_run
-from foreseer.errors import FailedOpenError
+from foreseer.errors import CalibrationError, FailedOpenError
 from foreseer.grid import Grid
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan

@@ -6,22 +6,25 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.calibrate import CalibrationError, check_ready
 from foreseer.calibration.identity import guidance_of
+from foreseer.calibration.jobs import check_ready
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.replay import Outputs, find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
 from foreseer.plan import Plan
+from foreseer.scale import Model, Place, model_of, place_of
 from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
@@ -41,6 +44,7 @@ def rollout(
     seed: int = 0,
     ridge: float = RIDGE,
     checkpoint: str | os.PathLike[str] | None = None,
+    workers: int | Place | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
@@ -67,7 +71,10 @@ def rollout(
         ridge: relative to the features' mean square.
         checkpoint: a folder that keeps each prompt's reference run, most of the work; found there again, it is not run
             again. The folder may be removed afterwards.
-        progress: called with (network forward_passes done, in all).
+        workers: where prompts are run: a number of processes on this machine, or a :class:`foreseer.scale.Place`; by
+            default this process. The plan is equal bit for bit. Then ``pipe`` is a name from which workers build their
+            pipeline (:class:`foreseer.scale.Model`), and a checkpoint also keeps what each segment taught.
+        progress: called with (forward passes done, in all).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
     Returns:
@@ -79,6 +86,13 @@ def rollout(
         SamplerError: the scheduler is stochastic, or not linear.
     """
     rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
+    if workers is not None or isinstance(pipe, str | Path | Model):
+        from foreseer.calibration.rollout_workers import rollout_on
+
+        with place_of(workers).pool() as pool:
+            seeds = list(enumerate(prompts, seed))
+            settings = (rule, teacher_steps, ridge, checkpoint)
+            return rollout_on(pool, model_of(pipe), kernel, seeds, settings, options=options, progress=progress)
     work = Work(progress, len(prompts) * len(rule.on(kernel.grid)))
     seeded = list(enumerate(prompts, seed))
     fit = prepare_rollout(
@@ -150,7 +164,7 @@ class RolloutFit:
             known: for each prompt, outputs that need no call of the network: those of a rollout whose computed steps
                 agree up to them.
         """
-        draft = _Draft(self.kernel, rule, self.names, self.mixing, {**self.provenance, "schedule": repr(rule)})
+        draft = Draft(self.kernel, rule, self.names, self.mixing, {**self.provenance, "schedule": repr(rule)})
         seen = known if known is not None else [{} for _ in self.students]
         students = [replace(one, seen=dict(each), features=[]) for one, each in zip(self.students, seen, strict=True)]
         branches, total, passes = len(self.mixing), len(self.matrix) - 1, 0
@@ -204,7 +218,7 @@ def prepare_rollout(
     return RolloutFit(pipe, kernel, call, start, matrix, names, mixing, students, ridge, provenance, work)
 
 
-class _Draft:
+class Draft:
     """The plan as far as it is fitted; the rest reuses.
 
     Attributes:

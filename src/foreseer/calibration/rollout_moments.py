@@ -34,6 +34,40 @@ class Student:
     features: list[Tensor] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Inner products of one student's last L features: all that leaves the worker that holds the student.
+
+    Attributes:
+        among: shape (L, M), with all its M features so far, the last ones included.
+        with_reference: shape (L, B T).
+        with_targets: shape (L, T + 1).
+    """
+
+    among: Float64[np.ndarray, "L M"]
+    with_reference: Float64[np.ndarray, "L N"]
+    with_targets: Float64[np.ndarray, "L T1"]
+
+    @classmethod
+    def of(cls, student: Student, count: int) -> Share:
+        """The inner products of the last ``count`` features."""
+        last = student.features[len(student.features) - count :]
+        return cls(gram(last, student.features), gram(last, student.reference), gram(last, student.targets))
+
+    def encode(self) -> bytes:
+        """The bytes of a safetensors file."""
+        from safetensors.numpy import save
+
+        return save({name: np.ascontiguousarray(array) for name, array in vars(self).items()})
+
+    @classmethod
+    def decode(cls, content: bytes) -> Share:
+        """The inverse of :meth:`encode`."""
+        from safetensors.numpy import load
+
+        return cls(**load(content))
+
+
 @dataclass
 class Moments:
     """Moments of the M features computed so far, averaged over prompts; implements ``JointMoments``.
@@ -61,15 +95,18 @@ class Moments:
 
     def grow(self, students: Sequence[Student], newest: Sequence[int]) -> None:
         """Add the last features of every student, with indices ``newest``."""
+        self.grow_by([Share.of(student, len(newest)) for student in students], newest)
+
+    def grow_by(self, shares: Sequence[Share], newest: Sequence[int]) -> None:
+        """Add the last features of every student, with indices ``newest``, summed in the order of ``shares``."""
         before, more = self.features.size, len(newest)
         among = np.zeros((more, before + more))
         with_reference = np.zeros((more, self.with_reference.shape[1]))
         with_targets = np.zeros((more, self.with_targets.shape[1]))
-        for student in students:
-            last = student.features[before:]
-            among += gram(last, student.features) / len(students)
-            with_reference += gram(last, student.reference) / len(students)
-            with_targets += gram(last, student.targets) / len(students)
+        for share in shares:
+            among += share.among / len(shares)
+            with_reference += share.with_reference / len(shares)
+            with_targets += share.with_targets / len(shares)
         self.known = np.block([[self.known, among[:, :before].T], [among]])
         self.with_reference = np.vstack([self.with_reference, with_reference])
         self.with_targets = np.vstack([self.with_targets, with_targets])

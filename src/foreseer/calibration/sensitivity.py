@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from foreseer.attach.accelerate import accelerate
+from foreseer.calibration.jobs import PromptRuns, content, prompt_unit
 from foreseer.calibration.record import record_run
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
+from foreseer.kernel.kernel_file import encode_kernel
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Policy
+from foreseer.scale import Store, Task, Unit, Worker, run_units
+from foreseer.scale.place import Pool
+from foreseer.scale.units import Progress
 from foreseer.schedule import Schedule, Uniform
 from foreseer.schedule.optimal import Optimal
 
@@ -24,13 +31,14 @@ CANDIDATES = (0.0, *np.geomspace(0.25, 128.0, 109).tolist())
 
 
 def measure_sensitivity(
-    pipe: Any,
+    pool: Pool,
+    runs: PromptRuns,
     kernel: Kernel,
     prompts: Sequence[str],
     *,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda prompts: None,
-    **options: Any,
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> Kernel:
     r"""Return ``kernel`` with the sensitivity that best explains the final errors of accelerated runs.
 
@@ -39,34 +47,61 @@ def measure_sensitivity(
     $\log e_{\text{expected}} - \log e_{\text{measured}}$, both root mean squares over prompts.
 
     Args:
-        pipe: a diffusers pipeline, not attached.
+        pool: of workers.
+        runs: how the pipeline is called.
         kernel: recorded with this pipeline and the same options.
         prompts: four suffice; each costs about 1.6 full runs.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
-        progress: called with the number of prompts done.
-        options: keyword arguments of the pipeline's call.
+        store: where what was measured per prompt is kept.
+        progress: called with prompts done, prompts in all, and a state.
     """
     if not kernel.has_final_error or len(kernel.grid) < LEAST_STEPS:
         return kernel
-    call = {**options, "output_type": "latent"}
-    rows = KernelRows(kernel)
-    site: Any = kernel.site
-    policies = [Policy(schedule, rows, site) for schedule in _schedules(kernel)]
+    identity = {**kernel.provenance, "kernel": hashlib.sha256(encode_kernel(kernel)).hexdigest()}
+    units = [prompt_unit("sensitivity", index, prompt, seed + index, identity) for index, prompt in enumerate(prompts)]
+    results = run_units(pool, MeasureErrors(runs, kernel), units, store=store, progress=progress)
     variants = [replace(kernel, sensitivity=sensitivity) for sensitivity in (0.0, 1.0)]
+    policies = _policies(kernel)
     squares = np.zeros((3, len(policies)))  # open loop, propagated at sensitivity 1, measured
-    for index, prompt in enumerate(prompts):
-        progress(index)
-        reference = _final_sample(pipe, prompt, seed + index, call)
-        for number, policy in enumerate(policies):
-            with accelerate(pipe, policy):
-                sample = _final_sample(pipe, prompt, seed + index, call)
-            squares[2, number] += float(np.mean((sample - reference) ** 2)) / len(prompts)
+    for result in results:
+        squares[2] += np.frombuffer(content(result)) / len(prompts)
     for number, policy in enumerate(policies):
         plan = policy.compile(kernel.grid)
         plan_rows = plan.rows, plan.branch_rows, plan.cross_rows
         expected = [float(np.mean(final_errors(variant, *plan_rows) ** 2)) for variant in variants]
         squares[:2, number] = expected[0], expected[1] - expected[0]
     return replace(kernel, sensitivity=best_sensitivity(*squares))
+
+
+@dataclass(frozen=True)
+class MeasureErrors(Task):
+    """The mean square error of a prompt's final sample under each plan; the result is that many float64."""
+
+    runs: PromptRuns
+    kernel: Kernel
+
+    @cached_property
+    def policies(self) -> list[Policy]:
+        """The plans' policies; the search for their steps is done once per worker."""
+        return _policies(self.kernel)
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """Sample once with every step computed, and once under each plan."""
+        prompt, seed = unit.payload
+        pipe, options = self.runs.on(worker)
+        call = self.runs.call(options)
+        reference = _final_sample(pipe, prompt, seed, call)
+        squares = []
+        for policy in self.policies:
+            with accelerate(pipe, policy):
+                sample = _final_sample(pipe, prompt, seed, call)
+            squares.append(float(np.mean((sample - reference) ** 2)))
+        return np.array(squares).tobytes()
+
+
+def _policies(kernel: Kernel) -> list[Policy]:
+    site: Any = kernel.site
+    return [Policy(schedule, KernelRows(kernel), site) for schedule in _schedules(kernel)]
 
 
 def _schedules(kernel: Kernel) -> Iterator[Schedule]:

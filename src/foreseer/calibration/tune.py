@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import __version__
-from foreseer.calibration.calibrate import CalibrationError, calibrate, check_ready
+from foreseer.calibration.calibrate import calibrate
+from foreseer.calibration.jobs import check_ready
 from foreseer.calibration.mix_channels import mix_channels
 from foreseer.calibration.refine import refine
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count
+from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
 

@@ -23,6 +23,7 @@ from foreseer.cli.methods_command import methods
 from foreseer.cli.plan_command import plan_app
 from foreseer.cli.portrait_command import portrait
 from foreseer.cli.rollout_command import rollout
+from foreseer.cli.workers import with_address
 from foreseer.errors import ForeseerError
 
 
@@ -56,7 +57,7 @@ app.add_typer(plan_app, name="plan")
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; errors print one readable line and exit with code 2."""
     try:
-        return app(arguments)
+        return app(with_address(sys.argv[1:] if arguments is None else arguments))
     except ForeseerError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except ModuleNotFoundError as error:

@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,10 +29,14 @@ from foreseer.cli.common import (
     folder_to_write,
 )
 from foreseer.cli.pipeline_options import takes_call_options
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
 
 if TYPE_CHECKING:
     from foreseer.evaluate.bench.prepare import BenchRequest, PreparedBench
     from foreseer.evaluate.peers import CalibrationPrompts
+    from foreseer.scale import Place
+
+    Make = Callable[[], PreparedBench]
 
 DEFAULT_SPEEDUP = 5  # steps of the reference over the budget, unless budgets are given
 
@@ -83,6 +88,9 @@ def bench(
     dtype: Dtype = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     as_json: Json = False,
     *,
     call: dict[str, Any],
@@ -97,6 +105,8 @@ def bench(
     folder_to_write(out)
     if everything and methods is not None:
         raise typer.BadParameter("it already includes every method: leave --methods out.", param_hint="--all")
+    prompts, real, matrix = (path if path is None else path.absolute() for path in (prompts, real, matrix))
+    kernel, plan = ([path.absolute() for path in paths or ()] for paths in (kernel, plan))
     request = BenchRequest(
         *(prompts, limit, steps, seed),
         options=call,
@@ -106,20 +116,24 @@ def bench(
         device=device,
         command=shlex.join(["foreseer", *sys.argv[1:]]),
     )
-    files = (kernel or (), plan or (), matrix)
+    files = (kernel, plan, matrix)
     if preset is None:
         _refuse({"--model": preset_model, "--random-weights": random_weights, "--scale": scale}, "it needs --preset")
-        more = {"site": site, "everything": everything, "calibration_prompts": _calibration(calibration_prompts, out)}
-        prepared = _methods(request, model, _names(methods), nfe, files=files, **more)
+        more = {
+            "site": site,
+            "everything": everything,
+            "calibration_prompts": _calibration(calibration_prompts, out.absolute()),
+        }
+        make = _methods(request, model, _names(methods), nfe, files=files, **more)
     else:
         decided = {"--nfe": nfe, "--plan": plan, "--site": site, "--all": everything}
         _refuse({**decided, "--calibration-prompts": calibration_prompts}, "the preset decides it")
         size = _scale(random_weights, scale)
-        prepared = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
-    _run(prepared, out, as_json, threads)
+        make = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
+    _run(make, out, chosen_place(workers, ray, gpus_per_worker), as_json, threads)
 
 
-def _run(prepared: PreparedBench, out: Path, as_json: bool, threads: int | None) -> None:
+def _run(make: Make, out: Path, place: Place | None, as_json: bool, threads: int | None) -> None:
     import torch
 
     from foreseer.evaluate.bench.bench import run_bench
@@ -127,6 +141,14 @@ def _run(prepared: PreparedBench, out: Path, as_json: bool, threads: int | None)
 
     if threads is not None:
         torch.set_num_threads(threads)
+    if place is not None:
+        from foreseer.evaluate.bench.bench_workers import run_bench_on
+
+        with work_bar("Measuring", as_json) as state:
+            results = run_bench_on(place, make, out, state)
+        show_results(results, write_report(results, out), as_json)
+        return
+    prepared = make()
     with bench_progress(as_json) as progress:
         announce = errors.print if not as_json else lambda estimate: None
         results = run_bench(prepared.bench, prepared.entries, prepared.pipe, out, progress, announce=announce)
@@ -144,7 +166,7 @@ def _methods(
     *,
     files: Files,
     **more: Any,
-) -> PreparedBench:
+) -> Make:
     """Prepare methods at budgets."""
     from foreseer.evaluate.bench.prepare import compare_methods
     from foreseer.evaluate.bench.selection import Selection
@@ -153,7 +175,8 @@ def _methods(
         raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
     kernels, plans, matrix = files
     selection = Selection(0, (), methods, kernels, plans, matrix, **more)
-    return compare_methods(request, model, selection, lambda steps: _budgets(nfe, steps))
+    _budgets(nfe, 1)  # bad usage is reported before a worker starts
+    return partial(compare_methods, request, model, selection, partial(_budgets, nfe))
 
 
 def _calibration(prompts: Path | None, out: Path) -> CalibrationPrompts | None:
@@ -170,14 +193,16 @@ def _calibration(prompts: Path | None, out: Path) -> CalibrationPrompts | None:
 
 def _preset(
     request: BenchRequest, name: str, model: str | None, scale: Any, *, names: list[str] | None, files: Files
-) -> PreparedBench:
+) -> Make:
     """Prepare a paper's table."""
     from foreseer.evaluate.bench.prepare import PresetRequest, compare_preset
 
     kernels, _, matrix = files
     if len(kernels) > 1:
         raise typer.BadParameter("a preset trains L2P from one kernel; give one.", param_hint="--kernel")
-    return compare_preset(request, PresetRequest(name, model, scale, names, matrix, kernels[0] if kernels else None))
+    return partial(
+        compare_preset, request, PresetRequest(name, model, scale, names, matrix, kernels[0] if kernels else None)
+    )
 
 
 def _model(argument: str | None, option: str | None) -> str | None:

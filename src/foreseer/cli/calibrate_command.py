@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,9 @@ from foreseer.cli.common import (
     file_to_write,
     open_model,
     print_line,
-    progress_bar,
 )
 from foreseer.cli.pipeline_options import takes_call_options
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
 
 
 @takes_call_options
@@ -34,18 +35,21 @@ def calibrate(
     site: SiteOption = "output",
     dtype: Dtype = None,
     device: Device = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     *,
     call: dict[str, Any],
 ) -> None:
     """Record second moments of a pipeline's outputs over a few prompts; resumes after an interruption."""
+    place = chosen_place(workers, ray, gpus_per_worker)
     from foreseer.calibration.calibrate import calibrate as run
 
-    pipe, texts, options = open_model(model, prompts, call, dtype, device)
+    pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
     partial = created(out).with_name(f".{out.name}.partial")
-    with progress_bar() as bar:
-        task = bar.add_task("Recording", total=len(texts[:count]))
+    with work_bar("Recording") as progress:
         kernel = run(
             pipe,
             texts[:count],
@@ -53,10 +57,11 @@ def calibrate(
             seed=seed,
             site=site or "output",
             checkpoint=partial,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            workers=place,
+            progress=lambda done, total: progress(done, total, ""),
             **options,
         )
     kernel.save(out)
-    partial.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
     plural = "s" if kernel.prompts != 1 else ""
     print_line(f"wrote {out}: {kernel.prompts} prompt{plural}, {len(kernel.grid)} steps")

@@ -164,12 +164,27 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def open_model(
-    model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None
+    model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None, *, load: bool = True
 ) -> tuple[Any, list[str], dict[str, Any]]:
-    """Load a pipeline, the prompts of a file or its examples, and the options of its call."""
-    from foreseer.pipelines import load_pipeline, read_prompts, split_sampling, with_pictures
+    """Load a pipeline (for workers: name it), the prompts of a file or its examples, and the options of its call."""
+    from foreseer.pipelines import (
+        PipelineError,
+        load_pipeline,
+        read_pictures,
+        read_prompts,
+        sampling_of,
+        split_sampling,
+        with_pictures,
+    )
 
     file_prompts = read_prompts(prompts) if prompts is not None else None
+    if not load:
+        from foreseer.scale import Model
+
+        examples, defaults = split_sampling(sampling_of(model))
+        if not (file_prompts or examples):
+            raise PipelineError(f"{model!r} has no example prompts: give a file with --prompts.")
+        return Model(model, dtype, device), file_prompts or examples, {**defaults, **read_pictures(call)}
     pipe, sampling = load_pipeline(model, dtype, device)
     pipe.set_progress_bar_config(disable=True)
     examples, defaults = split_sampling(sampling)

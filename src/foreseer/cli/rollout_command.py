@@ -18,9 +18,9 @@ from foreseer.cli.common import (
     file_to_write,
     open_model,
     print_line,
-    progress_bar,
 )
 from foreseer.cli.pipeline_options import takes_call_options
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
 
 
 @takes_call_options
@@ -38,10 +38,14 @@ def rollout(
     ),
     dtype: Dtype = None,
     device: Device = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     *,
     call: dict[str, Any],
 ) -> None:
     """Fit a plan's rows on the trajectories that the plan itself produces; resumes after an interruption."""
+    place = chosen_place(workers, ray, gpus_per_worker)
     from foreseer.calibration.rollout import rollout as run
     from foreseer.kernel import Kernel
 
@@ -50,21 +54,21 @@ def rollout(
         raise typer.BadParameter("give one of --nfe and --forward-passes.", param_hint="--nfe")
     if nfe is not None and nfe > len(loaded.grid):
         raise typer.BadParameter(f"{nfe} computed steps do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
-    pipe, texts, options = open_model(model, prompts, call, dtype, device)
+    pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
     options.pop("num_inference_steps", None)
     partial = created(out).with_name(f".{out.name}.partial")
-    with progress_bar() as bar:
-        task = bar.add_task("Rolling out", total=None)
+    with work_bar("Rolling out") as progress:
         plan = run(
             pipe,
             loaded,
             texts[:count],
             nfe=nfe,
-            forward_passes=forward_passes,
+            evaluations=forward_passes,
             teacher_steps=teacher_steps,
             seed=seed,
             checkpoint=partial,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            workers=place,
+            progress=lambda done, total: progress(done, total, ""),
             **options,
         )
     plan.save(out)

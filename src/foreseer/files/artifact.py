@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ class Artifact:
             raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
 
     def encode(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> bytes:
-        """Return the bytes of a file; messages call it ``name``.
+        """Return the bytes of a file, equal for equal content; ``name`` appears in messages.
 
         Raises:
             ForeseerError: of class ``error``; it would be too large to be read again.
@@ -72,7 +73,7 @@ class Artifact:
         content = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         header = {"format": f"foreseer.{self.kind}", "version": str(self.version), **metadata}
         header["checksum"] = checksum(content, header)
-        data = save(content, header)
+        data = _with_sorted_header(save(content, header))
         for what, size, most in (
             ("header", int.from_bytes(data[:8], "little"), MOST_HEADER),
             ("file", len(data), self.most_bytes),
@@ -97,7 +98,7 @@ class Artifact:
         return self.decode(content, os.fspath(path))
 
     def decode(self, content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Read arrays and metadata from a file's bytes; messages call it ``name``.
+        """Read arrays and metadata from a file's bytes; ``name`` appears in messages.
 
         Raises:
             ForeseerError: of class ``error``; the content is not of this kind.
@@ -141,6 +142,14 @@ class Artifact:
                 raise ValueError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
             if shape is not None and array.shape != _expected(shape, array.shape, sizes):
                 raise ValueError(f"{name} has shape {array.shape}, expected ({', '.join(shape.split())})")
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a safetensors file with its header sorted; the library's order changes from call to call."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def _expected(pattern: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def save_kernel(kernel: Kernel, path: str | os.PathLike[str]) -> None:
 
 
 def encode_kernel(kernel: Kernel) -> bytes:
-    """Return the bytes of a kernel file."""
+    """Return the bytes of a kernel file; equal kernels give equal bytes."""
     arrays, metadata = _content(kernel)
     return KERNEL_FILE.encode(arrays, metadata, "the kernel")
 
@@ -82,8 +82,8 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
     return _kernel_of(arrays, metadata, os.fspath(path))
 
 
-def decode_kernel(content: bytes, name: str) -> Kernel:
-    """Read and validate the bytes of a kernel file; messages call it ``name``."""
+def decode_kernel(content: bytes, name: str = "the kernel") -> Kernel:
+    """Read and validate the bytes of a kernel file; ``name`` appears in messages."""
     arrays, metadata = KERNEL_FILE.decode(content, name)
     return _kernel_of(arrays, metadata, name)
 

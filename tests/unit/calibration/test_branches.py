@@ -222,16 +222,16 @@ def test_a_rollout_of_other_guidance_than_the_kernels_shares_its_rows(guided):
 
 
 def test_an_interrupted_calibration_of_branches_goes_on_where_it_was(loop, guided, tmp_path):
-    file = tmp_path / "partial.kernel.safetensors"
+    folder = tmp_path / "kept"
 
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fs.calibrate(loop, TRAINING, num_inference_steps=STEPS, guidance_scale=3.0, checkpoint=file, progress=stop)
-    assert fs.Kernel.load(file).branches.grams.shape[0] == 3
-    again = fs.calibrate(loop, TRAINING, num_inference_steps=STEPS, guidance_scale=3.0, checkpoint=file)
+        fs.calibrate(loop, TRAINING, num_inference_steps=STEPS, guidance_scale=3.0, checkpoint=folder, progress=stop)
+    assert len(list(folder.iterdir())) == 3
+    again = fs.calibrate(loop, TRAINING, num_inference_steps=STEPS, guidance_scale=3.0, checkpoint=folder)
     assert np.array_equal(again.branches.grams, guided.branches.grams)
     assert again.provenance == guided.provenance
 

@@ -91,3 +91,12 @@ def test_a_picture_that_cannot_be_encoded_leaves_the_old_one(tmp_path):
             write_encoded(path, lambda buffer, kind: transparent.save(buffer, kind.upper().replace("JPG", "JPEG")))
     assert kept.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["kept.jpg"]
+
+
+def test_equal_artifacts_are_equal_files():
+    from foreseer import zoo
+    from foreseer.kernel import Kernel
+    from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
+
+    content = encode_kernel(Kernel.load(zoo.kernel_path()))
+    assert {encode_kernel(decode_kernel(content)) for _ in range(8)} == {content}

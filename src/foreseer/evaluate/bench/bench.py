@@ -90,7 +90,6 @@ class Bench:
             "decode": self.decode,
             "prompts": f"{len(self.prompts)}, {hashlib.sha256(prompts).hexdigest()[:12]}",
             "versions": {name: facts.get(name) for name in ("foreseer", "torch", "diffusers")},
-            "device": facts["device"],
             "threads": facts["threads"],
         }
 

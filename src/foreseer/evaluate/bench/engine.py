@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from foreseer.evaluate.entries.base import Entry, LazyEntry, PlainEntry, PolicyE
 from foreseer.evaluate.metrics.fidelity import fidelity_of, latent_errors
 from foreseer.evaluate.sampling.call_options import CallOptions
 from foreseer.evaluate.sampling.cost import count_denoiser, watch_memory
+from foreseer.evaluate.sampling.environment import device_name
 from foreseer.evaluate.sampling.sample import Sample, prepared, sample
 
 if TYPE_CHECKING:
@@ -60,24 +62,38 @@ class Engine:
         self.reference = entry_key(reference)
         self.errors: dict[str, str] = {}
         self.done, self.current = 0, -1
-        self.pending = {index: self._missing(index) for index in range(len(bench.prompts))}
+        self._warm, self._prepared = False, set[str]()
+        self.place = {"host": socket.gethostname(), "device": device_name(pipe)}
+        self.pending = {index: self.missing(index) for index in range(len(bench.prompts))}
         self.active = {key for keys in self.pending.values() for key in keys}
         self.total = sum(map(len, self.pending.values())) + len(self.active) + bool(self.active)
 
     def run(self) -> None:
         """Prepare, warm up and do the runs that are missing from the store."""
-        if self.active:
-            self._guard(self.reference, self._warm_up)
         for key in [key for key in self.entries if key in self.active]:
-            self._guard(key, lambda key=key: self._prepare(key))
-        for index, keys in self.pending.items():
-            self.current = index
-            order = list(self.entries)
-            rotated = order[index % len(order) :] + order[: index % len(order)]
-            for key in rotated:
-                if key in keys and key not in self.errors:
-                    self._guard(key, lambda key=key, index=index: self._draw(index, key))
-            self._compare(index)
+            self.prepare(key)
+        for index in self.pending:
+            self.run_prompt(index)
+
+    def prepare(self, key: str) -> None:
+        """Warm up the pipeline and one entry, once each, and measure what the entry's runs cost."""
+        if not self._warm:
+            self._warm = True
+            self._guard(self.reference, self._warm_up)
+        if key not in self._prepared:
+            self._prepared.add(key)
+            self._guard(key, lambda: self._prepare(key))
+
+    def run_prompt(self, index: int) -> None:
+        """Run the entries that a prompt lacks, interleaved on this device, each time beginning with another."""
+        self.current = index
+        keys, order = self.pending[index], list(self.entries)
+        for key in order[index % len(order) :] + order[: index % len(order)]:
+            if key in keys:
+                self.prepare(key)
+            if key in keys and key not in self.errors:
+                self._guard(key, lambda key=key: self._draw(index, key))
+        self._compare(index)
 
     def _guard(self, key: str, work: Callable[[], None]) -> None:
         """Do ``work``; record an entry's failure, end the bench at the reference's."""
@@ -145,6 +161,7 @@ class Engine:
         self.store.write(
             f"{name}.json",
             {
+                **self.place,
                 "steps": drawn.steps,
                 "nfe": drawn.nfe,
                 "seconds": drawn.seconds,
@@ -172,12 +189,17 @@ class Engine:
         plural = "s" if prompts > 1 else ""
         return f"{len(left)} runs on {prompts} prompt{plural}, about {duration(steps * seconds_per_step)}"
 
-    def _missing(self, index: int) -> list[str]:
+    def missing(self, index: int) -> list[str]:
         """Keys of the runs of a prompt that are still to do.
 
-        The reference is among them if others must be compared with it and its samples were deleted.
+        The reference is among them if others must be compared with it and its samples were deleted. A prompt that was
+        begun on another host or device is run again from its beginning: times on two machines do not compare.
         """
-        keys = [key for key in self.entries if self.store.read(f"{run_path(index, key)}.json") is None]
+        runs = {key: self.store.read(f"{run_path(index, key)}.json") for key in self.entries}
+        keys = [key for key, run in runs.items() if run is None]
+        stored = [run for run in runs.values() if run is not None]
+        if keys and any(run.get(name, here) != here for run in stored for name, here in self.place.items()):
+            return list(self.entries)
         comparable = self.bench.incomparable is not None or self._arrays(index, self.reference).is_file()
         return keys if not keys or comparable or self.reference in keys else [self.reference, *keys]
 

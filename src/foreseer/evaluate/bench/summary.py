@@ -40,6 +40,7 @@ def summarise(
         environment: versions, device and threads.
     """
     count = len(bench.prompts)
+    devices = _devices(entries, store, count)
     reference = next(iter(entries))
     rows: list[Row] = []
     reference_runs: StoredRuns = []
@@ -54,6 +55,8 @@ def summarise(
         row.measures = {name: _mean(values) for name, values in row.per_prompt.items()}
         row.measures |= scores.together.get(key, {})
         row.published = dict(bench.published.get(entry.name, {}))
+        if len(devices) > 1:
+            row.latency = row.end_to_end = None
         rows.append(row)
         _relate(row, rows[0], runs, reference_runs)
     return BenchResults(
@@ -67,7 +70,7 @@ def summarise(
         seeds=[bench.seed + index for index in range(count)],
         measures=scores.columns,
         rows=rows,
-        notes=list(bench.notes),
+        notes=[*bench.notes, *_mixed(devices)],
     )
 
 
@@ -91,14 +94,39 @@ def _row(entry: Entry, description: StoredRun, runs: StoredRuns) -> Row:
 def _relate(row: Row, reference: Row, runs: StoredRuns, reference_runs: StoredRuns) -> None:
     """Fill in the figures that are relative to the reference."""
     pairs = [(run, true) for run, true in zip(runs, reference_runs, strict=True) if run and true]
-    if pairs:
-        row.speedup = statistics.median(true["seconds"] / run["seconds"] for run, true in pairs)
+    timed = [(run, true) for run, true in pairs if _place(run) == _place(true)]
+    if timed and len({_place(run)[1] for run, _ in timed}) == 1:
+        row.speedup = statistics.median(true["seconds"] / run["seconds"] for run, true in timed)
     if row.flops and reference.flops:
         row.flops_speedup = reference.flops / row.flops
         if row.nfe is None and reference.nfe:
             row.nfe = row.flops * reference.nfe / reference.flops
     if row.peak_memory is not None and reference.peak_memory is not None:
         row.extra_memory = row.peak_memory - reference.peak_memory
+
+
+def _place(run: StoredRun) -> tuple[str, str]:
+    """Host and kind of device of a run; empty for runs of earlier versions."""
+    return run.get("host", ""), run.get("device", "")
+
+
+def _devices(entries: Mapping[str, Entry], store: ResultStore, count: int) -> dict[str, int]:
+    """The kinds of device, each with the number of prompts that ran there."""
+    prompts: dict[str, set[int]] = {}
+    for index in range(count):
+        for key in entries:
+            run = store.read(f"{run_path(index, key)}.json")
+            if run is not None:
+                prompts.setdefault(_place(run)[1], set()).add(index)
+    return {device: len(prompts[device]) for device in sorted(prompts)}
+
+
+def _mixed(devices: Mapping[str, int]) -> list[str]:
+    """Why there are no times."""
+    if len(devices) < 2:
+        return []
+    shares = ", ".join(f"{device or 'an unknown one'}: {count}" for device, count in devices.items())
+    return [f"No times and speedups: the prompts ran on several kinds of device ({shares}), which do not compare."]
 
 
 def _per_prompt(runs: StoredRuns, scores: QualityScores, key: str, *, compared: bool) -> dict[str, list[float | None]]:

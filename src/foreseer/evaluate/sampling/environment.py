@@ -29,9 +29,15 @@ def environment(pipe: Any = None, device: bool = True) -> dict[str, str]:
         return facts
     import torch
 
+    return {**facts, "device": device_name(pipe), "threads": str(torch.get_num_threads())}
+
+
+def device_name(pipe: Any = None) -> str:
+    """Return the kind of GPU or processor that ``pipe`` runs on, or that this process has."""
+    import torch
+
     on_gpu = torch.cuda.is_available() if pipe is None else runs_on_gpu(pipe)
-    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
-    return {**facts, "device": name, "threads": str(torch.get_num_threads())}
+    return torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
 
 
 def runs_on_gpu(pipe: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Serving a pipeline with Ray Serve."""

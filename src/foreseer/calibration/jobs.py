@@ -1,0 +1,162 @@
+"""What calibration, rollout and their like share when they run prompts on workers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from foreseer.attach.interception import is_hooked
+from foreseer.attach.network.denoisers import find_denoisers
+from foreseer.calibration.identity import identity_of
+from foreseer.errors import CalibrationError
+from foreseer.pipelines import with_pictures
+from foreseer.scale import Failure, Task, Unit, Worker, run_units
+from foreseer.scale.model import AnyModel
+from foreseer.scale.place import Pool
+
+IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
+OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise unless ``prompts`` is a list with at least one prompt.
+
+    Raises:
+        CalibrationError: no prompts or a single string.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise CalibrationError(f"prompts is {prompts!r}; expected a list of a few prompts.")
+
+
+def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
+    """Raise unless both prompts and pipeline will do.
+
+    Raises:
+        CalibrationError: no prompts or a single string, no scheduler, or a policy is attached.
+    """
+    check_prompts(prompts)
+    check_pipeline(pipe)
+
+
+def check_pipeline(pipe: Any) -> None:
+    """Raise unless ``pipe`` can be calibrated on.
+
+    Raises:
+        CalibrationError: no scheduler, or a policy is attached.
+    """
+    if getattr(pipe, "scheduler", None) is None:
+        raise CalibrationError(f"{type(pipe).__name__} has no scheduler; expected a diffusers pipeline.")
+    if any(is_hooked(module) for module in find_denoisers(pipe).values()):
+        raise CalibrationError("A policy is attached: detach its handle first, since calibration computes every step.")
+
+
+@dataclass(frozen=True)
+class PromptRuns:
+    """How a job calls its pipeline.
+
+    Args:
+        model: of the pipeline.
+        steps: that a call asks for.
+        options: more keyword arguments of the call.
+        identity: that the pipeline of every worker must have; empty to accept any.
+    """
+
+    model: AnyModel
+    steps: int
+    options: Mapping[str, Any]
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def on(self, worker: Worker) -> tuple[Any, dict[str, Any]]:
+        """Return a worker's pipeline and the options of its call, without the number of steps.
+
+        Options of the pipeline's folder come first; ``options`` override them.
+
+        Raises:
+            CalibrationError: the pipeline cannot be calibrated on, or has another identity.
+        """
+        pipe, defaults = worker.pipeline(self.model)
+        merged = {**defaults, **with_pictures(pipe, self.options)}
+        options = {name: value for name, value in merged.items() if name != "num_inference_steps"}
+        if self.identity and worker.memory.get(IDENTITY) != self.identity:
+            identity = self._identity(pipe, options)
+            differing = [key for key in self.identity if self.identity[key] != identity.get(key)]
+            if differing:
+                raise CalibrationError(
+                    f"The workers' pipelines differ ({', '.join(differing)}; on {socket.gethostname()}): give all of "
+                    "them the same model."
+                )
+            worker.memory[IDENTITY] = self.identity
+        return pipe, options
+
+    def call(self, options: dict[str, Any]) -> dict[str, Any]:
+        """``options`` with the number of steps, for a run that ends at the latent."""
+        return {**options, "num_inference_steps": self.steps, "output_type": "latent"}
+
+    def read_identity(self, worker: Worker) -> dict[str, str]:
+        """Names, digests and versions of a worker's pipeline.
+
+        Raises:
+            CalibrationError: it cannot be calibrated on.
+        """
+        return self._identity(*self.on(worker))
+
+    def identified(self, pool: Pool, most_workers: int) -> PromptRuns:
+        """The same, with the identity of a worker's pipeline; asking every worker has them load in parallel."""
+        asked = [Unit(f"identity-{index}") for index in range(min(pool.size, most_workers))]
+        answers = run_units(pool, Identify(self), asked)
+        return replace(self, identity=json.loads(content(answers[0])))
+
+    def _identity(self, pipe: Any, options: dict[str, Any]) -> dict[str, str]:
+        check_pipeline(pipe)
+        identity = identity_of(pipe, [], self.steps, 0, options)
+        return {name: value for name, value in identity.items() if name not in OF_PROMPTS}
+
+
+@dataclass(frozen=True)
+class Identify(Task):
+    """The identity of a worker's pipeline under the options of a job, as JSON."""
+
+    runs: PromptRuns
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """Ask this worker."""
+        return json.dumps(self.runs.read_identity(worker)).encode()
+
+
+def prompt_unit(
+    kind: str, index: int, prompt: str, seed: int, identity: Mapping[str, str], *, home: bool = False
+) -> Unit:
+    """The unit of one prompt and seed.
+
+    Args:
+        kind: of the unit; the beginning of its name.
+        index: of the prompt, from 0.
+        prompt: text.
+        seed: of the initial noise.
+        identity: everything else that the result depends on.
+        home: whether units of this prompt go to the same worker.
+    """
+    words = json.dumps({**identity, "prompt": prompt, "seed": seed}, sort_keys=True)
+    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {prompt}" if home else None)
+
+
+def without_repeats(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    """A function that calls ``progress`` where the number of what is done has changed."""
+    last = -1
+
+    def show(done: int) -> None:
+        nonlocal last
+        if progress is not None and done != last:
+            last = done
+            progress(done, total)
+
+    return show
+
+
+def content(result: bytes | Failure) -> bytes:
+    """The bytes of a result; failures were raised before."""
+    assert isinstance(result, bytes)
+    return result

@@ -1,0 +1,220 @@
+"""`foreseer generate --prompts`: one picture per prompt and seed, on any number of workers, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foreseer import pipelines
+from foreseer.attach.accelerate import accelerate
+from foreseer.attach.network.denoisers import find_denoisers
+from foreseer.calibration.jobs import PromptRuns, prompt_unit
+from foreseer.checks import check_count
+from foreseer.errors import ForeseerError, ScaleError
+from foreseer.evaluate.sampling.environment import device_name
+from foreseer.evaluate.sampling.picture_files import write_picture
+from foreseer.evaluate.sampling.timing import time_loop
+from foreseer.files import read_json, read_whole, write_atomically
+from foreseer.pipelines import call_arguments
+from foreseer.plan import Policy
+from foreseer.scale import Failure, Place, Store, Task, Unit, Worker, model_of, place_of, run_units
+from foreseer.scale.units import Progress
+
+MANIFEST = "manifest.jsonl"
+MOST_BYTES = 2**32
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn of each prompt.
+
+    Args:
+        steps: of the sampler.
+        policy: computes and forecasts; ``None`` computes every step.
+        seed: of the first picture.
+        seeds_per_prompt: pictures of each prompt; prompt i has the seeds ``seed + i * seeds_per_prompt`` and following.
+        options: more keyword arguments of the pipeline's call.
+    """
+
+    steps: int
+    policy: Policy | None = None
+    seed: int = 0
+    seeds_per_prompt: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps, ForeseerError, least=1)
+        check_count("seed", self.seed, ForeseerError)
+        check_count("seeds_per_prompt", self.seeds_per_prompt, ForeseerError, least=1)
+
+    def units(self, prompts: Sequence[str], identity: Mapping[str, str]) -> list[Unit]:
+        """A unit per prompt and seed, in the order of the manifest."""
+        policy = hashlib.sha256(pickle.dumps(self.policy)).hexdigest()
+        count = self.seeds_per_prompt
+        return [
+            prompt_unit("picture", index, prompts[index // count], self.seed + index, {**identity, "policy": policy})
+            for index in range(len(prompts) * count)
+        ]
+
+
+def generate_many(
+    model: Any,
+    prompts: Sequence[str],
+    folder: Path,
+    drawing: Drawing,
+    *,
+    workers: int | Place | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any] | Failure]:
+    """Draw every prompt with every seed, and write a manifest.
+
+    A picture that is there, with its line in the manifest, is not drawn again unless the model, the policy, an option
+    or a version changed. A picture that cannot be drawn is left out, and is tried again by the next call.
+
+    Args:
+        model: a pipeline, or for workers its name: see :class:`foreseer.scale.Model`.
+        prompts: at least one.
+        folder: of the pictures; all workers must see it under the same path.
+        drawing: steps, policy, seeds and options.
+        workers: a number of processes on this machine, or a place; by default this process.
+        progress: called with pictures done, pictures in all, and a state.
+
+    Returns:
+        The manifest's lines, and a failure for each picture that could not be drawn.
+
+    Raises:
+        ScaleError: workers cannot be started, or the folder cannot be written.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise ForeseerError("Give a list of prompts with at least one.")
+    store = Manifest(folder)
+    with place_of(workers).pool() as pool:
+        count = len(prompts) * drawing.seeds_per_prompt
+        runs = PromptRuns(model_of(model), drawing.steps, drawing.options).identified(pool, count)
+        task, units = DrawPicture(runs, drawing.policy, str(folder.absolute())), drawing.units(prompts, runs.identity)
+        results = run_units(pool, task, units, store=store, progress=progress, on_failure="keep")
+    lines = [result if isinstance(result, Failure) else json.loads(result) for result in results]
+    store.rewrite([line for line in lines if not isinstance(line, Failure)])
+    return lines
+
+
+@dataclass(frozen=True)
+class DrawPicture(Task):
+    """Draw a prompt, write the picture, and return its line of the manifest."""
+
+    runs: PromptRuns
+    policy: Policy | None
+    folder: str
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One picture. The policy stays attached between the units of a worker."""
+        prompt, seed = unit.payload
+        pipe, options = self.runs.on(worker)
+        handle = worker.enter(lambda: nullcontext() if self.policy is None else accelerate(pipe, self.policy))
+        arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
+        with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
+            output = pipelines.run(pipe, arguments, seed)
+        suffix = ".gif" if hasattr(output, "frames") else ".png"
+        name = f"{unit.name.rpartition('-')[2]}-{seed}{suffix}"
+        write_picture(output, Path(self.folder) / name)
+        record = handle.record if handle is not None else None
+        line = {
+            "file": name,
+            "prompt": prompt,
+            "seed": seed,
+            "steps": loop.steps,
+            "nfe": loop.steps if record is None else record.nfe,
+            "forward_passes": len(calls) if record is None else record.forward_passes,
+            "seconds": round(loop.seconds, 6),
+            "failed_open": [] if record is None else [f"{one.step}: {one.reason}" for one in record.failed_open],
+            "host": socket.gethostname(),
+            "device": device_name(pipe),
+        }
+        return json.dumps(line).encode()
+
+
+@contextmanager
+def _counted_calls(pipe: Any) -> Iterator[list[int]]:
+    """One entry per call of a denoiser."""
+    calls: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, args: calls.append(1))
+        for module in find_denoisers(pipe).values()
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Manifest(Store):
+    """The manifest of a folder: one JSON object per line, appended as pictures are done.
+
+    A line that was cut by a crash is ignored, and its picture is drawn again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST
+        self._cut = False
+        self._lines = {line["file"]: line for line in self._read()}
+
+    def get(self, unit: Unit) -> bytes | None:
+        """The line of a unit whose picture is there."""
+        for suffix in (".png", ".gif"):
+            name = f"{unit.name.rpartition('-')[2]}-{unit.payload[1]}{suffix}"
+            line = self._lines.get(name)
+            if line is not None and line.get("fingerprint") == _digest(unit) and (self.folder / name).is_file():
+                return json.dumps(line).encode()
+        return None
+
+    def put(self, unit: Unit, result: bytes) -> None:
+        """Append a line."""
+        line = {**json.loads(result), "fingerprint": _digest(unit)}
+        self._lines[line["file"]] = line
+        with self._writing():
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{chr(10) if self._cut else ''}{json.dumps(line)}\n")
+            self._cut = False
+
+    def rewrite(self, lines: list[dict[str, Any]]) -> None:
+        """Replace the manifest atomically; lines without a fingerprint get the stored one."""
+        content = "".join(f"{json.dumps(self._lines.get(line['file'], line))}\n" for line in lines)
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, content.encode())
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        try:
+            content = read_whole(self.path, MOST_BYTES)
+        except OSError:
+            return
+        self._cut = bool(content) and not content.endswith(b"\n")
+        for text in content.splitlines():
+            try:
+                line = read_json(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("file"), str):
+                yield line
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ScaleError(
+                f"Cannot write {self.path}: {error.strerror or error}. Mend that and start again: pictures are kept."
+            ) from error
+
+
+def _digest(unit: Unit) -> str:
+    return hashlib.sha256(unit.fingerprint.encode()).hexdigest()[:16]
