@@ -1,4 +1,6 @@
-"""Settings of the site, which `make site` builds from this folder; neither it nor its pages fetch anything.
+"""Settings of the site, which `make site` builds from this folder.
+
+Neither the build nor the pages fetch anything.
 
 Formulas become MathML, which browsers draw without a script. Links that leave this folder go to the repository. The
 index for language models, ``llms.txt``, is written from the pages' titles and first paragraphs.

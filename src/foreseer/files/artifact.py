@@ -62,7 +62,7 @@ class Artifact:
             raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
 
     def encode(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> bytes:
-        """Return the bytes of a file; ``name`` stands for it in messages.
+        """Return the bytes of a file; messages call it ``name``.
 
         Raises:
             ForeseerError: of class ``error``; it would be too large to be read again.
@@ -97,7 +97,7 @@ class Artifact:
         return self.decode(content, os.fspath(path))
 
     def decode(self, content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Read arrays and metadata from a file's bytes; ``name`` stands for it in messages.
+        """Read arrays and metadata from a file's bytes; messages call it ``name``.
 
         Raises:
             ForeseerError: of class ``error``; the content is not of this kind.

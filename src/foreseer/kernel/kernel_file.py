@@ -83,7 +83,7 @@ def load_kernel(path: str | os.PathLike[str]) -> Kernel:
 
 
 def decode_kernel(content: bytes, name: str) -> Kernel:
-    """Read and validate the bytes of a kernel file; ``name`` stands for it in messages."""
+    """Read and validate the bytes of a kernel file; messages call it ``name``."""
     arrays, metadata = KERNEL_FILE.decode(content, name)
     return _kernel_of(arrays, metadata, name)
 
