@@ -9,7 +9,7 @@ from typing import Any
 _NAME = "set_timesteps"
 
 
-class _Seen(threading.local):
+class _SeenSchedulers(threading.local):
     """What one thread has seen of a scheduler: the number of runs begun, and the last one's timesteps."""
 
     runs: int = 0
@@ -27,7 +27,7 @@ class SchedulerWatch:
     """
 
     def __init__(self) -> None:
-        self.seen = _Seen()
+        self.seen = _SeenSchedulers()
         self._users = 0
 
     def begin_run(self, timesteps: Any) -> None:
