@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Iterator, Mapping
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -105,7 +105,8 @@ def variants(cls: type[T]) -> Iterator[T]:
 def _values(hint: Any) -> tuple[Any, ...]:
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
-    parts = [part for part in typing.get_args(hint) or (hint,) if part is not NoneType]
+    union = typing.get_origin(hint) in (typing.Union, UnionType)
+    parts = [part for part in (typing.get_args(hint) if union else (hint,)) if part is not NoneType]
     return tuple(value for part in parts if isinstance(part, type) for value in VALUES.get(part, ()))
 
 
