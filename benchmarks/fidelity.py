@@ -16,7 +16,7 @@ import torch
 import foreseer as fs
 from benchmarks.common import bundled, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
-from foreseer.evaluate.measures import psnr, relative_error
+from foreseer.evaluate.metrics.similarity import psnr, relative_error
 
 
 @contextmanager
