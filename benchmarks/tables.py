@@ -130,14 +130,14 @@ def _few_steps(rows: list[Row]) -> list[list[str]]:
 GUIDANCE_LABELS = {
     "kernel rows, both branches": ("kernel", "together"),
     "kernel rows that steer, both branches": ("kernel with error feedback", "together"),
-    "kernel rows that steer, planned together": ("kernel with error feedback", "planned together (`evaluations=`)"),
+    "kernel rows that steer, planned together": ("kernel with error feedback", "planned together (`forward_passes=`)"),
     "kernel rows that steer, uncond at every second step": (
         "kernel with error feedback",
         "unconditional at every second step",
     ),
     "rollout, both branches": ("rollout", "together"),
     "rollout, uncond at every second step": ("rollout", "unconditional at every second step"),
-    "rollout, planned together": ("rollout", "planned together (`evaluations=`)"),
+    "rollout, planned together": ("rollout", "planned together (`forward_passes=`)"),
 }
 
 
