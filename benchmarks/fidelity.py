@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from foreseer.evaluate.measures import psnr, relative_error
 
 import foreseer as fs
 from benchmarks.common import bundled, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
+from foreseer.evaluate.metrics.similarity import psnr, relative_error
 
 
 @contextmanager

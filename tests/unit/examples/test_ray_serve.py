@@ -13,6 +13,8 @@ from examples.ray_serve.app import AUTOSCALING, Pictures, app  # noqa: E402
 from examples.serve.asked import Limits, asked_within  # noqa: E402
 from examples.serve.draw import emoji  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_request_has_its_quality_and_the_picture_of_a_serial_run():
     handle = serve.run(app, _local_testing_mode=True)

@@ -15,6 +15,8 @@ from foreseer.scale import Here, ScaleError, Unit, model_of, run_units
 from foreseer.scale.unit import Failure
 from tests.unit.scale.tasks import Held, Numbers, Raises, total, units
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -12,6 +12,8 @@ from tests.unit.scale.tasks import Numbers, Raises, total, units
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def environment():
