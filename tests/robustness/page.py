@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 
@@ -81,7 +82,8 @@ def lines_of(text: str) -> dict[str, str]:
 
 def page(results: Results, known: Mapping[str, str]) -> str:
     """The page; cells in ``known`` keep the line that they have there."""
-    versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in PACKAGES)
+    installed = [name for name in PACKAGES if find_spec(name)]
+    versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in installed)
     lines = [HEAD, f"Last run on {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
     for area in AREAS:
         lines += [f"## {TITLES[area]}", "", "| situation | outcome | settings |", "|---|---|---|"]

@@ -148,6 +148,7 @@ def test_a_forecast_out_of_memory(site: str) -> None:
             assert handle.record.forecast == {"cond": FORECAST}
 
 
+@pytest.mark.cell("runs", "a forecast that fails for any other reason", "fails open")
 @EVERY_SITE
 @pytest.mark.usefixtures("as_users_call")
 def test_a_forecast_that_fails_otherwise_is_computed(site: str) -> None:

@@ -241,6 +241,7 @@ def test_timesteps_on_a_device_are_not_read() -> None:
     assert handle.record.forecast == {"call 1": [1, 3, 5, 7]}
 
 
+@pytest.mark.cell("numerics", "no wait for the GPU in computed or skipped steps", "works")
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_no_step_waits_for_the_gpu() -> None:
@@ -257,12 +258,14 @@ def test_no_step_waits_for_the_gpu() -> None:
                 x = scheduler.step(velocity, t, x).prev_sample
 
 
+@pytest.mark.cell("visible", "an object that nothing can be attached to", "refused")
 @pytest.mark.parametrize("thing", [SimpleNamespace(), SimpleNamespace(transformer=None, scheduler=None), 3, "text"])
 def test_what_cannot_be_attached_to_is_refused_in_our_words(thing: Any) -> None:
     with pytest.raises(AttachError):
         fs.accelerate(thing, policy())
 
 
+@pytest.mark.cell("visible", "a call of another run, with strict=True", "refused")
 def test_strict_raises_on_calls_of_another_run() -> None:
     network, scheduler = model(), flow_scheduler()
     with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True):
