@@ -145,7 +145,7 @@ class Choice:
         ``None`` without a profile, or if every step is computed.
         """
         policy = self._policies.get((grid.key, max(self.first_steps, 1)))
-        if self.profile is None or not isinstance(policy, ScheduledPolicy):
+        if self.profile is None or policy is None or isinstance(policy, GatedPolicy):
             return None
         kernel, plan = self._kernel.on(grid), policy.compile(grid)
         if not isinstance(policy, ScheduledPolicy):
