@@ -12,10 +12,11 @@ from foreseer.errors import ForeseerError
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.gate import GatedPolicy
 from foreseer.grid import Grid
+from foreseer.hosts.offered import load_profile, output_methods
 from foreseer.hosts.schedules import AtSpeedup, WithEnds
 from foreseer.kernel import Kernel
-from foreseer.methods import METHODS, find
-from foreseer.methods.learned import learned
+from foreseer.methods import find
+from foreseer.methods.profile import Profile
 from foreseer.methods.quality import QUALITIES
 from foreseer.methods.validate import expected_error, formula_error
 from foreseer.plan import Policy, ScheduledPolicy
@@ -26,16 +27,6 @@ DEFAULT_SPEEDUP = 2.0
 
 class ChoiceError(ForeseerError, ValueError):
     """Options of a host contradict each other, are unknown or out of range."""
-
-
-def output_methods() -> tuple[str, ...]:
-    """Names of the methods that can be served call by call, on the network's output alone."""
-    names = []
-    for name, method in METHODS.items():
-        if method.reduces_steps or method.forecaster is None or method.site not in ("output", "last_block"):
-            continue
-        names.append(name)
-    return tuple(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +55,7 @@ class Choice:
     speedup: float | None = None
     nfe: int | None = None
     quality: str | None = None
-    profile: Kernel | None = field(default=None, repr=False)
+    profile: Profile | Kernel | None = field(default=None, repr=False)
     first_steps: int = 1
     last_steps: int = 0
     _policies: dict[tuple[bytes, int], Policy | None] = field(default_factory=dict, init=False, repr=False)
@@ -73,25 +64,26 @@ class Choice:
     def __post_init__(self) -> None:
         targets = [name for name in ("speedup", "nfe", "quality") if getattr(self, name) is not None]
         if len(targets) > 1:
-            raise ChoiceError(f"Received {' and '.join(targets)}; expected at most one of speedup, nfe and quality.")
+            raise ChoiceError(f"Received {' and '.join(targets)}; expected at most one of them.")
         if self.speedup is not None:
             check_number("speedup", self.speedup, ChoiceError, least=1.0, most=1000.0)
         if self.nfe is not None:
             check_count("nfe", self.nfe, ChoiceError, least=1)
         check_count("first_steps", self.first_steps, ChoiceError)
         check_count("last_steps", self.last_steps, ChoiceError)
+        if isinstance(self.profile, Kernel):
+            object.__setattr__(self, "profile", Profile(self.profile))
         if self.profile is not None:
-            check_kind("profile", self.profile, Kernel, ChoiceError)
-            if self.profile.site != "output":
-                raise ChoiceError(f"The profile's site is {self.profile.site!r}; a host needs one of the output.")
+            check_kind("profile", self.profile, Profile, ChoiceError)
+            if self._kernel.site != "output":
+                raise ChoiceError(f"The profile's site is {self._kernel.site!r}; a host needs one of the output.")
         if self.method and self.method not in output_methods():
             raise ChoiceError(f"Unknown method {self.method!r}; expected one of {', '.join(output_methods())}.")
         if self.quality is not None and self.quality not in QUALITIES:
             raise ChoiceError(f"quality is {self.quality!r}; expected one of {', '.join(QUALITIES)}.")
         if self.quality not in (None, "exact") and (self.profile is None or self.method):
             raise ChoiceError(
-                f"quality={self.quality!r} needs a profile and no method: errors are known in advance only for a "
-                "profile's rows. Pass profile=..., or a speedup."
+                f"quality={self.quality!r} needs a profile and no method, as only its errors are known in advance."
             )
 
     @classmethod
@@ -108,7 +100,7 @@ class Choice:
             raise ChoiceError(f"Unknown options {', '.join(unknown)}; expected some of {', '.join(known)}.")
         values = {name: value for name, value in options.items() if value is not None}
         if isinstance(values.get("profile"), str):
-            values["profile"] = Kernel.load(values["profile"])
+            values["profile"] = load_profile(values["profile"])
         return cls(**values)
 
     def policy(self, grid: Grid, first_steps: int = 0) -> Policy | None:
@@ -139,58 +131,70 @@ class Choice:
         if self.quality == "exact":
             return None
         if self.profile is not None and not self.method:
-            targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": QUALITIES[self.quality or "exact"]}
-            given = {name: value for name, value in targets.items() if value is not None}
-            return self._ended(learned(self.profile, **(given or {"speedup": DEFAULT_SPEEDUP})), self.first_steps)
+            return self._ended(self._profile_policy(), self.first_steps)
         method = find(self.method or DEFAULT_METHOD)
         if method.gate is not None:
             raise ChoiceError(f"{method.title} decides while sampling, and this host needs steps known in advance.")
         assert method.forecaster is not None
         schedule = AtSpeedup(method.name, None if self.nfe else self.speedup or DEFAULT_SPEEDUP, self.nfe)
-        return self._ended(Policy(schedule, method.forecaster, "output"), self.first_steps)
+        return self._ended(ScheduledPolicy(schedule, method.forecaster, "output"), self.first_steps)
 
     def expected_error(self, grid: Grid) -> float | None:
         """Expected relative error of the final latent of a run on ``grid``, cross-validated over the profile's prompts.
 
-        ``None`` without a profile, or if every step is computed or the profile does not cover the grid.
+        ``None`` without a profile, or if every step is computed.
         """
         policy = self._policies.get((grid.key, max(self.first_steps, 1)))
-        if self.profile is None or not isinstance(policy, ScheduledPolicy):
+        if self.profile is None or policy is None or isinstance(policy, GatedPolicy):
             return None
-        kernel, computed = self.profile.on(grid), policy.compile(grid).computed_steps
+        kernel, plan = self._kernel.on(grid), policy.compile(grid)
+        if not isinstance(policy, ScheduledPolicy):
+            words = plan.provenance.get("expected_error", "").split()
+            return float(words[0]) if words else None
         if isinstance(policy.forecaster, KernelRows):
-            return expected_error(kernel, computed, policy.forecaster.ridge).mean
-        return formula_error(kernel, computed, policy.forecaster).mean
+            return expected_error(kernel, plan.computed_steps, policy.forecaster.ridge).mean
+        return formula_error(kernel, plan.computed_steps, policy.forecaster).mean
+
+    @property
+    def _kernel(self) -> Kernel:
+        assert isinstance(self.profile, Profile)
+        return self.profile.kernel
+
+    def _profile_policy(self, nfe: int | None = None) -> Policy:
+        """The profile's policy for ``nfe`` computed steps, else for the target that was chosen."""
+        assert isinstance(self.profile, Profile)
+        if nfe is not None or self.nfe is not None:
+            return self.profile.policy(nfe=nfe if nfe is not None else self.nfe)
+        if self.quality is not None:
+            return self.profile.policy(quality=self.quality)
+        return self.profile.policy(speedup=self.speedup or DEFAULT_SPEEDUP)
 
     def _policy(self, grid: Grid, first: int) -> Policy | None:
         steps = len(grid)
         if self.quality == "exact":
             return None
         if self.quality is not None:
-            assert self.profile is not None
-            policy = self._ended(learned(self.profile, max_error=QUALITIES[self.quality]), first)
-            return policy if len(policy.schedule.on(grid)) < steps else None
+            policy = self._ended(self._profile_policy(), first)
+            return policy if policy.compile(grid).nfe < steps else None
         budget = self.nfe if self.nfe is not None else max(1, round(steps / (self.speedup or DEFAULT_SPEEDUP)))
         if budget >= steps:
             return None
-        least = min(first, steps)
         for nfe in range(budget, 0, -1):  # the ends are part of the budget if that is possible
-            policy = self._of_budget(steps, nfe)
+            if self.profile is not None and not self.method:
+                policy = self._profile_policy(nfe)
+            else:
+                policy = find(self.method or DEFAULT_METHOD).policy(steps, nfe, site="output")
             if isinstance(policy, GatedPolicy):
                 return policy
             policy = self._ended(policy, first)
-            computed = len(policy.schedule.on(grid))
-            if computed <= budget or nfe <= least:
+            computed = policy.compile(grid).nfe
+            if computed <= budget or nfe <= first:
                 return policy if computed < steps else None
         return None
 
-    def _ended(self, policy: Policy, first: int) -> Any:
-        if first == 1 and self.last_steps == 0:
+    def _ended(self, policy: Policy, first: int) -> Policy:
+        """``policy`` with the ends that always compute; a refined plan stays as it is."""
+        if (first == 1 and self.last_steps == 0) or not isinstance(policy, ScheduledPolicy):
             return policy
-        assert isinstance(policy, ScheduledPolicy)
-        return ScheduledPolicy(WithEnds(policy.schedule, first, self.last_steps), policy.forecaster, policy.site)
-
-    def _of_budget(self, steps: int, nfe: int) -> Policy:
-        if self.profile is not None and not self.method:
-            return learned(self.profile, nfe=nfe)
-        return find(self.method or DEFAULT_METHOD).policy(steps, nfe, site="output")
+        schedule = WithEnds(policy.schedule, first, self.last_steps)
+        return ScheduledPolicy(schedule, policy.forecaster, policy.site)

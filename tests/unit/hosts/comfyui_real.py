@@ -69,7 +69,6 @@ WAN = {
     "cross_attn_norm": True,
     "eps": 1e-6,
     "in_dim": 16,
-    "text_dim": 32,
 }
 SD15 = {
     "use_checkpoint": False,
@@ -91,6 +90,7 @@ SD15 = {
     "use_temporal_attention": False,
     "use_temporal_resblock": False,
 }
+TEXT_WIDTHS = {"SD3": 32, "WAN21_T2V": 4096, "SD15": 32}
 FAMILIES = {"SD3": (SD3, (1, 16, 8, 8)), "WAN21_T2V": (WAN, (1, 16, 3, 8, 8)), "SD15": (SD15, (1, 4, 8, 8))}
 
 
@@ -118,7 +118,7 @@ def model(family: str) -> Any:
 def conditioning(seed: int, family: str = "SD3", **options: Any) -> list[Any]:
     """Random embeddings in place of a text encoder's."""
     generator = torch.Generator().manual_seed(seed)
-    embeddings = torch.randn(1, 7, 32, generator=generator)
+    embeddings = torch.randn(1, 7, TEXT_WIDTHS[family], generator=generator)
     pooled = {"pooled_output": torch.randn(1, 64, generator=generator)} if family == "SD3" else {}
     return [[embeddings, {**pooled, **options}]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -300,7 +301,7 @@ def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8) -> Recording
 def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> None:
     model, levels = Recording().put_on(Patcher(Network())), sigmas(8)
     assert torch.equal(sample(model), sample(Patcher(Network())))
-    profile = recorded().profile({})
+    profile = recorded().kernel({})
     assert profile.prompts == 4
     expected = sample(Patcher(Network()), levels=levels, seed=100)
     errors = {}
@@ -313,7 +314,7 @@ def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> No
 
 
 def test_a_quality_of_a_profile_keeps_its_expected_error() -> None:
-    profile = recorded(runs=2).profile({})
+    profile = recorded(runs=2).kernel({})
     assert "speedup 3: " in summarise(profile)
     model = ModelPatch(Choice(profile=profile, quality="fast")).put_on(Patcher(Network()))
     sample(model, levels=sigmas(8))
@@ -325,7 +326,7 @@ def test_a_quality_of_a_profile_keeps_its_expected_error() -> None:
     ("sampler", "linear"), [("two_step", True), ("euler", True), ("ancestral", False), ("heun", False)]
 )
 def test_the_samplers_matrix_reproduces_its_samples(sampler: str, linear: bool) -> None:
-    profile = recorded(sampler, runs=2).profile({})
+    profile = recorded(sampler, runs=2).kernel({})
     assert (profile.sampler is not None) == linear
     if linear:
         model, features, samples = Patcher(Network()), [], []
@@ -348,7 +349,7 @@ def test_the_samplers_matrix_reproduces_its_samples(sampler: str, linear: bool) 
 def test_recording_refuses_what_cannot_be_learned_from() -> None:
     recording = Recording()
     with pytest.raises(RecordError, match="no sampler ran"):
-        recording.profile({})
+        recording.kernel({})
     model = recording.put_on(Patcher(Network()))
     sample(model)
     with pytest.raises(RecordError, match="different noise levels"):
@@ -373,8 +374,18 @@ def test_options_are_refused_by_name(options: dict[str, Any], message: str, as_u
         Choice.from_options(options)
 
 
-def test_a_profile_is_read_from_its_file(tmp_path: Any) -> None:
-    path = tmp_path / "model.profile.safetensors"
-    recorded(runs=2).profile({}).save(path)
-    grid = fs.Grid(sigmas(8).tolist()[:-1])
-    assert Choice.from_options({"profile": str(path), "nfe": 5}).policy(grid).compile(grid).nfe == 5
+@pytest.mark.parametrize("kind", ["kernel", "profile", "profile with a refined plan"])
+def test_a_profile_is_read_from_its_file(tmp_path: Any, kind: str) -> None:
+    path, kernel = tmp_path / "model.safetensors", recorded(runs=2).kernel({})
+    plan = fs.Policy(fs.schedule.Explicit((0, 1, 2, 4, 7)), fs.forecast.Newton(order=1)).compile(kernel.grid)
+    plan = replace(plan, provenance={**plan.provenance, "expected_error": "0.0123 +- 0.001"})
+    plans = (plan,) if kind.endswith("plan") else ()
+    (kernel if kind == "kernel" else fs.Profile(kernel, plans)).save(path)
+    choice = Choice.from_options({"profile": str(path), "nfe": 5, "first_steps": 2})
+    compiled = choice.policy(kernel.grid).compile(kernel.grid)
+    assert compiled.nfe == 5
+    assert (compiled.computed_steps == plan.computed_steps) == bool(plans)
+    model = ModelPatch(Choice(profile=choice.profile, nfe=5)).put_on(Patcher(Network()))
+    sample(model, levels=sigmas(8))
+    assert report(model).forward_passes == 5
+    assert (report(model).expected_error == 0.0123) == bool(plans)

@@ -189,7 +189,7 @@ def test_a_workflow_from_tuning_to_the_report(nodes: dict[str, Any], tmp_path: P
         model=[model], positive=conditions, negative=[[]], latent_image=[{}], denoise=[1.0], **options
     )
     profile, summary = tuned.values
-    assert profile.prompts == 4
+    assert profile.kernel.prompts == 4
     assert "expected error" in summary
     assert SENT[-1] == ("7", summary)
     saved = nodes["ForeseerSaveProfile"].execute(profile=profile, name="tiny")
@@ -198,7 +198,7 @@ def test_a_workflow_from_tuning_to_the_report(nodes: dict[str, Any], tmp_path: P
     assert schema.inputs[0].options == ["tiny.profile.safetensors"]
     before = nodes["ForeseerLoadProfile"].fingerprint_inputs(file="tiny.profile.safetensors")
     (loaded,) = nodes["ForeseerLoadProfile"].execute(file="tiny.profile.safetensors").values
-    assert (loaded.grams == profile.grams).all()
+    assert (loaded.kernel.grams == profile.kernel.grams).all()
     nodes["ForeseerSaveProfile"].execute(profile=profile, name="tiny")
     assert nodes["ForeseerLoadProfile"].fingerprint_inputs(file="tiny.profile.safetensors") != before
     (faster,) = nodes["Foreseer"].execute(

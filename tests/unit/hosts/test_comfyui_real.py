@@ -217,7 +217,7 @@ def test_a_recorded_profile_serves_the_sampler(family: str) -> None:
     for seed in range(3):
         found = real.sample(recorder, family, seed=seed)
         assert torch.equal(found, plain[seed])
-    profile = recording.profile({})
+    profile = recording.kernel({})
     assert profile.sampler is not None
     model = ModelPatch(Choice(profile=profile, nfe=4)).put_on(real.model(family))
     with torch.no_grad():

@@ -34,15 +34,15 @@ class RandomConditioning:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"seed": ("INT", {"default": 0}), "pooled": ("BOOLEAN", {"default": True})}}
+        return {"required": {"seed": ("INT",), "width": ("INT",), "pooled": ("BOOLEAN",)}}
 
     RETURN_TYPES = ("CONDITIONING",)
     FUNCTION = "make"
     CATEGORY = "tests"
 
-    def make(self, seed, pooled):
+    def make(self, seed, width, pooled):
         generator = torch.Generator().manual_seed(seed)
-        embeddings = torch.randn(1, 7, 32, generator=generator)
+        embeddings = torch.randn(1, 7, width, generator=generator)
         return ([[embeddings, {"pooled_output": torch.randn(1, 64, generator=generator)} if pooled else {}]],)
 
 
@@ -144,14 +144,15 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 def prompt(family: str, enabled: bool, seed: int = 5, speedup: float = 2.0, steps: int = 8, **options: Any) -> Any:
     """Model, Foreseer, sampler, report, latent; ids as in :meth:`Server.latent`."""
     shape = " ".join(map(str, real.FAMILIES[family][1]))
+    text = {"width": real.TEXT_WIDTHS[family], "pooled": family == "SD3"}
     widgets = {"quality": "by speedup", "method": "auto", "first_steps": 1, "last_steps": 1, **options}
     sampling = {"steps": steps, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
     return {
         "1": node("UNETLoader", unet_name=f"{family}.safetensors", weight_dtype="default"),
         "2": node("Foreseer", model=["1", 0], speedup=speedup, enabled=enabled, **widgets),
-        "3": node("RandomConditioning", seed=1, pooled=family == "SD3"),
-        "4": node("RandomConditioning", seed=2, pooled=family == "SD3"),
+        "3": node("RandomConditioning", seed=1, **text),
+        "4": node("RandomConditioning", seed=2, **text),
         "5": node("ZeroLatent", shape=shape),
         "6": node("KSampler", seed=seed, **sampling, **links),
         "7": node("ForeseerReport", model=["2", 0], latent=["6", 0]),
@@ -187,7 +188,7 @@ def test_prompts(server: Server, family: str) -> None:
         server.queue(prompt(family, enabled=True)),
     ]
     results = [server.result(prompt_id) for prompt_id in ids]
-    assert [result["status"]["status_str"] for result in results] == ["success"] * 5
+    assert [result["status"]["status_str"] for result in results] == ["success"] * 5, results[0]["status"]
     plain, every, half, other = (server.latent(result) for result in results[:4])
     assert torch.equal(plain, every)
     assert not torch.equal(plain, half)

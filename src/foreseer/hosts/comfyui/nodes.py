@@ -6,17 +6,19 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io, ui
 
-from foreseer.hosts.choice import QUALITIES, Choice, output_methods
+from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, show_on_node, take_off
 from foreseer.hosts.comfyui.profile_nodes import (
     CATEGORY,
     ForeseerLoadProfile,
     ForeseerSaveProfile,
     ForeseerTune,
-    Profile,
+    ProfileSocket,
 )
 from foreseer.hosts.comfyui.sampler_run import describe
-from foreseer.kernel import Kernel
+from foreseer.hosts.offered import output_methods
+from foreseer.methods.profile import Profile
+from foreseer.methods.quality import QUALITIES
 
 BY_SPEEDUP = "by speedup"
 
@@ -53,7 +55,7 @@ class Foreseer(io.ComfyNode):
                     "first_steps", default=1, min=1, max=100, tooltip="Steps that always compute at the beginning."
                 ),
                 io.Int.Input("last_steps", default=1, min=0, max=100, tooltip="Steps that always compute at the end."),
-                Profile.Input("profile", optional=True, tooltip="From Foreseer Tune or Load Foreseer Profile."),
+                ProfileSocket.Input("profile", optional=True, tooltip="From Foreseer Tune or Load Foreseer Profile."),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, with Foreseer.")],
             hidden=[io.Hidden.unique_id],
@@ -70,7 +72,7 @@ class Foreseer(io.ComfyNode):
         enabled: bool,
         first_steps: int,
         last_steps: int,
-        profile: Kernel | None = None,
+        profile: Profile | None = None,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         if not enabled:

@@ -10,13 +10,14 @@ from comfy_api.latest import io, ui
 
 from foreseer.hosts.comfyui.patch import show_on_node
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
-from foreseer.kernel import Kernel
+from foreseer.hosts.offered import load_profile
+from foreseer.methods.profile import Profile
 
 CATEGORY = "model_patches/foreseer"
 FOLDER = "foreseer"
 SUFFIX = ".profile.safetensors"
 
-Profile = io.Custom("FORESEER_PROFILE")
+ProfileSocket = io.Custom("FORESEER_PROFILE")
 
 
 class ForeseerTune(io.ComfyNode):
@@ -51,7 +52,7 @@ class ForeseerTune(io.ComfyNode):
                 io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01),
             ],
-            outputs=[Profile.Output(display_name="profile"), io.String.Output(display_name="summary")],
+            outputs=[ProfileSocket.Output(display_name="profile"), io.String.Output(display_name="summary")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -89,8 +90,8 @@ class ForeseerTune(io.ComfyNode):
                 denoise=denoise[0],
             )
         about = {"sampler": sampler_name[0], "scheduler": scheduler[0], "cfg": str(cfg[0]), "host": "ComfyUI"}
-        profile = recording.profile({"model": type(model[0].model).__name__, **about})
-        text = summarise(profile)
+        kernel = recording.kernel({"model": type(model[0].model).__name__, **about})
+        profile, text = Profile(kernel, provenance=kernel.provenance), summarise(kernel)
         show_on_node(text, cls.hidden.unique_id)
         return io.NodeOutput(profile, text)
 
@@ -111,7 +112,7 @@ class ForeseerLoadProfile(io.ComfyNode):
                     "file", options=folder_paths.get_filename_list(FOLDER), tooltip=f"A file in models/{FOLDER}."
                 )
             ],
-            outputs=[Profile.Output(display_name="profile")],
+            outputs=[ProfileSocket.Output(display_name="profile")],
         )
 
     @classmethod
@@ -122,7 +123,7 @@ class ForeseerLoadProfile(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         """Read the file."""
-        return io.NodeOutput(Kernel.load(folder_paths.get_full_path_or_raise(FOLDER, file)))
+        return io.NodeOutput(load_profile(folder_paths.get_full_path_or_raise(FOLDER, file)))
 
 
 class ForeseerSaveProfile(io.ComfyNode):
@@ -137,7 +138,7 @@ class ForeseerSaveProfile(io.ComfyNode):
             category=CATEGORY,
             description=f"Writes a profile to the folder models/{FOLDER}; a file of the same name is replaced.",
             inputs=[
-                Profile.Input("profile"),
+                ProfileSocket.Input("profile"),
                 io.String.Input("name", default="my-model", tooltip="File name, without folders."),
             ],
             outputs=[io.String.Output(display_name="path")],
@@ -145,7 +146,7 @@ class ForeseerSaveProfile(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, profile: Kernel, name: str) -> io.NodeOutput:
+    def execute(cls, profile: Profile, name: str) -> io.NodeOutput:
         """Write the file."""
         base = name.removesuffix(SUFFIX)
         if not base or base != os.path.basename(base) or base.startswith("."):

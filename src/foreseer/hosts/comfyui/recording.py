@@ -93,7 +93,7 @@ class Recording:
             clone.add_wrapper_with_key(kind, KEY, wrapper)
         return clone
 
-    def profile(self, provenance: Mapping[str, str]) -> Kernel:
+    def kernel(self, provenance: Mapping[str, str]) -> Kernel:
         """What was learned: second moments of the features, and the sampler's matrix if it has one.
 
         Raises:
@@ -110,13 +110,13 @@ class Recording:
         )
 
 
-def summarise(profile: Kernel) -> str:
-    """Expected errors of a profile at a few speedups, as text."""
-    grid = profile.grid
-    matrix = "with" if profile.sampler is not None else "without"
-    lines = [f"{profile.prompts} runs of {len(grid)} steps, {matrix} the sampler's matrix"]
+def summarise(kernel: Kernel) -> str:
+    """Expected errors of a kernel at a few speedups, as text."""
+    grid = kernel.grid
+    matrix = "with" if kernel.sampler is not None else "without"
+    lines = [f"{kernel.prompts} runs of {len(grid)} steps, {matrix} the sampler's matrix"]
     for speedup in SPEEDUPS:
-        choice = Choice(profile=profile, speedup=speedup)
+        choice = Choice(profile=kernel, speedup=speedup)
         policy = choice.policy(grid)
         error = choice.expected_error(grid)
         if policy is not None and error is not None:
