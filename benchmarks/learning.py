@@ -24,8 +24,10 @@ from foreseer.methods.train_l2p import train_l2p
 from foreseer.schedule import Explicit, Optimal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from icons import COLOUR_NAMES, caption, read_vocabulary
+from icons import COLOUR_NAMES, caption
 
+# What the bundled model draws; training/vocabulary.txt is for the model that the scripts there make.
+SUBJECTS_FILE = Path(__file__).with_name("subjects.txt")
 STEPS = 50
 BATCH = 16
 BUDGETS = (14, 11, 9, 7, 6, 5)
@@ -35,7 +37,7 @@ SOLVERS: tuple[Solver, ...] = ("dpm-solver", "unipc")
 
 def captions(count: int, offset: int) -> list[str]:
     """Captions of the bundled pipeline's whole vocabulary on every colour, shuffled; those from ``offset`` on."""
-    names = [name for _, name in read_vocabulary()]
+    names = SUBJECTS_FILE.read_text(encoding="utf-8").splitlines()
     pairs = list(itertools.product(names, COLOUR_NAMES))
     order = np.random.default_rng(0).permutation(len(pairs))
     return [caption(*pairs[index]) for index in order[offset : offset + count]]

@@ -31,7 +31,7 @@ _WORKS_TOO = {
     "Piflow": "one noise level per step; all predictions of one call are forecast together",
     "SCM": "one noise level per step; the last timestep only ends the run",
     **dict.fromkeys(
-        ("DPMSolverSDE", "FlowMatchHeunDiscrete", "HeunDiscrete", "PNDM"),
+        ("DPMSolverSDE", "FlowMatchHeunDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "PNDM"),
         "visits noise levels twice: first and second visits are forecast apart",
     ),
     "VQDiffusion": "discrete tokens; log probabilities are forecast",
@@ -43,7 +43,6 @@ _FAILS_OPEN = {
     "DPMSolverMultistepInverse": "its noise levels rise",
     "DiscreteDDIM": "discrete tokens; the network gets no timestep",
     "EntropyBound": "discrete tokens; the network gets no timestep",
-    "KDPM2AncestralDiscrete": "visits a noise level twice",
     "KarrasVe": "the network gets another noise level than the scheduler's (added noise, corrected steps)",
     "RFD4Proteina": "its noise levels rise",
     "RePaint": "visits a noise level twice, by jumping back (works without jumps)",
