@@ -10,6 +10,7 @@ import html
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -65,17 +66,19 @@ html_math_renderer = "mathml"
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
+def directive(path: str, value: object) -> str:
+    """How the reference shows a name; a module by what it says of itself, since a page of its own covers it."""
+    if isinstance(value, ModuleType):
+        return f".. automodule:: {path}\n   :no-members:\n"
+    return f".. autoclass:: {path}" if isinstance(value, type) else f".. autofunction:: {path}"
+
+
 def other_names(page: str) -> str:
     """A section for the public names that the reference's page does not place."""
     names = [name for name in foreseer.__all__ if not re.search(rf"foreseer\.(errors\.)?{name}\b", page)]
     errors = vars(foreseer.errors)
     missing = [name for name in names if name not in errors and not name.startswith("_")]
-    listed = "\n".join(
-        f".. autoclass:: foreseer.{name}"
-        if isinstance(getattr(foreseer, name), type)
-        else f".. autofunction:: foreseer.{name}"
-        for name in missing
-    )
+    listed = "\n".join(directive(f"foreseer.{name}", getattr(foreseer, name)) for name in missing)
     return f"\n\n## More\n\n```{{eval-rst}}\n{listed}\n```\n" if missing else ""
 
 
