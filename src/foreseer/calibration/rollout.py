@@ -13,7 +13,7 @@ import numpy as np
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.replay import Outputs, find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
@@ -85,6 +85,7 @@ def rollout(
             a teacher that is not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
+    check_prompts(prompts)
     rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
     if workers is not None or isinstance(pipe, str | Path | Model):
         from foreseer.calibration.rollout_workers import rollout_on

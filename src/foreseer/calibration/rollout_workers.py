@@ -1,4 +1,4 @@
-"""Rollout on workers: a segment is a barrier; each worker keeps its prompts' features, only their moments travel."""
+"""Rollout on workers: a segment is a barrier, and only moments of features travel."""
 
 from __future__ import annotations
 

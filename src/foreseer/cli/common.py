@@ -166,7 +166,7 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
 def open_model(
     model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None, *, load: bool = True
 ) -> tuple[Any, list[str], dict[str, Any]]:
-    """Load a pipeline (for workers: name it), the prompts of a file or its examples, and the options of its call."""
+    """Load a pipeline, its prompts and the options of its call."""
     from foreseer.pipelines import (
         PipelineError,
         load_pipeline,

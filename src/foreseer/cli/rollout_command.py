@@ -63,7 +63,7 @@ def rollout(
             loaded,
             texts[:count],
             nfe=nfe,
-            evaluations=forward_passes,
+            forward_passes=forward_passes,
             teacher_steps=teacher_steps,
             seed=seed,
             checkpoint=partial,

@@ -162,7 +162,7 @@ def test_budgets_of_calls_are_kept_by_kernel_rows_and_by_rollout(loop, guided, e
     assert errors[0] < measured_error(loop, fs.learned(guided, nfe=evaluations // 2 - 1), guidance_scale=3.0)
     with pytest.raises(fs.ForeseerError, match="one of nfe"):
         fs.learned(guided, forward_passes=evaluations, nfe=5)
-    with pytest.raises(fs.ForeseerError, match="one of nfe, evaluations"):
+    with pytest.raises(fs.ForeseerError, match="one of nfe, forward_passes"):
         fs.rollout(loop, guided, TRAINING, forward_passes=evaluations, nfe=5)
 
 

@@ -61,8 +61,8 @@ def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_rollout(local, rolle
 
 def test_branches_at_steps_of_their_own_and_a_finer_teacher(local):
     options = {"guidance_scale": 3.0, "teacher_steps": 16}
-    here = fs.rollout(loop(), local, PROMPTS, evaluations=7, **options)
-    there = fs.rollout(LOOP, local, PROMPTS, evaluations=7, workers=Loopback(3, [6, 10, 14]), **options)
+    here = fs.rollout(loop(), local, PROMPTS, forward_passes=7, **options)
+    there = fs.rollout(LOOP, local, PROMPTS, forward_passes=7, workers=Loopback(3, [6, 10, 14]), **options)
     assert equal(here, there)
     unguided = fs.calibrate(loop(), PROMPTS, num_inference_steps=8)
     here = fs.rollout(loop(), unguided, PROMPTS, nfe=3)
