@@ -67,7 +67,7 @@ _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def directive(path: str, value: object) -> str:
-    """How the reference shows a name; a module by what it says of itself, since a page of its own covers it."""
+    """Return the Sphinx directive of a public name; modules come without members."""
     if isinstance(value, ModuleType):
         return f".. automodule:: {path}\n   :no-members:\n"
     return f".. autoclass:: {path}" if isinstance(value, type) else f".. autofunction:: {path}"
