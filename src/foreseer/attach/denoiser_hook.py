@@ -16,7 +16,7 @@ from foreseer.attach.network.site_errors import NoFeatureError, SiteError
 from foreseer.attach.run.guard import GRADIENTS, ArgumentMemory
 from foreseer.attach.run.scheduler_watch import SchedulerWatch
 from foreseer.attach.run.tracker import Call, TrackedBranch, Tracker
-from foreseer.attach.run_record import RunRecord, describe_parts
+from foreseer.attach.run_record import FailOpen, RunRecord, describe_parts
 from foreseer.attach.signals.base import SignalProbe
 from foreseer.attach.sites.base import SiteHook
 from foreseer.attach.sites.output import OutputSite
@@ -134,9 +134,8 @@ class DenoiserHook(Listener):
                     return output
         if call.late:
             record.begun_late.append((call.step, name))
-        if reason is not None:
-            handle.failed_open(call.step, name, reason)
-        return self._compute(network_call, call, name, record, tracker)
+        failed = handle.failed_open(call.step, name, reason) if reason is not None else None
+        return self._compute(network_call, call, name, record, tracker, failed)
 
     def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
         """Take features at the output from now on, where that is allowed; the feature of this call, else ``None``."""
@@ -188,7 +187,15 @@ class DenoiserHook(Listener):
             return f"another cache was put inside the model after attaching ({network.foreign_cache}): remove its hooks"
         return branch.run.why_not(call.position)
 
-    def _compute(self, network_call: NetworkCall, call: Call, name: str, record: RunRecord, tracker: Tracker) -> Any:
+    def _compute(
+        self,
+        network_call: NetworkCall,
+        call: Call,
+        name: str,
+        record: RunRecord,
+        tracker: Tracker,
+        failed: FailOpen | None,
+    ) -> Any:
         """Run the network, and keep its feature for the branch."""
         handle, branch = self.handle, call.branch
         assert handle is not None
@@ -202,7 +209,7 @@ class DenoiserHook(Listener):
             replacement = self._fall_back(error, branch)
             if replacement is None:
                 self._tries_again = self._tries_again or not error.lasting
-                handle.failed_open(call.step, name, str(error))
+                handle.failed_open(call.step, name, str(error), instead_of=failed)
                 record.note_computed(name, call.step, tracker.total)
                 record.plans[name] = branch.run.rows
                 return error.output

@@ -128,8 +128,10 @@ class Handle:
         record = getattr(self._threads, "record", None)
         return self.begin_run(run, denoiser) if record is None else record
 
-    def failed_open(self, step: int, branch: str, reason: str) -> None:
+    def failed_open(self, step: int, branch: str, reason: str, instead_of: FailOpen | None = None) -> FailOpen:
         """Record that a step is computed against the plan; warn once, or raise in strict mode.
+
+        ``instead_of`` is the same step's entry, made before the cause was known.
 
         Raises:
             FailedOpenError: the handle is strict.
@@ -137,10 +139,15 @@ class Handle:
         message = f"Step {step} ({branch}) is computed instead of forecast: {reason.rstrip('.')}."
         if self.strict:
             raise FailedOpenError(message)
-        self._threads.record.failed_open.append(FailOpen(step, branch, reason))
+        failed = FailOpen(step, branch, reason)
+        entries = self._threads.record.failed_open
+        if instead_of is not None:
+            entries.remove(instead_of)
+        entries.append(failed)
         if not self._warned:
             self._warned = True
             warnings.warn(f"{message} Said once; handle.record.failed_open lists all.", ForeseerWarning, stacklevel=2)
+        return failed
 
     def fell_back(self, reason: str) -> None:
         """Warn once that features are taken at the output instead of the policy's site."""

@@ -134,9 +134,9 @@ def bench(
 
 
 def _run(make: Make, out: Path, place: Place | None, as_json: bool, threads: int | None) -> None:
+    prepared = make() if place is None else None  # refuses bad usage before torch is imported
     import torch
 
-    from foreseer.evaluate.bench.bench import run_bench
     from foreseer.evaluate.report.bench_report import write_report
 
     if threads is not None:
@@ -146,12 +146,13 @@ def _run(make: Make, out: Path, place: Place | None, as_json: bool, threads: int
 
         with work_bar("Measuring", as_json) as state:
             results = run_bench_on(place, make, out, state)
-        show_results(results, write_report(results, out), as_json)
-        return
-    prepared = make()
-    with bench_progress(as_json) as progress:
-        announce = errors.print if not as_json else lambda estimate: None
-        results = run_bench(prepared.bench, prepared.entries, prepared.pipe, out, progress, announce=announce)
+    else:
+        from foreseer.evaluate.bench.bench import run_bench
+
+        assert prepared is not None
+        with bench_progress(as_json) as progress:
+            announce = errors.print if not as_json else lambda estimate: None
+            results = run_bench(prepared.bench, prepared.entries, prepared.pipe, out, progress, announce=announce)
     show_results(results, write_report(results, out), as_json)
 
 

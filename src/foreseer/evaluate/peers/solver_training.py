@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -235,10 +235,10 @@ def _differentiable(runs: CalibrationRuns, coefficients: Coefficients, indices: 
     """Final samples of some calibration prompts, with their graph, on the CPU."""
     pipe: Any = runs.pipe
     scheduler = TableauScheduler(base_scheduler(pipe.scheduler), coefficients)
-    call = getattr(type(pipe).__call__, "__wrapped__", None)  # without the no_grad around it
+    call = inspect.unwrap(type(pipe).__call__)  # without the no_grad around it
     arguments = runs.arguments(indices, len(coefficients.times))
     with frozen_weights(pipe), replaced_scheduler(pipe, scheduler), torch.enable_grad():
-        samples = latents_of((partial(call, pipe) if call is not None else pipe)(**arguments)).cpu()
+        samples = latents_of(call(pipe, **arguments)).cpu()
     if not samples.requires_grad:
         raise PeerError(f"The run of {type(pipe).__name__} cannot be differentiated: its samples have no graph.")
     return samples
