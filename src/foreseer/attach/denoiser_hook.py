@@ -135,7 +135,7 @@ class DenoiserHook(Listener):
         if call.late:
             record.begun_late.append((call.step, name))
         failed = handle.failed_open(call.step, name, reason) if reason is not None else None
-        return self._compute(network_call, call, name, record, tracker, failed)
+        return self._compute(network_call, call, record, tracker, failed)
 
     def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
         """Take features at the output from now on, where that is allowed; the feature of this call, else ``None``."""
@@ -188,16 +188,10 @@ class DenoiserHook(Listener):
         return branch.run.why_not(call.position)
 
     def _compute(
-        self,
-        network_call: NetworkCall,
-        call: Call,
-        name: str,
-        record: RunRecord,
-        tracker: Tracker,
-        failed: FailOpen | None,
+        self, network_call: NetworkCall, call: Call, record: RunRecord, tracker: Tracker, failed: FailOpen | None
     ) -> Any:
         """Run the network, and keep its feature for the branch."""
-        handle, branch = self.handle, call.branch
+        handle, branch, name = self.handle, call.branch, f"{self._name}{call.name}"
         assert handle is not None
         if branch is None:
             output = network_call.run()
