@@ -246,7 +246,7 @@ def test_timesteps_on_a_device_are_not_read() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_no_step_waits_for_the_gpu() -> None:
     network, scheduler = model().cuda(), flow_scheduler()
-    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True):
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:
         for _ in range(2):
             scheduler.set_timesteps(STEPS, device="cuda")
             scheduler.set_begin_index(0)
@@ -256,6 +256,7 @@ def test_no_step_waits_for_the_gpu() -> None:
                 velocity = network(x, t.expand(1))
                 torch.cuda.set_sync_debug_mode("default")
                 x = scheduler.step(velocity, t, x).prev_sample
+            assert handle.record.forecast == {"call 1": [1, 3, 5, 7]}
 
 
 @pytest.mark.cell("visible", "an object that nothing can be attached to", "refused")

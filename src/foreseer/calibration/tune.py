@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
+from foreseer.calibration.final_error import make_folder
 from foreseer.calibration.jobs import check_ready
 from foreseer.calibration.mix_channels import mix_channels
-from foreseer.calibration.refine import refine
+from foreseer.calibration.refine import refine, split_prompts
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count
 from foreseer.errors import CalibrationError
@@ -27,7 +29,7 @@ def tune(
     pipe: Any,
     prompts: str | Sequence[str],
     *,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Sequence[int] | None = None,
     num_inference_steps: int = 50,
     seed: int = 0,
     iterations: int = 2,
@@ -41,7 +43,8 @@ def tune(
     Args:
         pipe: a diffusers pipeline, not attached.
         prompts: a dozen or more, of the kind that you will use. The last quarter is held out: nothing is fitted on it.
-        budgets: numbers of computed steps that get a refined plan; kernel rows serve all others.
+        budgets: numbers of computed steps that get a refined plan; kernel rows serve all others. By default those of
+            14, 9 and 7 that are below ``num_inference_steps``.
         num_inference_steps: steps of the reference runs.
         seed: of the first prompt's noise; prompt i has seed + i.
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
@@ -54,55 +57,57 @@ def tune(
         The profile; ``fs.accelerate(pipe, profile, quality="high")`` uses it.
 
     Raises:
-        CalibrationError: the pipeline cannot be calibrated, or there are fewer than two prompts.
-        ScheduleError: a budget does not fit the steps.
+        CalibrationError: the pipeline cannot be calibrated, there are fewer than two prompts, or a budget does not fit
+            the steps.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_ready(pipe, prompts)
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
+    check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
+    check_count("iterations", iterations, CalibrationError)
+    if budgets is None:
+        budgets = [nfe for nfe in BUDGETS if nfe < num_inference_steps]
     for nfe in budgets:
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-
-    def report(stage: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else partial(progress, stage)
-
-    def folder(stage: str) -> str | None:
-        return None if checkpoint is None else os.fspath(Path(checkpoint) / stage)
-
-    if checkpoint is not None:
-        Path(checkpoint).mkdir(parents=True, exist_ok=True)
-    kernel = calibrate(
-        pipe,
-        prompts,
-        num_inference_steps=num_inference_steps,
-        seed=seed,
-        checkpoint=folder("calibrate"),
-        progress=report("calibrate"),
-        **options,
-    )
+    stages = _Stages(pipe, prompts, seed, make_folder(checkpoint), progress, options)
+    kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
     plans: list[Plan] = []
     for nfe in sorted(set(budgets), reverse=True):
-        shared = {"seed": seed, **options}
-        plan = rollout(
-            pipe, kernel, prompts, nfe=nfe, checkpoint=folder("rollout"), progress=report(f"roll out {nfe}"), **shared
-        )
+        plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
         if iterations:
-            stage = f"refine-{nfe}"
-            plan = refine(
-                pipe,
-                plan,
-                prompts,
-                iterations=iterations,
-                checkpoint=folder(stage),
-                progress=report(f"refine {nfe}"),
-                **shared,
-            )
+            plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
         if mix:
-            stage = f"mix-{nfe}"
-            plan = mix_channels(
-                pipe, plan, prompts, checkpoint=folder(stage), progress=report(f"mix channels {nfe}"), **shared
-            )
+            plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
         plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of one tuning: what all of them are called with, and the prompts that may be fitted on."""
+
+    pipe: Any
+    prompts: Sequence[str]
+    seed: int
+    folder: Path | None
+    progress: Progress | None
+    options: Mapping[str, Any]
+
+    @property
+    def fitted(self) -> list[str]:
+        """The prompts that refinement and mixing do not hold out; they keep their seeds, being the first ones."""
+        return [prompt for _, prompt in split_prompts(self.prompts, None, self.seed)[0]]
+
+    def run(self, stage: str, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        """Call one stage with its own checkpoint and progress."""
+        return function(
+            self.pipe,
+            *arguments,
+            seed=self.seed,
+            checkpoint=None if self.folder is None else self.folder / stage.replace(" ", "-"),
+            progress=None if self.progress is None else partial(self.progress, stage),
+            **more,
+            **self.options,
+        )
