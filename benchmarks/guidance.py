@@ -54,7 +54,7 @@ def policies(pipe, options, kernel, prompts, budget, folder):
     for name, target in (
         ("both branches", {"nfe": budget // 2}),
         ("uncond at every second step", {"schedule": seconds}),
-        ("planned together", {"evaluations": budget}),
+        ("planned together", {"forward_passes": budget}),
     ):
         made = fs.rollout(pipe, kernel, prompts, seed=CALIBRATION_SEED, checkpoint=folder, **target, **options)
         yield f"rollout, {name}", fs.Policy.from_plan(made)

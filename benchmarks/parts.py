@@ -28,7 +28,7 @@ from foreseer.schedule import Uniform
 
 TRIALS = 4
 BUDGETS = (14, 9, 7)
-SITES = {"change of the blocks": "change", "output": "output"}
+SITES = {"change of the blocks": "residual", "output": "output"}
 SPECTRUM = {
     "Spectrum as published: ridge 0.1": Chebyshev(),
     "ridge 0.01": Chebyshev(ridge=0.01),

@@ -165,13 +165,13 @@ class Handle:
         if record is None or not record.steps:
             return f"{'Attached' if self.attached else 'Detached'}; no run yet."
         saved = f"{record.calls / record.forward_passes:.1f}x fewer forward passes" if record.forward_passes else ""
-        errors = {rows.plan.provenance.get("expected_error", "").split(" ")[0] for rows in record.plans.values()}
-        expected = f", {errors.pop()} expected error" if len(errors) == 1 and errors != {""} else ""
+        errors = {rows.plan.expected_error for rows in record.plans.values()}
+        expected = f", {errors.pop():.4f} expected error" if len(errors) == 1 and None not in errors else ""
         failed = f"; {len(record.failed_open)} computed against the plan" if record.failed_open else ""
         return f"{record.nfe} of {record.steps} steps computed, {saved}{expected}{failed}"
 
     def summary(self) -> str:
-        """A table of the last run: per branch, what was computed and forecast; and every step that failed open."""
+        """Return a table of the last run: computed and forecast calls per branch, and steps that failed open."""
         record = self._last_record
         if record is None:
             return str(self)

@@ -76,7 +76,7 @@ def calibrate(
         KernelError: an output is not finite.
     """
     check_prompts(prompts)
-    _check_options(num_inference_steps, sensitivity_prompts, site, options)
+    _check_options(num_inference_steps, sensitivity_prompts, site)
     place = str(read_site(site))
     store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
@@ -98,7 +98,7 @@ def calibrate(
     return kernel
 
 
-def _check_options(steps: int, sensitivity_prompts: int, site: str | Site, options: dict[str, Any]) -> None:
+def _check_options(steps: int, sensitivity_prompts: int, site: str | Site) -> None:
     check_count("num_inference_steps", steps, CalibrationError, least=2)
     check_count("sensitivity_prompts", sensitivity_prompts, CalibrationError)
     try:

@@ -1,1 +1,4 @@
-"""Hosts: programs that run the network themselves. Each file translates one host's calls to those of `fs.Run`."""
+"""Hosts: programs that run the network themselves.
+
+Each file translates one host's calls to those of `fs.Run`.
+"""

@@ -1,4 +1,4 @@
-"""What a user asks of a host, and the policy that it becomes for a grid: the only use of methods and profiles here."""
+"""User options of a host (method, budget, profile) and the policy that they give for a grid."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class ChoiceError(ForeseerError, ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Method and budget, chosen once and served for every grid.
+    """Method and budget of a host, for runs on any grid.
 
     Args:
         method: a name from :func:`output_methods`; by default the profile's rows, or ``adams-bashforth`` without one.
         speedup: steps per computed step; by default 2.
         nfe: computed steps per run, in place of a speedup.
         quality: one of :data:`QUALITIES`, in place of a speedup; needs a profile, except ``"exact"``.
-        profile: what was learned of the model.
+        profile: the model's profile.
         first_steps: how many steps always compute at the beginning.
         last_steps: how many steps always compute at the end.
 
@@ -88,7 +88,7 @@ class Choice:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Choice:
-        """A choice from a configuration's keys and values; a profile is the path of its file.
+        """Build a choice from a configuration, in which ``profile`` is the path of a file.
 
         Raises:
             ChoiceError: a key is unknown, or a value is refused.
@@ -104,11 +104,13 @@ class Choice:
         return cls(**values)
 
     def policy(self, grid: Grid, first_steps: int = 0) -> Policy | None:
-        """The policy for a run on ``grid``; ``None`` if every step is to be computed. Kept, as a search takes time.
+        """Return the policy for a run on ``grid``; ``None`` if every step is to be computed.
+
+        Policies are cached, since a search takes time.
 
         Args:
             grid: the noise levels of the run, or of a part of it that is served as a run.
-            first_steps: of this part, where more must compute than :attr:`first_steps`.
+            first_steps: minimum number of first steps to compute, if more than :attr:`first_steps`.
 
         Raises:
             ForeseerError: the method cannot serve such a grid.
@@ -123,7 +125,7 @@ class Choice:
             return self._policies[key]
 
     def standing_policy(self) -> Policy | None:
-        """One policy for runs of any step count; ``None`` if every step is to be computed.
+        """Return one policy for runs of any step count; ``None`` if every step is to be computed.
 
         Raises:
             ChoiceError: the method decides while sampling.
@@ -140,17 +142,16 @@ class Choice:
         return self._ended(ScheduledPolicy(schedule, method.forecaster, "output"), self.first_steps)
 
     def expected_error(self, grid: Grid) -> float | None:
-        """Expected relative error of the final latent of a run on ``grid``, cross-validated over the profile's prompts.
+        """Return the expected relative error of the final latent of a run on ``grid``.
 
-        ``None`` without a profile, or if every step is computed.
+        It is cross-validated over the profile's prompts. ``None`` without a profile, or if every step is computed.
         """
         policy = self._policies.get((grid.key, max(self.first_steps, 1)))
         if self.profile is None or policy is None or isinstance(policy, GatedPolicy):
             return None
         kernel, plan = self._kernel.on(grid), policy.compile(grid)
         if not isinstance(policy, ScheduledPolicy):
-            words = plan.provenance.get("expected_error", "").split()
-            return float(words[0]) if words else None
+            return plan.expected_error
         if isinstance(policy.forecaster, KernelRows):
             return expected_error(kernel, plan.computed_steps, policy.forecaster.ridge).mean
         return formula_error(kernel, plan.computed_steps, policy.forecaster).mean
@@ -161,7 +162,7 @@ class Choice:
         return self.profile.kernel
 
     def _profile_policy(self, nfe: int | None = None) -> Policy:
-        """The profile's policy for ``nfe`` computed steps, else for the target that was chosen."""
+        """Return the profile's policy for ``nfe`` computed steps, else for the chosen target."""
         assert isinstance(self.profile, Profile)
         if nfe is not None or self.nfe is not None:
             return self.profile.policy(nfe=nfe if nfe is not None else self.nfe)

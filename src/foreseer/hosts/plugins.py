@@ -1,4 +1,4 @@
-"""Entry points of server plugins: called in every worker, light, and inert unless chosen."""
+"""Entry points of server plugins: called in every worker, cheap, and inert unless selected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class OptionsError(ForeseerError, ValueError):
 
 
 def sglang() -> None:
-    """Register hooks with SGLang-diffusion if the environment variable FORESEER_SGLANG holds options (JSON).
+    """Register hooks with SGLang-diffusion if the environment variable FORESEER_SGLANG is set.
+
+    The variable holds options as a JSON object.
 
     Raises:
         ForeseerError: the options are refused.
@@ -38,7 +40,9 @@ def sglang() -> None:
 
 
 def vllm_omni() -> None:
-    """Make ``--cache-backend foreseer`` known to vLLM-Omni; FORESEER_VLLM_OMNI (JSON) serves its diffusers adapter.
+    """Register ``--cache-backend foreseer`` with vLLM-Omni.
+
+    If FORESEER_VLLM_OMNI holds options (JSON), vLLM-Omni's diffusers adapter is served too.
 
     Raises:
         ForeseerError: the options are refused.

@@ -1,4 +1,4 @@
-"""Schedules that hosts need: ends that always compute, and a budget that follows the step count of each run."""
+"""Schedules for hosts: first and last steps always compute; the budget follows each run's step count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from foreseer.schedule import Schedule
 
 @dataclass(frozen=True)
 class WithEnds(Schedule):
-    """The steps of another schedule, and the first and last ones of the run besides.
+    """The steps of another schedule, plus the first and last steps of the run.
 
     Args:
-        schedule: the other one.
+        schedule: the other schedule.
         first: how many steps compute at the beginning.
         last: how many steps compute at the end.
 
@@ -29,7 +29,10 @@ class WithEnds(Schedule):
     last: int
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
-        """As :meth:`foreseer.schedule.Schedule.on`; a part that begins later has no first steps of its own."""
+        """Return the computed steps, as :meth:`foreseer.schedule.Schedule.on`.
+
+        ``first`` counts from the beginning of the run, also for a part that begins later.
+        """
         steps = len(grid) - first_step
         return self._with_ends(self.schedule.on(grid, first_step, spent), steps, self.first - first_step)
 
@@ -43,7 +46,7 @@ class WithEnds(Schedule):
 
 @dataclass(frozen=True)
 class AtSpeedup(Schedule):
-    """The schedule of a method, by its name, for the budget that a speedup gives each run.
+    """The schedule of a named method, at the budget that a speedup gives for each run.
 
     Args:
         method: the method's name.

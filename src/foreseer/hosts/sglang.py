@@ -1,4 +1,7 @@
-"""SGLang-diffusion: hooks around its native denoising stage and around its diffusers stage (read in sglang 0.5.23)."""
+"""SGLang-diffusion: hooks around its native denoising stage and its diffusers stage.
+
+Written against the source of sglang 0.5.23.
+"""
 
 from __future__ import annotations
 

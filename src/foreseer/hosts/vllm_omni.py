@@ -1,4 +1,7 @@
-"""vLLM-Omni: a cache backend for native pipelines, and its diffusers adapter (read in vllm-omni 0.30.0)."""
+"""vLLM-Omni: a cache backend for native pipelines, and hooks for its diffusers adapter.
+
+Written against the source of vllm-omni 0.30.0.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class BackendError(ForeseerError, RuntimeError):
 
 
 def selecting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """``get_cache_backend`` that knows ``"foreseer"`` besides."""
+    """Wrap ``get_cache_backend`` so that it also accepts ``"foreseer"``."""
 
     @functools.wraps(original)
     def get_cache_backend(cache_backend: str | None, cache_config: Any) -> Any:
@@ -32,7 +35,7 @@ def selecting(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def attach_to_adapter(adapter: Any, options: Mapping[str, Any]) -> None:
-    """Accelerate the diffusers pipeline of every ``DiffusersAdapterPipeline`` after its weights are loaded.
+    """Accelerate the pipeline of every ``DiffusersAdapterPipeline`` after its weights are loaded.
 
     Raises:
         ForeseerError: the options are refused.
@@ -53,7 +56,9 @@ def attach_to_adapter(adapter: Any, options: Mapping[str, Any]) -> None:
 
 
 class ForeseerBackend:
-    """As vLLM-Omni's ``CacheBackend``: enabled once on a pipeline, refreshed at the start of each generation.
+    """Implementation of vLLM-Omni's ``CacheBackend``.
+
+    It is enabled once on a pipeline and refreshed at the start of each generation.
 
     Args:
         config: the ``--cache-config``: keys of :class:`foreseer.hosts.choice.Choice`.
@@ -62,7 +67,7 @@ class ForeseerBackend:
         ForeseerError: an option is refused.
 
     Attributes:
-        config: as given.
+        config: the argument ``config``.
         enabled: whether a pipeline is served.
     """
 
@@ -74,7 +79,7 @@ class ForeseerBackend:
         self._run: _PipelineRun | None = None
 
     def enable(self, pipeline: Any) -> None:
-        """Go between this pipeline and its ``predict_noise``.
+        """Wrap the pipeline's ``predict_noise``.
 
         Raises:
             BackendError: the pipeline has no ``predict_noise``, or its layers are spread over ranks in stages.
@@ -97,7 +102,7 @@ class ForeseerBackend:
         self.enabled = True
 
     def refresh(self, pipeline: Any, num_inference_steps: int, verbose: bool = True) -> None:
-        """A new generation begins: free the run before."""
+        """Free the previous run before a new generation begins."""
         self._end()
 
     def is_enabled(self) -> bool:

@@ -1,4 +1,7 @@
-"""The methods by name, and what a kernel teaches: from a name or a kernel to a policy. NumPy only, but for gates."""
+"""Policies from the name of a method or from a kernel.
+
+These modules import NumPy only, except for gates.
+"""
 
 from foreseer.methods.method import BudgetPolicy, Method
 from foreseer.methods.registry import L2P_STEPS, METHODS

@@ -29,7 +29,7 @@ class Method:
         schedule: the published schedule; ``None`` for a gate's method, and for step reduction, which has no plan.
         forecaster: the published forecaster; ``None`` for step reduction, and where it must be given (L2P's matrix).
         site: where the published program, or its lightest form, takes the feature.
-        budget: the schedule of the same family for (nfe, steps).
+        budget: the schedule of the same family for (nfe, steps); not needed for a :class:`foreseer.schedule.Uniform`.
         gate: makes the gate that decides while sampling, in place of a schedule; gates need torch.
         decided_by: which branch of guidance decides for a gate.
     """
@@ -51,10 +51,12 @@ class Method:
         return self.schedule is None and self.gate is None
 
     def policy(self, steps: int = 50, nfe: int | None = None, site: str | None = None) -> Policy:
-        """The method as a policy: its published setting, or ``nfe`` computed steps of ``steps`` (a gate's maximum).
+        """Return the method as a policy: its published setting, or ``nfe`` computed steps of ``steps``.
+
+        For a gate, ``nfe`` is the maximum number of computed steps.
 
         Raises:
-            PlanError: the method has no policy, or needs something that was not given.
+            PlanError: the method has no policy, or needs a trained matrix.
             ScheduleError: the budget does not fit.
         """
         if self.gate is not None and self.forecaster is not None:
@@ -65,14 +67,25 @@ class Method:
             raise PlanError(f"{self.title} has no plan: sample with that many steps (num_inference_steps).")
         if self.forecaster is None:
             raise PlanError(f"{self.title} needs its trained matrix: give the weight file (--matrix FILE).")
-        schedule = self.schedule if nfe is None or self.budget is None else self.budget(nfe, steps)
+        schedule = self.schedule if nfe is None else self._at(nfe, steps, self.schedule)
         return ScheduledPolicy(schedule, self.forecaster, site or self.site)
+
+    def _at(self, nfe: int, steps: int, schedule: Schedule) -> Schedule:
+        """The schedule of the same family for ``nfe`` computed steps."""
+        if self.budget is not None:
+            return self.budget(nfe, steps)
+        if isinstance(schedule, Uniform):
+            return Uniform.for_nfe(nfe, steps, schedule.warmup)
+        raise PlanError(
+            f"{self.title} computes the steps of its {type(schedule).__name__} schedule, whatever the budget: leave "
+            "nfe and speedup out, or make it a foreseer.methods.Method with budget="
+        )
 
     def with_matrix(self, path: str | os.PathLike[str]) -> Method:
         """The method with the L2P weights of a released text file.
 
         Raises:
-            PlanError: the method is another.
+            PlanError: the method does not use an L2P matrix.
             ForecastError: the file holds no such matrix.
         """
         if self.name != "l2p":
@@ -96,9 +109,7 @@ def method_of(name: str, definition: Any) -> Method:
         return replace(made, name=name)
     summary, source = f"{type(made).__name__}, a method of your own", type(made).__module__
     if isinstance(made, Forecaster):
-        schedule = Uniform(interval=4, warmup=3)
-        budget: Budget = lambda nfe, steps: Uniform.for_nfe(nfe, steps, 3)  # noqa: E731
-        return Method(name, name, summary, source, schedule, made, budget=budget)
+        return Method(name, name, summary, source, Uniform(interval=4, warmup=3), made)
     if isinstance(made, ScheduledPolicy):
         return Method(name, name, summary, source, made.schedule, made.forecaster, str(made.site))
     if hasattr(made, "begin") and hasattr(made, "signal") and not isinstance(made, Policy):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,10 @@ DEFAULT_SPEEDUP = 4.0
 
 
 class ProfileError(ForeseerError, ValueError):
-    """A profile's parts do not belong together, or its file is damaged, of another kind or of a later version."""
+    """A profile's parts do not match, or its file cannot be used.
+
+    The file is damaged, of another kind or of a later version.
+    """
 
 
 PROFILE_FILE = Artifact(
@@ -96,7 +98,7 @@ class Profile:
                 return ScheduledPolicy(Uniform(interval=1), Reuse(), self.kernel.site)
         if max_error is not None:
             check_number("max_error", max_error, PlanError)
-            good = [plan for plan in self.plans if _error_of(plan) <= max_error]
+            good = [plan for plan in self.plans if plan.expected_error is not None and plan.expected_error <= max_error]
             return self._with_kernel(min(good, key=lambda plan: plan.nfe, default=None), max_error=max_error)
         if nfe is not None:
             check_count("nfe", nfe, PlanError, least=1)
@@ -203,7 +205,10 @@ class Profile:
         """The model card: what the profile was learned on, and its plans with their expected errors."""
         model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
         base = f"base_model: {model}\n" if "/" in model and not model.startswith(("/", ".")) else ""
-        rows = [f"| {plan.nfe} of {len(plan.grid)} | {_error_of(plan):.4f} |" for plan in self.plans]
+        rows = [
+            f"| {plan.nfe} of {len(plan.grid)} | {'unknown' if error is None else format(error, '.4f')} |"
+            for plan, error in ((plan, plan.expected_error) for plan in self.plans)
+        ]
         table = "\n".join(["| computed steps | expected relative error of the final latent |", "|---|---|", *rows])
         return (
             f"---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\n{base}---\n\n"
@@ -220,15 +225,6 @@ class Profile:
 
 
 FILE_NAME = "profile.safetensors"
-
-
-def _error_of(plan: Plan) -> float:
-    """The plan's expected relative error; infinite where it does not say."""
-    words = plan.provenance.get("expected_error", "").split()
-    try:
-        return float(words[0]) if words else math.inf
-    except ValueError:
-        return math.inf
 
 
 def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:

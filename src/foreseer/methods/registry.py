@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from foreseer.errors import PlanError
 from foreseer.forecast import AdamsBashforth, Chebyshev, Newton, Reuse, TaylorSeer
-from foreseer.methods.method import Budget, Method
+from foreseer.methods.method import Method
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 from foreseer.site import Residual, Tokens
 
@@ -45,10 +45,6 @@ def _first_block() -> Gate:
     return FirstBlock(threshold=0.08)
 
 
-def _uniform(warmup: int) -> Budget:
-    return lambda nfe, steps: Uniform.for_nfe(nfe, steps, warmup)
-
-
 def _l2p_steps(nfe: int, steps: int) -> Schedule:
     for chosen in L2P_STEPS.values():
         if len(chosen) == nfe and steps == 50:
@@ -67,7 +63,6 @@ METHODS: dict[str, Method] = {
             "FORA, arXiv 2407.01425 (N = 4)",
             Uniform(interval=4),
             Reuse(),
-            budget=_uniform(1),
         ),
         Method(
             "fora",
@@ -77,7 +72,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=4),
             Reuse(),
             "modules",
-            _uniform(1),
         ),
         Method(
             "taylorseer",
@@ -87,7 +81,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=6, warmup=3),
             TaylorSeer(order=2, first_enhance=3),
             "last_block",
-            _uniform(3),
         ),
         Method(
             "taylorseer-modules",
@@ -97,7 +90,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=6, warmup=3),
             TaylorSeer(order=2, first_enhance=3),
             "modules",
-            _uniform(3),
         ),
         Method(
             "toca",
@@ -107,7 +99,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=4, warmup=3),
             Reuse(),
             str(Tokens()),
-            _uniform(3),
         ),
         Method(
             "duca",
@@ -117,7 +108,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=5, warmup=3),
             Reuse(),
             str(Tokens(alternate=True)),
-            _uniform(3),
         ),
         Method(
             "newton",
@@ -126,7 +116,6 @@ METHODS: dict[str, Method] = {
             "divided differences in steps, order 2",
             Uniform(interval=6, warmup=3),
             Newton(order=2),
-            budget=_uniform(3),
         ),
         Method(
             "adams-bashforth",
@@ -135,7 +124,6 @@ METHODS: dict[str, Method] = {
             "Hairer, Norsett and Wanner, III.5 (order 2)",
             Uniform(interval=5, warmup=2),
             AdamsBashforth(order=2),
-            budget=_uniform(2),
         ),
         Method(
             "spectrum",
@@ -164,7 +152,6 @@ METHODS: dict[str, Method] = {
             Uniform(interval=3),
             Reuse(),
             str(DELTA_DIT),
-            _uniform(1),
         ),
         Method(
             "forecast-error",

@@ -17,6 +17,7 @@ from foreseer.files import kind_of
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.methods.method import BudgetPolicy, Method, method_of
+from foreseer.methods.profile import Profile
 from foreseer.methods.registry import METHODS
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.schedule import Optimal, Uniform
@@ -42,15 +43,15 @@ def _installed() -> Mapping[str, Method]:
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`find` knows: Foreseer's methods, then those of installed packages."""
+    """Return the names that :func:`find` accepts: Foreseer's methods, then those of installed packages."""
     return tuple(dict.fromkeys([*METHODS, *_installed()]))
 
 
 def find(name: str) -> Method:
-    """The method called ``name``; ``module:attribute`` imports a method of your own.
+    """Return the method called ``name``; ``module:attribute`` imports a user-defined method.
 
     Raises:
-        PlanError: there is none, or it cannot be imported.
+        PlanError: no method has this name, or it cannot be imported.
     """
     if name in METHODS:
         return METHODS[name]
@@ -156,15 +157,15 @@ def policy_for(
     if len(given) > 1:
         raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
     request = _opened(request)
+    if site is not None and not (request is None or isinstance(request, str)):
+        raise PlanError(f"A {type(request).__name__} has its own site; leave site={site!r} out.")
     if isinstance(request, Policy | Plan):
         if given:
             raise PlanError(f"A {type(request).__name__} has its own budget; leave {next(iter(given))} out.")
         return request if isinstance(request, Policy) else FixedPlan(request)
     if isinstance(request, Kernel):
-        from foreseer.methods.profile import Profile
-
-        return Profile(request).policy(**given)
-    if hasattr(request, "policy") and hasattr(request, "kernel"):
+        request = Profile(request)
+    if isinstance(request, Profile):
         return request.policy(**given)
     if quality is not None and quality != "exact":
         raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
@@ -181,7 +182,7 @@ def _opened(request: Any) -> Any:
     Raises:
         PlanError: it is of another type.
     """
-    if request is None or isinstance(request, Policy | Plan | Kernel) or hasattr(request, "kernel"):
+    if request is None or isinstance(request, Policy | Plan | Profile | Kernel):
         return request
     if not isinstance(request, str | os.PathLike):
         kind = type(request).__name__
@@ -194,16 +195,12 @@ def _opened(request: Any) -> Any:
     if name.endswith(".safetensors"):
         raise PlanError(f"There is no file {name}.")
     if "/" in name or os.path.isdir(name):
-        from foreseer.methods.profile import Profile
-
         return Profile.from_pretrained(name)
     return name
 
 
 def _of_file(path: str) -> Any:
     """The profile, plan or kernel that a file holds."""
-    from foreseer.methods.profile import Profile
-
     kind = kind_of(path)
     loaders = {"profile": Profile.load, "plan": Plan.load, "kernel": Kernel.load}
     if kind not in loaders:

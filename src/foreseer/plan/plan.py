@@ -39,8 +39,8 @@ class Plan:
         provenance: text about the plan's origin (schedule, forecaster, model), kept with the file.
         branch_rows: rows of guidance branches that have their own, by name in call order. Same form, but a branch may
             compute at fewer steps (step 0 among them), where its row is the unit row. Other branches follow ``rows``.
-        cross_rows: by (branch, other), both with rows of their own and ``other`` called first: weights of the other's
-            features in the branch's forecasts, over the other's computed steps up to the step itself.
+        cross_rows: weights of another branch's features in a branch's forecasts, by (branch, other), over the other's
+            computed steps up to the step itself. Both are in ``branch_rows``, and ``other`` is called first.
         mixing: corrections of the forecasts that mix channels, fitted on what the rows leave; ``None`` for rows alone.
 
     Raises:
@@ -87,15 +87,15 @@ class Plan:
         *,
         branch_steps: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Plan:
-        """Ask ``forecaster`` for the row of every skipped step of ``grid``, and for rows of branches' own.
+        """Build a plan from the rows that ``forecaster`` gives, shared and by branch.
 
         Args:
             grid: the noise levels of the run.
             computed_steps: the steps at which the network runs.
             forecaster: gives the rows.
             site: where the feature is taken.
-            provenance: words kept with the plan; by default the forecaster's.
-            branch_steps: the steps at which branches compute that do not at all of ``computed_steps``.
+            provenance: text about the plan's origin; by default the forecaster.
+            branch_steps: computed steps of the branches that skip some of ``computed_steps``.
         """
         computed = check_computed_steps(computed_steps, len(grid))
         rows = forecaster.rows(computed, grid)
@@ -118,8 +118,16 @@ class Plan:
 
     @property
     def nfe(self) -> int:
-        """The number of computed steps: network evaluations of a run without guidance."""
+        """The number of computed steps: forward passes of a run without guidance."""
         return len(self.computed_steps)
+
+    @property
+    def expected_error(self) -> float | None:
+        """Expected relative error of the final latent, from the provenance; ``None`` if unknown."""
+        try:
+            return float(self.provenance.get("expected_error", "").split()[0])
+        except (IndexError, ValueError):
+            return None
 
     @property
     def forecast_steps(self) -> tuple[int, ...]:
@@ -137,7 +145,10 @@ class Plan:
         return self.of_branch("").sparse_rows
 
     def live_steps(self, step: int) -> tuple[int, ...]:
-        """Computed steps whose features are held while ``step`` runs, including its own if a later row needs it."""
+        """Return the computed steps whose features are held while ``step`` runs.
+
+        ``step`` itself is included if a later row needs its feature.
+        """
         return self.of_branch("").live_steps(step)
 
     @property
@@ -148,7 +159,7 @@ class Plan:
     def explain(
         self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"
     ) -> PlanExplanation:
-        """Per skipped step the row, its sum, L1 gain and span; live features and their memory. See `plan.explain`."""
+        """Explain the plan: weights, gain and span of each forecast step, live features and their memory."""
         from foreseer.plan.explain import explain
 
         return explain(self, feature_shape, dtype)

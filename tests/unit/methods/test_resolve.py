@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from types import ModuleType
 
@@ -14,6 +15,7 @@ from foreseer.forecast import Forecaster, Reuse
 from foreseer.gate import GatedPolicy
 from foreseer.methods import METHODS, BudgetPolicy, find, names, policy_for, resolve
 from foreseer.methods import resolve as resolve_function
+from foreseer.methods.method import method_of
 from foreseer.methods.profile import Profile, ProfileError
 from tests.support.toy_gates import KERNEL
 
@@ -202,3 +204,39 @@ def test_damaged_profiles_are_refused(tmp_path):
             Profile.load(path)
     with pytest.raises(ProfileError, match="missing"):
         Profile.load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_a_site_is_for_methods_by_name_only():
+    policy = fs.Policy(fs.schedule.Uniform(interval=4), fs.forecast.Reuse())
+    plan = policy.compile(fs.Grid.uniform(8))
+    for request in (policy, plan):
+        with pytest.raises(PlanError, match="has its own site"):
+            policy_for(request, site="last_block")
+    assert policy_for("reuse", site="last_block").site == "last_block"
+
+
+def test_a_policy_of_ones_own_follows_the_budget():
+    grid = fs.Grid.uniform(50)
+    policy = fs.Policy(fs.schedule.Uniform(interval=4, warmup=2), fs.forecast.Reuse())
+    made = method_of("mine", policy)
+    assert made.policy(50, 5).compile(grid).nfe == 5
+    assert made.policy(50, 10).compile(grid).computed_steps[:2] == (0, 1)
+    assert made.policy(50).compile(grid).computed_steps == policy.compile(grid).computed_steps
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_a_schedule_without_budgets_refuses_one():
+    made = method_of("mine", fs.Policy(fs.schedule.Explicit((0, 3), of=8), fs.forecast.Reuse()))
+    assert made.policy(8).compile(fs.Grid.uniform(8)).nfe == 2
+    with pytest.raises(PlanError, match="whatever the budget"):
+        made.policy(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.0123 (0.01 to 0.02)", 0.0123), ("0.5", 0.5), ("", None), ("unknown", None), ("  ", None)],
+)
+def test_the_expected_error_of_a_plan_is_read_from_its_provenance(text, value):
+    plan = fs.Policy(fs.schedule.Uniform(interval=4), fs.forecast.Reuse()).compile(fs.Grid.uniform(8))
+    assert dataclasses.replace(plan, provenance={"expected_error": text}).expected_error == value

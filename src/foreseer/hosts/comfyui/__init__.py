@@ -1,1 +1,4 @@
-"""ComfyUI: a node pack on two wrapper points, SAMPLER_SAMPLE and PREDICT_NOISE. Only `*nodes` import ComfyUI."""
+"""ComfyUI node pack on two wrapper points, SAMPLER_SAMPLE and PREDICT_NOISE.
+
+Only `*nodes` import ComfyUI.
+"""

@@ -1,4 +1,7 @@
-"""The two wrappers on a clone of a model; the state of a run lies in that run's own options and nowhere else."""
+"""The two wrappers on a clone of a model.
+
+The state of a run is stored only in that run's options.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ log = logging.getLogger("foreseer")
 
 
 class ModelPatch:
-    """The wrappers of one patched model. It serves many runs, also several at once.
+    """Wrappers of one patched model, which may serve several runs at once.
 
     Args:
         choice: method and budget.
-        show: called with a text when a run has ended.
+        show: called with a summary when a run has ended.
 
     Attributes:
-        reports: of the last runs, the newest at the end.
+        reports: reports of the last runs, the newest at the end.
     """
 
     def __init__(self, choice: Choice, show: Callable[[str], None] | None = None) -> None:
@@ -76,11 +79,15 @@ class ModelPatch:
 
     def put_on(self, model: Any) -> Any:
         """A clone of ``model`` with these wrappers, in place of those of an earlier Foreseer node."""
-        clone = model.clone()
-        for kind, wrapper in ((SAMPLER_SAMPLE, self.sampler_sample), (PREDICT_NOISE, self.predict_noise)):
-            clone.remove_wrappers_with_key(kind, KEY)
-            clone.add_wrapper_with_key(kind, KEY, wrapper)
-        return clone
+        return with_wrappers(model, self.sampler_sample, self.predict_noise)
+
+
+def with_wrappers(model: Any, sampler_sample: Callable[..., Any], predict_noise: Callable[..., Any]) -> Any:
+    """A clone of ``model`` with two wrappers, in place of those of an earlier Foreseer node."""
+    clone = take_off(model)
+    clone.add_wrapper_with_key(SAMPLER_SAMPLE, KEY, sampler_sample)
+    clone.add_wrapper_with_key(PREDICT_NOISE, KEY, predict_noise)
+    return clone
 
 
 def take_off(model: Any) -> Any:

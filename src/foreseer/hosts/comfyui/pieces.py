@@ -60,7 +60,10 @@ def _keyframe_groups(condition: Mapping[str, Any]) -> Iterable[Any]:
 
 
 def _current_keyframes(keyframes: Sequence[Any], levels: Sequence[float]) -> list[int]:
-    """Which keyframe acts at each level, if every step computes: a keyframe is left after its guaranteed steps only."""
+    """Return the index of the keyframe that acts at each level if every step computes.
+
+    A keyframe is replaced only after its guaranteed steps.
+    """
 
     def guaranteed(index: int) -> int:
         frame = keyframes[index]

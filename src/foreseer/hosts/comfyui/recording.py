@@ -14,7 +14,7 @@ from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.matrix import sampler_matrix
-from foreseer.hosts.comfyui.patch import KEY, PREDICT_NOISE, SAMPLER_SAMPLE
+from foreseer.hosts.comfyui.patch import KEY, with_wrappers
 from foreseer.hosts.comfyui.sampler_run import SAME_LEVEL
 from foreseer.kernel import Kernel
 
@@ -87,11 +87,7 @@ class Recording:
 
     def put_on(self, model: Any) -> Any:
         """A clone of ``model`` with these wrappers, in place of Foreseer's own."""
-        clone = model.clone()
-        for kind, wrapper in ((SAMPLER_SAMPLE, self.sampler_sample), (PREDICT_NOISE, self.predict_noise)):
-            clone.remove_wrappers_with_key(kind, KEY)
-            clone.add_wrapper_with_key(kind, KEY, wrapper)
-        return clone
+        return with_wrappers(model, self.sampler_sample, self.predict_noise)
 
     def kernel(self, provenance: Mapping[str, str]) -> Kernel:
         """What was learned: second moments of the features, and the sampler's matrix if it has one.

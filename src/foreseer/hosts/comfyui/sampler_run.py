@@ -1,4 +1,4 @@
-"""One run of one ComfyUI sampler: which calls of the guider are computed, and what is forecast at the others."""
+"""One run of one ComfyUI sampler: computes or forecasts each call of the guider."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RunReport:
         steps: noise levels at which the sampler begins a step.
         calls: calls of the guider's prediction.
         forward_passes: calls that were computed; each may evaluate the network several times (guidance, windows).
-        between_levels: computed calls at no level of the run, as midpoint samplers make them.
+        between_levels: computed calls between the levels of the run, as midpoint samplers make them.
         records: one per piece of the run.
-        reasons: why anything was computed against the plan.
-        expected_error: of the final latent, relative; ``None`` without a profile that covers the run.
+        reasons: why steps were computed against the plan.
+        expected_error: expected relative error of the final latent; ``None`` without a profile that covers the run.
     """
 
     steps: int = 0
@@ -96,7 +96,9 @@ class SamplingRun:
     def denoised(
         self, x: Tensor, sigma: Sequence[float], network: Callable[[], Tensor], post_cfg_functions: int = 0
     ) -> Tensor:
-        r"""The denoised sample $D$ at one call: the network's own, or $x - \sigma \hat F$ with $F = (x - D) / \sigma$.
+        r"""Return the denoised sample $D$ at one call, computed or forecast.
+
+        The forecast is $x - \sigma \hat F$ with $F = (x - D) / \sigma$.
 
         Args:
             x: the noisy sample, of any shape.
@@ -169,7 +171,10 @@ class SamplingRun:
 
 
 def _feature(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
-    """F, as a tensor that counts writes to it: one made in inference mode does not, and would have to be copied."""
+    """Return the feature F as a tensor that counts writes to it.
+
+    Tensors made in inference mode do not count writes and would have to be copied.
+    """
     wants_grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(wants_grad):
         return torch.sub(x, denoised).mul_(1.0 / sigma)
