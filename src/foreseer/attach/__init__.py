@@ -1,10 +1,12 @@
-"""Attaching: a policy on a pipeline's denoisers, or around a plain function. Each instance for itself, and reversibly.
+"""Attach a policy to a pipeline's denoisers, or wrap it around a plain function.
+
+Attaching affects one module instance, never its class, and can be undone.
 
     accelerate.py      fs.accelerate, fs.detach: find the denoisers, put a hook on each
     denoiser_hook.py   one denoiser's calls: computed or forecast
     handle.py          what the user holds; run_record.py: what happened in one run
-    wrap.py            fs.wrap: a loop of one's own
-    interception.py    intercept one module's calls, and hear of diffusers' cache contexts
+    wrap.py            fs.wrap: a user's own sampling loop
+    interception.py    intercept one module's calls, and receive diffusers' cache contexts
 
     run/               which run, step and branch a call belongs to
       scheduler_watch  counts runs: each set_timesteps begins one
@@ -17,7 +19,7 @@
       call, containers, denoisers, architecture
       boundary         between blocks and head            module_finder    attention and MLP modules
       block_trace      streams from block to block        interceptor      answer the calls of submodules
-      required_modules, verification                      proofs by equal bits
+      required_modules, verification                      verify a site by bitwise equal outputs
 
     sites/             where a feature is taken: output, last_block, modules, tokens, residual
     signals/           what gates measure inside a network before they decide

@@ -184,7 +184,11 @@ def _denoisers(pipe_or_model: Any, scheduler: Any) -> tuple[dict[str, nn.Module]
 
 
 def _scheduler_of(pipe: Any) -> Callable[[], Any]:
-    """Returns the pipeline's scheduler; its last one where only its parts live on, in a pipeline made ``from_pipe``."""
+    """Return a function that returns the pipeline's current scheduler.
+
+    After the pipeline is freed, while a pipeline made by ``from_pipe`` still uses its parts, the function returns the
+    last scheduler it saw.
+    """
     reference, last = weakref.ref(pipe), [pipe.scheduler]
 
     def scheduler() -> Any:
@@ -197,7 +201,7 @@ def _scheduler_of(pipe: Any) -> Callable[[], Any]:
 
 
 def _replaced_denoisers(pipe_or_model: Any, denoisers: dict[str, nn.Module]) -> Callable[[], list[str]]:
-    """Returns the names of the denoisers that the pipeline has replaced by other modules since."""
+    """Return a function that lists the denoisers that the pipeline has replaced by other modules since."""
     if isinstance(pipe_or_model, nn.Module):
         return list
     pipe = weakref.ref(pipe_or_model)
@@ -240,7 +244,10 @@ def _check_free(name: str, module: nn.Module, site: Site) -> None:
 
 
 def _check_shared(name: str, module: nn.Module, policy: Policy, site: Site) -> None:
-    """Refuse a gate that sees this process's tokens only: processes could decide differently, and wait forever."""
+    """Raise if context parallelism splits the tokens and a gate decides by values inside the network.
+
+    Each process sees only its own part of these values, so processes could decide differently and deadlock.
+    """
     shared = getattr(getattr(unwrapped(module), "_parallel_config", None), "context_parallel_config", None)
     if shared is None or not policy.decides_while_sampling:
         return

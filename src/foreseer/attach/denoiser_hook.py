@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class DenoiserHook(Listener):
-    """Intercepts the calls of one denoiser. State belongs to a thread; the scheduler is read at every call."""
+    """Hook that computes or forecasts the calls of one denoiser.
+
+    Each thread has a separate tracker. The scheduler is read at every call.
+    """
 
     _is_stateful = True
 
@@ -78,7 +81,7 @@ class DenoiserHook(Listener):
         return self.handle.computed_steps(run) if self.handle is not None else ()
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Free what is left of a run; diffusers calls this after a pipeline's run."""
+        """Free the state of the last run; diffusers calls this after a pipeline's run."""
         self.tracker().reset()
         return module
 
@@ -124,7 +127,7 @@ class DenoiserHook(Listener):
                     output = self.site.forecast(network_call, branch, branch.run.forecast(call.position))
                 except torch.OutOfMemoryError:
                     raise
-                except Exception as error:  # noqa: BLE001 - whatever a skipped network raises, the whole one may not
+                except Exception as error:  # noqa: BLE001 - the whole network may run where a skipped one fails
                     reason = (
                         str(error) if isinstance(error, SiteError) else f"its forecast failed: {in_one_line(error)}"
                     )
@@ -138,7 +141,10 @@ class DenoiserHook(Listener):
         return self._compute(network_call, call, record, tracker, failed)
 
     def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
-        """Take features at the output from now on, where that is allowed; the feature of this call, else ``None``."""
+        """Switch to the output site if the fallback is enabled; return the feature of this call.
+
+        Return ``None`` if the site was not switched or the output has no feature.
+        """
         if not self._fallback or not error.lasting or isinstance(self.site, OutputSite) or self.handle is None:
             return None
         self.site.detach()
@@ -150,7 +156,7 @@ class DenoiserHook(Listener):
             return None
 
     def _follow_scheduler(self, scheduler: Any) -> None:
-        """Watch ``scheduler`` in place of the one watched before."""
+        """Watch ``scheduler`` instead of the previous scheduler."""
         if self._scheduler is not None:
             SchedulerWatch.of(self._scheduler).leave(self._scheduler)
         self._scheduler = scheduler
@@ -158,7 +164,10 @@ class DenoiserHook(Listener):
             SchedulerWatch.of(scheduler).join()
 
     def _begin_run(self, tracker: Tracker) -> None:
-        """Let the site search the network again where its modules changed, or nothing could be verified before."""
+        """Reset the site and the signal if the modules changed or the last verification can be retried.
+
+        They search the network again on their next call.
+        """
         if tracker.network is None:
             return
         self._copies = is_compiled(self._module)  # CUDA graphs reuse the memory of their outputs

@@ -1,8 +1,8 @@
-"""Standing before a module's calls on one instance, hearing diffusers' cache contexts, and leaving no trace.
+"""Reversible interception of one module's calls, and a listener for diffusers' cache contexts.
 
-A call is taken where ``nn.Module.__call__`` looks first, at ``_compiled_call_impl``. What others do to ``forward``
-(hooks of accelerate and diffusers that come and go, adapters, ``torch.compile``) happens inside and cannot drop it; a
-copy of the module, whose state leaves that attribute out, is not attached.
+Calls are intercepted at ``_compiled_call_impl``, which ``nn.Module.__call__`` looks up first. Changes to ``forward``
+(hooks of accelerate and diffusers, adapters, ``torch.compile``) take effect inside the interception and cannot remove
+it. A copy of the module is not attached, because its state leaves that attribute out.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Forward = Callable[..., Any]
 
 
 class CacheContext(StateManager):
-    """Keeps the name of the surrounding ``cache_context``, each thread its own."""
+    """Name of the surrounding ``cache_context``, stored per thread."""
 
     def __init__(self) -> None:
         super().__init__(BaseState)  # pyright: ignore[reportArgumentType]
         self._names = threading.local()
 
     def set_context(self, context: Any) -> None:
-        """Take the context of a call: an object with a name (diffusers 0.41 on), a string before, or ``None``."""
+        """Set the context of a call: an object with a name (diffusers 0.41 on), a string before, or ``None``."""
         self._names.value = getattr(context, "name", context)
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
@@ -53,25 +53,25 @@ class CacheContext(StateManager):
 
 
 class Listener(ModelHook):
-    """An entry in a diffusers hook registry that hears of contexts and resets, and has no part in ``forward``."""
+    """Entry in a diffusers hook registry that receives contexts and resets but does not wrap ``forward``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ModelHook, ()  # a copy of the module is not attached: its entry does nothing
 
 
 class _Reference(HookFunctionReference):
-    """What a registry keeps beside a hook; ours, to be known again."""
+    """Function reference that the registry keeps per hook; the subclass identifies Foreseer's entry."""
 
 
 class Interception:
-    """Stands before the calls of ``module`` from :meth:`install` to :meth:`remove`.
+    """Interception of the calls of ``module`` from :meth:`install` to :meth:`remove`.
 
-    Both may be broken off at any line (Ctrl-C) and called again: either does what is left to do.
+    Both may be interrupted at any line (Ctrl-C) and called again; each then completes the remaining work.
 
     Args:
         module: the instance; its class and its ``forward`` are not touched.
-        call: takes the module's own call and the arguments.
-        no_compile: why the module must not be compiled as a whole, where it must not.
+        call: called in place of the module, with the module's own call and the arguments.
+        no_compile: reason why the module must not be compiled as a whole, ``None`` if it may be.
     """
 
     def __init__(self, module: nn.Module, call: Callable[..., Any], no_compile: str | None = None) -> None:
@@ -89,11 +89,11 @@ class Interception:
         self._outermost = torch.compiler.disable(outermost, recursive=False, reason=_COMPILE_FIRST)
 
     def install(self) -> None:
-        """Begin to stand there."""
+        """Start to intercept the calls."""
         vars(self._module).update({_CALL: self._outermost, "compile": _Compile(self._module, self)})  # both at once
 
     def remove(self) -> None:
-        """Leave the module as it was found; once all is done, say so where the calls were replaced."""
+        """Restore the module; then warn if other code replaced its calls in the meantime."""
         members = vars(self._module)
         now = members.get(_CALL)
         replaced = now is not self._before and now is not self._outermost
@@ -112,7 +112,7 @@ class Interception:
             )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As ``nn.Module.compile``, below this interception, where it stays.
+        """Compile the module like ``nn.Module.compile``, inside this interception.
 
         Raises:
             AttachError: the site lies inside the module.
@@ -126,7 +126,7 @@ class Interception:
 
 
 class _Compile:
-    """Stands for ``module.compile`` while an interception is there, which that method would overwrite."""
+    """Replacement of ``module.compile``, which would overwrite the interception."""
 
     def __init__(self, module: nn.Module, interception: Interception) -> None:
         self._module = module
@@ -137,7 +137,7 @@ class _Compile:
 
     @property
     def innermost(self) -> Forward | None:
-        """What stood at the module's calls before the first interception; ``None`` for nothing."""
+        """The module's ``_compiled_call_impl`` before the first interception, ``None`` if it was not set."""
         below = self.interception._below
         return below.innermost if isinstance(below, _Compile) else self.interception._before
 
@@ -146,7 +146,7 @@ class _Compile:
 
 
 def _put(members: dict[str, Any], name: str, value: Any) -> None:
-    """Set an attribute back to what it was; ``None`` for nothing."""
+    """Restore an attribute; ``None`` deletes it."""
     if value is None:
         del members[name]
     else:
@@ -154,17 +154,17 @@ def _put(members: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _is_compiled_from_outside() -> bool:
-    """Whether ``torch.compile`` is at work in the frame above, and would compile what is called here piece by piece."""
+    """Return whether the caller runs under ``torch.compile``, which would split the call into pieces."""
     return eval_frame.get_eval_frame_callback() not in (None, False)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself where ``torch.compile`` wrapped it."""
+    """Return the module inside a ``torch.compile`` wrapper, or the module itself if it has none."""
     return getattr(module, "_orig_mod", module)
 
 
 def is_compiled_in_place(module: nn.Module) -> bool:
-    """Whether ``module.compile()`` was called, whatever stands before its calls."""
+    """Return whether ``module.compile()`` was called, with or without an interception."""
     placeholder = vars(module).get("compile")
     call = placeholder.innermost if isinstance(placeholder, _Compile) else vars(module).get(_CALL)
     return call is not None and not getattr(call, "_torchdynamo_disable", False)
@@ -183,20 +183,20 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def listener_of(module: nn.Module) -> Listener | None:
-    """What :func:`listen` entered at ``module``, if anything."""
+    """Return the listener that :func:`listen` registered at ``module``, if any."""
     registry = getattr(module, "_diffusers_hook", None)
     found = registry.get_hook(HOOK_NAME) if registry is not None else None
     return found if isinstance(found, Listener) else None
 
 
 def foreign_cache(module: nn.Module) -> str | None:
-    """The hook of another output cache at ``module`` or inside it, ``None`` where there is none."""
+    """Return the class name of another output cache's hook on ``module`` or inside it, else ``None``."""
     hooks = (stateful_hook(vars(part)) for part in unwrapped(module).modules())
     return next((hook for hook in hooks if hook is not None), None)
 
 
 def stateful_hook(members: Mapping[str, Any]) -> str | None:
-    """A module's diffusers hook that carries something from one call to the next, other than Foreseer's own."""
+    """Return the class name of a stateful diffusers hook other than Foreseer's, else ``None``."""
     registry = members.get("_diffusers_hook")
     for hook in registry.hooks.values() if registry is not None else ():
         if hook._is_stateful and not isinstance(hook, Listener):
@@ -205,7 +205,7 @@ def stateful_hook(members: Mapping[str, Any]) -> str | None:
 
 
 def listen(module: nn.Module, listener: Listener) -> None:
-    """Enter ``listener`` at the bottom of the module's registry, where no other hook's coming and going reaches it."""
+    """Register ``listener`` as the innermost hook; adding or removing other hooks leaves it in place."""
     unlisten(module)
     registry = HookRegistry.check_if_exists_or_initialize(unwrapped(module))
     registry._fn_refs.insert(0, _Reference())
@@ -215,7 +215,7 @@ def listen(module: nn.Module, listener: Listener) -> None:
 
 
 def unlisten(module: nn.Module) -> None:
-    """Take the entry out; an empty registry goes too."""
+    """Remove the listener, and the registry if it is then empty."""
     inner = unwrapped(module)
     registry = vars(inner).get("_diffusers_hook")
     if registry is None or HOOK_NAME not in (*registry.hooks, *registry._hook_order):
@@ -229,7 +229,7 @@ def unlisten(module: nn.Module) -> None:
 
 
 def _list_anew(registry: Any) -> None:
-    """Have diffusers list the hooks below a module anew, where it caches that list."""
+    """Invalidate diffusers' cached list of the hooks below a module, in versions that cache it."""
     refresh = getattr(registry, "invalidate_child_registries_cache", None)
     if refresh is not None:
         refresh()

@@ -48,7 +48,7 @@ class FeaturePart:
 
 
 def describe_parts(feature: Sequence[Tensor], names: Sequence[str] = ()) -> tuple[FeaturePart, ...]:
-    """The tensors of a feature, described."""
+    """Return the name, shape and size of each tensor of a feature."""
     return tuple(
         FeaturePart(name, tuple(tensor.shape), tensor.nbytes)
         for tensor, name in zip(feature, names or [""] * len(feature), strict=True)
@@ -57,7 +57,9 @@ def describe_parts(feature: Sequence[Tensor], names: Sequence[str] = ()) -> tupl
 
 @dataclass
 class RunRecord:
-    """One run of a sampler, as the handle saw it. Computed and forecast calls add up to the calls received.
+    """Record of one run of a sampler.
+
+    Computed and forecast calls add up to the calls received.
 
     Attributes:
         steps: the number of steps of the run; for schedulers such as Heun's, of calls that it makes.
@@ -105,9 +107,9 @@ class RunRecord:
 
     @property
     def nfe(self) -> int:
-        """Network evaluations as the papers count them: computed steps, however many branches each has.
+        """Number of computed steps (NFE), as in the papers: a step counts once for all its branches.
 
-        Calls whose step is unknown count as steps of their own, once per branch.
+        Calls whose step is unknown count as separate steps; the branch with the most such calls determines how many.
         """
         return len(self.computed_steps) + max((steps.count(-1) for steps in self.computed.values()), default=0)
 
@@ -142,7 +144,10 @@ class RunRecord:
         return tuple(dict.fromkeys(part.name for parts in self.features.values() for part in parts if part.name))
 
     def why_nothing_saved(self) -> str | None:
-        """Reason a completed run forecast no step, else ``None``; steps that failed open have their own reasons."""
+        """Return why a completed run forecast no step, else ``None``.
+
+        A run with steps that failed open returns ``None``: each of these steps has a reason in `failed_open`.
+        """
         computed = {step for steps in self.computed.values() for step in steps}
         if self.forecast or self.failed_open or self.steps - 1 not in computed or len(computed) < 2:
             return None

@@ -37,10 +37,12 @@ class RunCall:
 
 
 class Runs:
-    """Runs by their ids, interleaved in one process. Threads may share the table, each run being used by one of them.
+    """Table of interleaved runs in one process, by run id.
+
+    Several threads may share the table; one thread at a time may use a run.
 
     Args:
-        policy: of the runs that bring none.
+        policy: policy of the runs that begin without one.
         keep: where features are kept.
 
     >>> import torch
@@ -69,7 +71,7 @@ class Runs:
         return run_id in self._runs
 
     def begin(self, run_id: Hashable, grid: Grid, policy: Policy | Plan | None = None) -> Run:
-        """The run ``run_id``, begun if it is new.
+        """Return the run ``run_id``; begin it if the id is new.
 
         Raises:
             AttachError: no policy was given, or the run was begun on another grid.
@@ -103,7 +105,9 @@ class Runs:
         self._run(run_id).computed(step, output, branch)
 
     def answer(self, calls: Sequence[RunCall], compute: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
-        """Answer a batch of calls of several runs, each at a step of its own, with at most one call of the network.
+        """Answer a batch of calls of several runs with at most one call of the network.
+
+        The calls may be at different steps.
 
         Args:
             calls: the batch.
@@ -131,7 +135,7 @@ class Runs:
         return record
 
     def drop(self, run_id: Hashable) -> None:
-        """Free the run ``run_id``, finished or not; nothing happens if there is none."""
+        """Free the run ``run_id``, finished or not; do nothing if it does not exist."""
         with self._lock:
             run = self._runs.pop(run_id, None)
         if run is not None:

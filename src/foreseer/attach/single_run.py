@@ -1,6 +1,6 @@
-"""Call-level core: for each call of a network, its forecast or the order to compute it; no pipeline, no scheduler.
+"""Runs without pipeline or scheduler: forecast a network call, or ask the caller to compute it.
 
-It needs gates' decisions and run records, and :func:`foreseer.wrap` is a form of it: hence its place in this room.
+It is part of this package because it uses gate decisions and run records, and :func:`foreseer.wrap` is built on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from foreseer.runtime import KEEPS, BranchRun, Keep, PolicyRun
 
 @dataclass
 class _Branch:
-    """One branch of a run: what applies the plan, and how its outputs are put together."""
+    """State of one branch of a run: its plan in progress, and the container of its outputs."""
 
     applied: BranchRun
     layout: tuple[Any, ...]
@@ -39,7 +39,7 @@ class Run:
     """One run of one network under a policy. One thread at a time may use it.
 
     Args:
-        policy: what decides; a plan is served on its own grid.
+        policy: a policy, compiled for ``grid``, or a plan made for it.
         grid: the run's noise levels.
         keep: ``"device"`` or ``"host"``, where features are kept.
         signals: names of the signals (``Gate.signal``) that the host can pass to :meth:`forecast`.
@@ -151,7 +151,7 @@ class Run:
         return output
 
     def computed(self, step: int, output: Any, branch: str = "") -> None:
-        """Hand in what the network returned at ``step``: a tensor, or a container of tensors.
+        """Store the network's output at ``step``: a tensor, or a container of tensors.
 
         Raises:
             AttachError: :meth:`forecast` did not ask for this step to be computed.
@@ -164,7 +164,7 @@ class Run:
         self._pass(step, branch)
         self.record.note_computed(branch, step, len(self.grid))
         if is_transformed():
-            self._branches.pop(branch, None)  # its tensors stand for other values, and must not outlive the transform
+            self._branches.pop(branch, None)  # its tensors are wrappers, which must not outlive the transform
         state = self._branches.get(branch)
         if state is None:
             return
@@ -174,7 +174,7 @@ class Run:
             del self._branches[branch]
             self._note(step, branch, str(error))
             return
-        if not state.applied.accepts(tensors):  # another shape: features of the steps before are of no use
+        if not state.applied.accepts(tensors):  # another shape: earlier features cannot be used
             template, state = state.template, self._begin(step, branch, state.layout)
             state.template = template
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)

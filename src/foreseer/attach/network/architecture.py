@@ -1,4 +1,4 @@
-"""What kind of networks something was learned on, in words, and how others differ from them."""
+"""Description of the networks that a policy was learned on, and comparison of other networks with it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import nn
 
 from foreseer.attach.interception import unwrapped
 
-# The size of the pictures that a network was made for: fine-tunes change it, and its outputs stay alike.
+# Prefix of the image size in a configuration: fine-tunes change it, and outputs stay comparable.
 _LEFT_OUT = "sample_"
 
 
 def architecture_of(denoisers: Iterable[nn.Module]) -> str:
-    """The class and the sizes (whole numbers of the configuration) of each kind among them, as JSON."""
+    """Return the class and the sizes (integers of the configuration) of each distinct denoiser, as JSON."""
     kinds = {json.dumps(_described(module), sort_keys=True) for module in denoisers}
     return json.dumps([json.loads(one) for one in sorted(kinds)])
 
 
 def how_it_differs(module: nn.Module, known: str) -> str:
-    """How ``module`` differs from the most alike of those that :func:`architecture_of` described; empty if it does not.
+    """Return how ``module`` differs from the most similar network in ``known``; empty if it does not.
 
-    Words that describe nothing, as a file may hold, are taken for no difference, and so is a size that one of the two
-    does not have: versions of diffusers add and drop some.
+    ``known`` is a result of :func:`architecture_of`; text that cannot be parsed counts as no difference. Sizes that
+    only one network has are ignored, because versions of diffusers add and drop some.
     """
     try:
         described = [dict(one) for one in json.loads(known)]
@@ -43,7 +43,10 @@ def _described(module: nn.Module) -> dict[str, Any]:
 
 
 def _class_of(module: nn.Module) -> str:
-    """The name of diffusers' class, also below one that wraps (FSDP); empty for a class of one's own, or PEFT's."""
+    """Return the name of the module's diffusers class, or an empty string if it has none.
+
+    The class is also found among the bases of a wrapping class (FSDP). PEFT's and user-defined classes have none.
+    """
     names = (kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("diffusers.models."))
     return next(names, "")
 

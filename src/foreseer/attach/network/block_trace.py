@@ -66,7 +66,9 @@ class BlockTrace:
         return tuple(call.module for call in self.calls)
 
     def segments(self, first: int, end: int, alone: bool = False) -> tuple[Segment, ...]:
-        """The calls from ``first`` to before ``end`` in the longest segments, or one segment each if ``alone``.
+        """Split the calls from ``first`` to ``end`` (exclusive) into segments.
+
+        Segments are as long as possible; if ``alone``, each call is one segment.
 
         Raises:
             NoResidualError: a block returns a tensor of another shape than its inputs.

@@ -1,8 +1,8 @@
-"""Finding the boundary between a network's blocks and its head, by watching one forward pass. No class names decide.
+"""Search for the boundary between a network's blocks and its head, by watching one forward pass.
 
-The units of a network are its direct children, and the items of the ``ModuleList`` among them. Blocks are the items
-of the lists with a fair share of all lists' parameters. Heads are the units called after the last block whose first
-argument comes from it.
+Class names are not used. The units of a network are its direct children; a ``ModuleList`` is replaced by its items.
+Blocks are the items of the lists that hold at least `BLOCK_SHARE` of all lists' parameters. Heads are the units called
+after the last block whose first argument is an output of that block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foreseer.attach.network.containers import UnknownContainerError, flatten
 
-BLOCK_SHARE = 0.05  # of the parameters of all lists: one with less is no stack of blocks
+BLOCK_SHARE = 0.05  # of the parameters of all lists: a list with less is not a stack of blocks
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class _Trace:
 
 
 class BoundaryFinder:
-    """Context manager that watches one forward pass of ``model``; then :meth:`candidates` lists possible boundaries."""
+    """Context manager that watches one forward pass of ``model``.
+
+    :meth:`candidates` then yields possible boundaries.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -61,7 +64,7 @@ class BoundaryFinder:
             self._hooks.pop().remove()
 
     def candidates(self) -> Iterator[HeadBoundary]:
-        """Boundaries to try: everything from the first block to the last skipped, then the blocks alone."""
+        """Yield boundaries to try: skip all units from the first block to the last, then only the blocks."""
         trace = self._trace
         heads = tuple(_without_repeats(unit for unit, value in trace.after if _comes_from(value, trace.block_outputs)))
         first = next((index for index, unit in enumerate(trace.called) if id(unit) in self._blocks), None)
@@ -89,7 +92,7 @@ class BoundaryFinder:
 
 
 def units(model: nn.Module) -> Iterator[nn.Module]:
-    """Direct children; the items of lists and dictionaries of modules in their place."""
+    """Yield the direct children of ``model``; the items of a module list or dictionary replace it."""
     for child in model.children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from (item for item in child.children() if not isinstance(item, nn.ModuleList | nn.ModuleDict))
@@ -98,7 +101,10 @@ def units(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """The items of the direct ``ModuleList`` children with a fair share of the parameters of all of them."""
+    """Return the items of the largest ``ModuleList`` children.
+
+    These are the lists that hold at least `BLOCK_SHARE` of the parameters of all direct ``ModuleList`` children.
+    """
     sizes = {
         child: sum(parameter.numel() for parameter in child.parameters())
         for child in model.children()
@@ -113,7 +119,7 @@ def _without_repeats(modules: Any) -> list[nn.Module]:
 
 
 def _comes_from(value: Tensor, outputs: list[Tensor]) -> bool:
-    """Whether ``value`` is an output of the last block: itself, a view, or a copy of equal or as many values."""
+    """Return whether ``value`` is an output of the last block, a view of it, or has as many elements."""
     storage = value.untyped_storage().data_ptr()
     if any(output.untyped_storage().data_ptr() == storage for output in outputs):
         return True

@@ -1,4 +1,4 @@
-"""One call of a module, as it is handed about."""
+"""One call of a module: the forward function and its arguments."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ class NetworkCall:
     kwargs: dict[str, Any]
 
     def run(self) -> Any:
-        """The module's output."""
+        """Run the module and return its output."""
         return self.forward(*self.args, **self.kwargs)
 
     def rehearse(self) -> Any:
-        """The module's output, for a verification, from copies of lists and dictionaries: some networks empty them."""
+        """Run the module for a verification, on copies of its list and dictionary arguments.
+
+        The copies are needed because some networks empty these arguments.
+        """
         return self.forward(*_copy(self.args), **_copy(self.kwargs))
 
     def stateful_argument(self) -> str | None:
-        """Type of an argument that may keep state from call to call (a cache object), ``None`` where there is none."""
+        """Return the type of an argument that may keep state between calls (a cache object), else ``None``."""
         pending: list[Any] = [*self.args, *self.kwargs.values()]
         for value in pending:
             if isinstance(value, list | tuple | set):

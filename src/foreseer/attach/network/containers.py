@@ -1,4 +1,4 @@
-"""What a network returns, taken apart into tensors and put together again."""
+"""Conversion of a network's output to a list of tensors and back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ class UnknownContainerError(TypeError):
 
 
 def flatten(output: Any) -> list[Tensor]:
-    """The tensors in ``output`` in order: a tensor, or tuples, lists, mappings and diffusers' outputs of them."""
+    """Return the tensors in ``output`` in order.
+
+    ``output`` is a tensor, or a nesting of tuples, lists, mappings and diffusers' output objects.
+    """
     tensors: list[Tensor] = []
     _collect(output, tensors)
     return tensors
 
 
 def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
-    """``template`` with its tensors replaced, in order, by ``tensors``."""
+    """Return ``template`` with its tensors replaced, in order, by ``tensors``."""
     if isinstance(template, Tensor):
         return next(tensors)
     if isinstance(template, tuple | list):
@@ -35,13 +38,13 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
         values = {key: rebuild(value, tensors) for key, value in template.items()}
         if not is_dataclass(template):
             return type(template)(values)  # pyright: ignore[reportCallIssue]
-        # An output object leaves out of its items the fields that are None.
+        # The items of an output object do not include the fields that are None.
         return type(template)(**{field.name: values.get(field.name) for field in fields(template)})
     return template
 
 
 def strip(output: Any) -> Any:
-    """``output`` with an empty tensor in place of each of its own: a template that keeps no memory alive."""
+    """Return ``output`` with each tensor replaced by an empty one: a template that keeps no memory alive."""
     try:
         return rebuild(output, itertools.repeat(_HOLE))
     except TypeError as error:
@@ -51,7 +54,7 @@ def strip(output: Any) -> Any:
 
 
 def is_alike(template: Any, output: Any) -> bool:
-    """Whether ``output`` is plainly the container that ``template`` was made from: a tensor, or a tuple of one."""
+    """Return whether ``output`` and ``template`` are both a tensor, or both a tuple of one tensor."""
     if type(output) is not tuple or type(template) is not tuple:
         return isinstance(output, Tensor) and isinstance(template, Tensor)
     return len(output) == len(template) == 1 and isinstance(output[0], Tensor) and isinstance(template[0], Tensor)

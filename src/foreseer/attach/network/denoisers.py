@@ -1,4 +1,4 @@
-"""Which modules of a pipeline are called at each step."""
+"""Search for the modules of a pipeline that are called at each step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import nn
 from foreseer.attach.interception import unwrapped
 from foreseer.attach.run.step_reader import takes_timestep
 
-# The names under which diffusers' pipelines hold what they call once or more at each step.
+# The attributes of diffusers' pipelines that hold modules called once or more at each step.
 DENOISER_NAMES = ("transformer", "transformer_2", "unet")
 
 
 def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
-    """The denoisers by name: what has one of diffusers' names for them, else the one module that takes a timestep.
+    """Return the pipeline's denoisers by name.
 
-    Empty where that leaves none, or several: beside a denoiser a ControlNet takes a timestep too.
+    These are the modules with one of diffusers' names for denoisers, else the only module that takes a timestep. The
+    result is empty if no module or several take one, because a ControlNet beside a denoiser takes a timestep too.
     """
     named = {name: getattr(pipe, name, None) for name in DENOISER_NAMES}
     found = {name: module for name, module in named.items() if isinstance(module, nn.Module)}
@@ -27,6 +28,6 @@ def find_denoisers(pipe: Any) -> dict[str, nn.Module]:
 
 
 def timestep_takers(pipe: Any) -> dict[str, nn.Module]:
-    """The modules among the pipeline's attributes whose ``forward`` takes a timestep."""
+    """Return the modules among the pipeline's attributes whose ``forward`` takes a timestep."""
     modules = {name: value for name, value in getattr(pipe, "__dict__", {}).items() if isinstance(value, nn.Module)}
     return {name: module for name, module in modules.items() if takes_timestep(type(unwrapped(module)))}

@@ -91,7 +91,7 @@ class Interceptor:
 
 
 def _places(model: nn.Module, units: Container[int]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Each module on the path from ``model`` to the units (given by id), with its parent and its name there."""
+    """Return the modules on the paths from ``model`` to ``units`` (module ids), as (parent, name, module)."""
     paths = {name for name, module in model.named_modules() if name and id(module) in units}
     for name in tuple(paths):
         paths.update(itertools.accumulate(name.split("."), "{}.{}".format))

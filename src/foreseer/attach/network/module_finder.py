@@ -1,9 +1,10 @@
-"""Finding the attention and MLP modules inside a network's blocks, by watching one forward pass. No class names decide.
+"""Search for the attention and MLP modules inside a network's blocks, by watching one forward pass.
 
-Blocks are those of `foreseer.attach.network.boundary` that take three-dimensional tokens; a block that contains stacks
-(a U-Net's transformers) is replaced by the items of these. A stack is a list of modules that each return tokens of the
-shape they take, by modules that take tokens themselves. The modules of a block are the outermost modules below it that
-take tokens, return nothing but tokens, and hold a fair share of its parameters; a block without any counts as one.
+Class names are not used. Blocks are those of `foreseer.attach.network.boundary` that take three-dimensional tokens; a
+block that contains stacks (a U-Net's transformers) is replaced by the items of these. A stack is a list of modules
+that each return tokens of the shape they take, by modules that take tokens themselves. The modules of a block are the
+outermost modules below it that take tokens, return only tokens, and hold at least `MODULE_SHARE` of its parameters; a
+block without such modules is itself the module.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class _Seen:
 
 @dataclass
 class ModuleFinder:
-    """Context manager that watches one forward pass of ``model``; :meth:`found` then returns blocks and modules."""
+    """Context manager that watches one forward pass of ``model``.
+
+    :meth:`found` then returns its blocks and modules.
+    """
 
     model: nn.Module
     _seen: dict[nn.Module, _Seen] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class ModuleFinder:
             self._hooks.pop().remove()
 
     def found(self) -> FoundModules:
-        """The blocks that were called, and their modules."""
+        """Return the blocks that were called, and their modules."""
         blocks = sorted(self._blocks(), key=lambda block: self._seen[block].order)
         modules = {block: self._modules_of(block) for block in blocks}
         taken = {module for block in blocks for module in modules[block]}

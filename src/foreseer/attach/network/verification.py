@@ -40,7 +40,10 @@ class Unsupported:
 
 
 def unsupported(reason: str, run: Callable[[], Any]) -> Unsupported:
-    """``reason``, unless the network does not return the same finite numbers twice, which is then the reason."""
+    """Return why a site is unsupported: ``reason``, or outputs that are not finite or not repeatable.
+
+    The network runs twice to check its outputs.
+    """
     try:
         first, second = flatten(run()), flatten(run())
     except UnknownContainerError:
@@ -53,7 +56,7 @@ def unsupported(reason: str, run: Callable[[], Any]) -> Unsupported:
 
 
 def cannot_rehearse(call: NetworkCall) -> Unsupported | None:
-    """Why a call cannot be repeated to verify a site, ``None`` if it can."""
+    """Return why a call cannot be repeated to verify a site, ``None`` if it can."""
     stateful = call.stateful_argument()
     if stateful is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether a call is the next one of a branch: one flat fingerprint per call, and what each branch saw before."""
+"""Assignment of calls to branches, by a fingerprint of each call and the earlier calls of each branch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 Place = tuple[Any, ...] | str | int
-Seen = tuple["weakref.ref[Tensor]", int | None]  # a tensor, and how often it was written to
+Seen = tuple["weakref.ref[Tensor]", int | None]  # a tensor, and its version counter
 
 GRADIENTS = "gradients are enabled: sample under torch.no_grad()"
 TRANSFORMED = "a torch.func transform or forward-mode differentiation is active"
 _SUBSAMPLE = 1024  # elements
-_WATCHED = 4  # first calls of a branch, within which a tensor given before comes again where prompts alternate
+_WATCHED = 4  # first calls of a branch: if prompts alternate, an earlier tensor returns within them
 _PLAIN = (str, bool, type(None), torch.dtype)
 
 
@@ -74,11 +74,11 @@ class CallInputs:
 
 @dataclass
 class ArgumentMemory:
-    """What earlier runs of a branch have shown about its arguments.
+    """Arguments that earlier runs of a branch found constant or rebuilt.
 
     Attributes:
         constant: places that held the same tensor at every call.
-        rebuilt: places that held another tensor, or one written to, at every call.
+        rebuilt: places that held a new or modified tensor at every call.
     """
 
     constant: set[Place] = field(default_factory=set)
@@ -91,7 +91,7 @@ class ArgumentMemory:
 
 
 class ConstantArguments:
-    """The arguments that make the calls of a branch one generation.
+    """Arguments that identify the calls of one branch during one generation.
 
     Arguments that are identical on calls 1 and 2 are constants; a changed constant restarts the branch. Arguments
     rebuilt on every call (masks, indices, another modality's state) are ignored. A tensor written to in place counts
@@ -99,17 +99,17 @@ class ConstantArguments:
 
     Args:
         inputs: the branch's first call.
-        memory: what earlier runs have shown.
+        memory: the findings of earlier runs.
     """
 
     def __init__(self, inputs: CallInputs, memory: ArgumentMemory) -> None:
         self.memory = memory
         self._layout = inputs.layout
         self._seen = inputs.seen()
-        self._earlier: list[dict[Place, Seen]] = []  # what the first calls were given at places that change
+        self._earlier: list[dict[Place, Seen]] = []  # tensors of the first calls at places that change
         self._constants: list[tuple[Place, weakref.ref[Tensor], int | None]] | None = None
         self._calls = 1
-        self.settled = False  # whether all that can be learned of the arguments is known
+        self.settled = False  # whether the classification of the arguments is final
         self._subsample = _subsample(inputs.sample)
 
     def score(self, inputs: CallInputs) -> int:
@@ -136,7 +136,7 @@ class ConstantArguments:
         return same
 
     def advance(self, inputs: CallInputs, subsample: bool) -> None:
-        """Note that ``inputs`` was the branch's next call; ``subsample`` it where branches may be mistaken."""
+        """Record ``inputs`` as the branch's next call; ``subsample`` it if branches may be confused."""
         if self._calls == 1:
             self._constants = [
                 (place, reference, version)
@@ -171,7 +171,7 @@ class ConstantArguments:
         return cosine if math.isfinite(cosine) else 0.0
 
     def _repeats_earlier_call(self, tensors: Mapping[Place, Tensor]) -> bool:
-        """Whether a place that changes holds a tensor of an earlier call again: it is replaced, not rebuilt."""
+        """Return whether a changing place holds a tensor of an earlier call: it is constant per generation."""
         for seen in self._earlier:
             for place, (reference, version) in seen.items():
                 tensor = tensors.get(place)
@@ -187,12 +187,12 @@ def _gone() -> None:
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; ``None`` for inference tensors, which do not count."""
+    """Return a tensor's version counter; ``None`` for inference tensors, which have none."""
     return None if tensor.is_inference() else tensor._version
 
 
 def _subsample(sample: Tensor | None) -> Tensor | None:
-    """A few elements of a sample; ``None`` for other than plain strided tensors."""
+    """Return a few elements of a sample, or ``None`` unless it is a plain strided tensor."""
     if type(sample) not in (Tensor, nn.Parameter) or not sample.numel() or sample.layout != torch.strided:  # pyright: ignore[reportOptionalMemberAccess]
         return None
     flat = sample.detach().reshape(-1)  # pyright: ignore[reportOptionalMemberAccess]

@@ -1,4 +1,4 @@
-"""What is read of a network's modules: once per run what they are, at each call which adapters act and how strongly."""
+"""State of a network's modules: their structure, read per run, and their adapters, read at each call."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MODEL_NAMES = ("peft_config", "_hf_peft_config_loaded")
 
 
 class NetworkState:
-    """One walk over the modules of a network.
+    """State of a network's modules, collected in one pass over them.
 
-    Weights are not looked at: offloading moves and replaces them at every call.
+    Weights are not compared, because offloading moves and replaces them at every call.
 
     Attributes:
         modules: the modules inside, and whether each is compiled and in training mode.
-        foreign_cache: the hook of another cache inside, ``None`` where there is none.
+        foreign_cache: class name of the hook of another cache inside, else ``None``.
         adapters: the state of adapters and attention processors.
     """
 
@@ -50,7 +50,7 @@ class NetworkState:
         self.adapters = AdapterState(owners)
 
     def storing_processor(self) -> str | None:
-        """An attention processor that keeps what it computed, for the pipeline to read; ``None`` where none does."""
+        """Return the type of an attention processor that stores tensors for the pipeline, else ``None``."""
         for processor in self._processors:
             if any(isinstance(value, Tensor) for value in getattr(processor, "__dict__", {}).values()):
                 return type(processor).__name__
@@ -58,7 +58,7 @@ class NetworkState:
 
 
 class AdapterState:
-    """Which adapters act, how strongly, and which attention processors are in place.
+    """Active adapters, their scales, and the attention processors in use.
 
     Args:
         owners: attribute dictionaries, and the names to read in each.
@@ -75,7 +75,7 @@ class AdapterState:
         return [value for value in self._frozen if _is_plain(value)]
 
     def changed(self) -> bool:
-        """Whether a value differs from when last read."""
+        """Return whether a value has changed since the last read."""
         values = self._read()
         if len(values) == len(self._values) and all(map(is_, values, self._values)):
             return False
@@ -84,7 +84,7 @@ class AdapterState:
         return before != frozen
 
     def _read(self) -> list[Any]:
-        """The values by identity, those of dictionaries and lists after them."""
+        """Return the values themselves, followed by the items of those that are dictionaries, lists or sets."""
         values = [members.get(name) for members, names in self._owners for name in names]
         for value in values[:]:
             if isinstance(value, dict):

@@ -135,12 +135,14 @@ class StepReader:
         return None
 
     def matches(self, step: int, argument: Any, value: float | None) -> bool | None:
-        """Whether a timestep argument is that of ``step``, to its dtype's rounding; ``None`` if a device must be read.
+        """Return whether a timestep argument belongs to ``step``, up to the rounding of its dtype.
+
+        Return ``None`` if that cannot be decided without reading a device.
 
         Args:
             step: index into the run's timesteps.
             argument: the timestep argument.
-            value: its value, ``None`` where it is not on the host.
+            value: its value, ``None`` if it is not on the host.
         """
         if value is None or (isinstance(self._timesteps, Tensor) and not self._timesteps.is_cpu):
             return None

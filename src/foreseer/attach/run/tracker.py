@@ -147,7 +147,10 @@ class Tracker:
         self._branches, self._ended = {}, reason
 
     def restart(self, branch: TrackedBranch, step: int, position: int) -> TrackedBranch:
-        """Begin ``branch`` again at ``step``, where its features took another layout; the budget spent stays spent."""
+        """Restart ``branch`` at ``step``, after its features changed their layout.
+
+        The forward passes already spent still count against the budget.
+        """
         run = self._runs[branch.sequence].branch(branch.name, position, self._spent(branch.sequence, step))
         self._branches[branch.name] = again = TrackedBranch(
             branch.name, run, branch.steps, branch.arguments, branch.sequence, branch.context, branch.memory
@@ -155,7 +158,7 @@ class Tracker:
         return again
 
     def _begin_step(self, scheduler: Any, step: int) -> None:
-        """Note a step's first call; branches that left out their last step end."""
+        """Process a step's first call: branches that were not called at their last step end."""
         if self.network is None:
             self._first = step
             self.network = NetworkState(self._module)
@@ -178,10 +181,11 @@ class Tracker:
                 }
 
     def _foreign(self, step: int, timestep: Any) -> str | None:
-        """Reason why the call cannot be of the scheduler's ``step``: its timestep, where it can be read on the host.
+        """Return why a call cannot belong to the scheduler's ``step``, judged by its timestep, else ``None``.
 
-        If the run's first call was given its step's own timestep, so must be all others.
-        Networks that are given another function of the noise level are only required not to turn back.
+        Timesteps are compared by memory location, or by value if it can be read on the host. If the run's first call
+        received the timestep of its step, all later calls must too. For networks that receive another function of the
+        noise level, the values must only keep moving in one direction.
         """
         first = self._step < 0
         place = self.reader.place_of(timestep)

@@ -1,7 +1,8 @@
-"""Signals taken at a network's first block, at every step before it is decided whether the step computes.
+"""Signals measured at a network's first block, before a gate decides whether the step computes.
 
-A measurement runs the network up to the first block that its sample reaches, and returns placeholders for all blocks
-after it: it costs what embedders and head do. Blocks that ran for it do not run again in the same call.
+A measurement runs the network up to the first block that its sample reaches, and returns placeholders for the blocks
+after it. Its cost is that of the embedders, the blocks up to that block, and the head. Blocks that ran for the
+measurement do not run again in the same call.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from foreseer.gate import SignalError
 
 
 class BlockSignal(ABC):
-    """Measures at the first block that the sample reaches, found by watching the network; no class names decide.
+    """Signal measured at the first block that the sample reaches.
+
+    The block is found by watching the network, without class names.
 
     Args:
         model: the denoiser.
@@ -47,7 +50,7 @@ class BlockSignal(ABC):
         self._lock = threading.RLock()
 
     def measure(self, call: NetworkCall) -> Sequence[Tensor]:
-        """The signal of one call.
+        """Measure the signal of one call.
 
         Raises:
             SignalError: gradients are on, the network cannot be rehearsed, no block passes the sample on, or the order
@@ -77,7 +80,10 @@ class BlockSignal(ABC):
 
     @abstractmethod
     def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
-        """The signal, measured in a call of the first block; and the block's output, ``None`` if it did not finish."""
+        """Measure the signal in a call of the first block.
+
+        Return the signal and the block's output, or ``None`` in place of the output if the block did not finish.
+        """
 
     def detach(self) -> None:
         """Remove everything that was put on the model."""
@@ -86,7 +92,10 @@ class BlockSignal(ABC):
         self._first_blocks = {}
 
     def _learn(self, call: NetworkCall) -> FirstBlockCall:
-        """Run the network once, and twice without its blocks, to see which ones another sample reaches."""
+        """Find the first block that the sample reaches.
+
+        The network runs once in full, then twice without its blocks: with the sample, and with another sample.
+        """
         if not self._installed:
             self._blocks.install(find_blocks(self._model))
             self._installed = True
@@ -112,9 +121,9 @@ class BlockSignal(ABC):
 
 
 class ModulatedInput(BlockSignal):
-    """Input of the first weight matrix that the first block's tokens meet: the tokens, normalised and modulated.
+    """Input of the first weight matrix in the first block: its tokens, normalised and modulated.
 
-    The block is left as soon as the matrix is reached.
+    The block stops running as soon as the matrix is reached.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -151,7 +160,7 @@ class ModulatedInput(BlockSignal):
 
 
 class FirstBlockChange(BlockSignal):
-    """What the first block adds to its input. The block has run then, and does not run again."""
+    """Residual of the first block: output minus input. The block does not run again in the same call."""
 
     def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
         """Run the block."""
@@ -161,7 +170,7 @@ class FirstBlockChange(BlockSignal):
 
 
 class _ReachedError(Exception):
-    """Leaves a block at the layer looked for."""
+    """Exception that stops a block at the layer sought."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
@@ -173,7 +182,10 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _first_matrix(block: nn.Module, call: NetworkCall, stream: Tensor) -> nn.Module:
-    """The first layer of ``block`` with a weight matrix that is given at least as many tokens as ``stream`` has."""
+    """Return the first layer called in ``block`` with a weight matrix that receives all of its tokens.
+
+    A layer qualifies if its input has at least as many tokens as ``stream``.
+    """
     matrices: list[nn.Module] = []
     tokens, thread = stream.numel() // stream.shape[-1], threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""Handlers of blocks' calls for signals: learn the blocks once, measure at the first block, reuse what ran."""
+"""Block call handlers for signals: find the blocks, measure at the first block, reuse its output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from foreseer.gate import SignalError
 
 @dataclass(frozen=True)
 class FirstBlockCall:
-    """The blocks that calls of one layout make, and the first that the sample reaches.
+    """Block calls of a network for one argument layout, and the first block that the sample reaches.
 
     Attributes:
         calls: each block called, with a placeholder for its output.
@@ -37,19 +37,19 @@ class FirstBlockCall:
 
 @dataclass
 class BlockMemory:
-    """Calls of blocks that ran for a signal: the block, the tensors that it was given, its output."""
+    """Calls of blocks that ran for a signal: the block, its input tensors and its output."""
 
     calls: list[tuple[nn.Module, list[Tensor], Any]]
 
     def add(self, module: nn.Module, call: NetworkCall, output: Any) -> None:
-        """Remember a call; one whose arguments cannot be compared is not remembered, and runs again."""
+        """Store a call, unless its arguments cannot be compared; such a call runs again."""
         try:
             self.calls.append((module, flatten((call.args, call.kwargs)), output))
         except UnknownContainerError:
             return
 
     def take(self, module: nn.Module, call: NetworkCall) -> list[Any]:
-        """The output of the same call, once; an empty list where there was none."""
+        """Remove the stored output of the same call and return it in a list; empty if there is none."""
         for index, (remembered, tensors, output) in enumerate(self.calls):
             if remembered is module and same_bits(tensors, flatten((call.args, call.kwargs))):
                 del self.calls[index]
@@ -58,7 +58,10 @@ class BlockMemory:
 
 
 class MemoizingInterceptor(Interceptor):
-    """Where no other handler answers, a block call with the same tensors as in the signal's run does not run again."""
+    """Interceptor that reuses the outputs of block calls that already ran for a signal.
+
+    If no other handler is active, a block call with the same tensors returns the stored output once.
+    """
 
     @property
     def handler(self) -> Handler | None:
@@ -66,7 +69,7 @@ class MemoizingInterceptor(Interceptor):
         return super().handler or self._recall
 
     def forget(self) -> BlockMemory:
-        """This thread's memory, emptied."""
+        """Replace this thread's memory by an empty one and return it."""
         memory = self._threads.memory = BlockMemory([])
         return memory
 
@@ -77,11 +80,13 @@ class MemoizingInterceptor(Interceptor):
 
 
 class FirstBlockHandler:
-    """Runs the blocks before the first one, measures at that one, and returns placeholders for the rest.
+    """Handler that measures the signal at the first block that the sample reaches.
+
+    Earlier blocks run; it returns placeholders for that block and all later ones.
 
     Attributes:
-        signal: what was measured.
-        lost: whether other blocks were called than expected.
+        signal: the measured signal.
+        lost: whether the blocks were called in an unexpected order.
     """
 
     def __init__(
@@ -114,7 +119,7 @@ class FirstBlockHandler:
 
 
 class ShapeRecorder(BlockTracer):
-    """Traces the streams, and keeps placeholders.
+    """Block tracer that also keeps a placeholder for each block's output.
 
     Attributes:
         placeholders: each block called, with a placeholder for its output.
@@ -132,7 +137,7 @@ class ShapeRecorder(BlockTracer):
 
 
 class InputChecksums(Replay):
-    """Returns placeholders, and describes by a few sums what each block was given.
+    """Handler that returns placeholders and records checksums of each block's inputs.
 
     Attributes:
         sums: by call and argument: number of elements, their sum, the sum of their squares.
@@ -155,7 +160,7 @@ class InputChecksums(Replay):
 
 
 def with_other_sample(model: nn.Module, call: NetworkCall) -> NetworkCall:
-    """The call with another sample, which is a denoiser's first argument."""
+    """Return the call with another sample, which is a denoiser's first argument."""
 
     def other(sample: Any) -> Any:
         return rebuild(sample, iter([1.5 * tensor + 0.25 for tensor in flatten(sample)]))

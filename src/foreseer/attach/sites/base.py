@@ -1,4 +1,4 @@
-"""What a site is: where in the network a feature is taken, and how the network continues from a forecast one."""
+"""Interface of a site: where a feature is taken, and how the network continues from a forecast."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SiteHook(Protocol):
-    """Takes features at one site of one network.
+    """Feature extraction and forecast calls at one site of one network.
 
-    Locks of sites are reentrant: a lock whose owner was interrupted on its last line is held by its own thread.
+    Locks of sites are reentrant: if an interrupt leaves a lock held, its thread can still acquire it.
     """
 
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:

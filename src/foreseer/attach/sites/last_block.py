@@ -1,4 +1,7 @@
-"""The last-block site: the blocks are skipped, the head runs on the forecast hidden state and the current timestep."""
+"""The last-block site: forecast the last hidden state, skip the blocks and run the head.
+
+The head receives the forecast and the current timestep.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _HeadCapture(Capture):
-    """Runs the blocks; keeps their placeholders and the feature."""
+    """Handler that runs the blocks and keeps their placeholders and the feature."""
 
     def __init__(self) -> None:
         super().__init__(placeholder)
@@ -43,7 +46,7 @@ class _HeadCapture(Capture):
 
 
 class _HeadReplay(Replay):
-    """Returns placeholders for the blocks, and the feature for the heads."""
+    """Handler that returns placeholders for the blocks and passes the feature to the heads."""
 
     def __init__(self, calls: list[tuple[nn.Module, Any]], feature: Sequence[Tensor]) -> None:
         super().__init__(calls)
@@ -149,10 +152,11 @@ class LastBlockSite:
         return before_head
 
     def _reproduces(self, boundary: HeadBoundary, call: NetworkCall, expected: Any) -> bool:
-        """Whether the network, its blocks skipped, returns the same bits; if so, install the fewest, earliest heads.
+        """Return whether the network returns the same bits with its blocks skipped; if so, install the heads.
 
-        A later unit of the head (a projection after the modulated norm) also takes as many values as a block returns.
-        If it were given a forecast too, the current timestep would not reach it.
+        Heads that are not needed for equal bits are removed, the last first. A later unit of the head (a projection
+        after the modulated norm) may take as many values as a block returns; if it received the forecast too, the
+        current timestep would not affect its input.
         """
         self._install(boundary)
         try:

@@ -1,4 +1,4 @@
-"""The module site: every attention and MLP output inside the blocks is forecast; the rest of each block runs."""
+"""The module site: forecast every attention and MLP output, and run the rest of each block."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ class ModuleForecasts:
 
 
 class ModuleSite:
-    """The feature is what the attention and MLP modules return; norms, modulation and additions run at each step.
+    """Site whose feature is the outputs of the attention and MLP modules.
+
+    Norms, modulation and additions run at each step.
 
     The modules are found on the first computed call and verified there: the network runs again with each of them
     replaced by its own true output, and its output must be equal to the last bit. A network for which that fails is

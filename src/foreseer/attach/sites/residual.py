@@ -1,4 +1,4 @@
-"""The residual site: what a range of blocks adds to its input is forecast, and added to the input it is given."""
+"""The residual site: forecast the change that blocks make to their input; add it to the current input."""
 
 from __future__ import annotations
 
@@ -93,9 +93,10 @@ class ResidualSite:
         return step < self._site.boundary * branch.steps
 
     def _wanted(self, layout: SegmentLayout, branch: TrackedBranch) -> Sequence[Segment]:
-        """The segments of this step's phase; in the early phase also those of the late one if a late step needs them.
+        """Return the segments to record: those of this step's phase, and those of later steps that need them.
 
-        Under a gate it is open which steps will: all segments.
+        At an early step, a late step that uses the feature needs the late segments too. Under a gate it is not yet
+        decided which steps will use it, so all segments are recorded.
         """
         step = branch.run.last_step + 1
         last_use = branch.run.last_use(step)
@@ -111,7 +112,7 @@ class ResidualSite:
         return recorder, output
 
     def _trace(self, call: NetworkCall) -> SegmentLayout | Unsupported:
-        """The layout of a network called for the first time, or why there is none."""
+        """Trace a network on its first call; return its segments, or why the site is unsupported."""
         with self._lock:
             if not self._installed:
                 self._blocks.install(find_blocks(self._model))
@@ -143,7 +144,10 @@ class ResidualSite:
             return result
 
     def _reproduces(self, layout: SegmentLayout, call: NetworkCall, expected: Any) -> bool:
-        """Whether the network returns the same bits when each phase's segments return their true outputs unrun."""
+        """Return whether the network returns the same bits when each phase's segments are skipped.
+
+        A skipped segment returns its recorded true outputs.
+        """
         try:
             tensors = flatten(expected)
             with self._blocks.handled_by(OutputRecorder(layout)) as recorder:

@@ -150,9 +150,9 @@ class OutputRecorder(ResidualRecorder):
 
 
 class ResidualReplay:
-    """Handler that runs the blocks outside ``segments``; each segment adds its forecast residual to its input.
+    """Handler that skips the blocks of ``segments`` and adds forecast residuals to the segments' inputs.
 
-    Within a segment, the blocks before the last return placeholders.
+    Blocks outside the segments run. Within a segment, the blocks before the last return placeholders.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The token site: at skipped steps a share of the tokens passes through the MLPs; everything else is forecast."""
+"""The token site: at skipped steps, MLPs process some of the tokens; everything else is forecast."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class TokenSite(ModuleSite):
         return output, feature
 
     def forecasts(self, branch: TrackedBranch, feature: Sequence[Tensor]) -> ModuleForecasts:
-        """The handler of a forecast step: MLPs process some tokens, at every skipped step or at every second."""
+        """Return the handler of a forecast step.
+
+        MLPs process some tokens at every skipped step, or at every second one if the site alternates.
+        """
         branch.memory["skipped"] += 1
         branch.memory["scores"].grow_older()
         rests = self._site.alternate and branch.memory["skipped"] % 2
@@ -60,7 +63,10 @@ class TokenSite(ModuleSite):
         return _RefreshedForecasts(branch.memory["outputs"], feature, branch.memory["scores"], running, self._block_of)
 
     def _choose(self, found: FoundModules, run: Callable[[], Any]) -> SkippedModules:
-        """The modules to skip; what MLPs need beside their own input is part of the feature too."""
+        """Return the modules to skip.
+
+        Module outputs that the MLPs need besides their input are part of the feature too.
+        """
         test = _TokenwiseTest()
         with self._interceptor.handled_by(test):
             run()
@@ -80,7 +86,10 @@ class TokenSite(ModuleSite):
 
 
 class _RefreshedForecasts(ModuleForecasts):
-    """Forecasts in which the rows of some tokens are computed; these rows stay until the next computed step."""
+    """Handler that forecasts module outputs and computes the rows of some tokens.
+
+    Computed rows are reused until the next computed step.
+    """
 
     def __init__(
         self,
@@ -97,7 +106,7 @@ class _RefreshedForecasts(ModuleForecasts):
         self._chosen: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, module: nn.Module, call: NetworkCall) -> Any:
-        """A module's forecast output, some rows computed."""
+        """Return a module's forecast output, with some rows computed."""
         output = self.next(module)
         if module not in self._running:
             return self.answer(output)
@@ -111,7 +120,7 @@ class _RefreshedForecasts(ModuleForecasts):
         return self.answer(output)
 
     def answer(self, output: ModuleOutput) -> Any:
-        """The forecast, with the rows refreshed since the last computed step put in."""
+        """Return the forecast with the rows computed since the last computed step inserted."""
         if not output.count or not self._scores.knows(output.first):
             return super().answer(output)
         forecast = self.feature[output.first]
@@ -120,7 +129,10 @@ class _RefreshedForecasts(ModuleForecasts):
         return forecast
 
     def _index(self, output: ModuleOutput, tokens: Tensor) -> Tensor:
-        """The tokens of this step: those that an MLP of several modules began with, else those of the best score."""
+        """Return the indices of the tokens to compute: those with the highest scores.
+
+        In an MLP of several modules, all use the tokens chosen for the first.
+        """
         key = self._block_of[output.module], tokens.shape[1]
         if output.count:
             chosen = self._chosen.get(key)
@@ -130,7 +142,10 @@ class _RefreshedForecasts(ModuleForecasts):
         return self._chosen[key]
 
     def _ahead(self, block: int) -> int:
-        """The feature to which a module without a feature of its own contributes."""
+        """Return the index of the next feature in ``block``.
+
+        It is needed for a module whose output is not a feature, but the input of a later module.
+        """
         for later in self.outputs[self.position :]:
             if later.count and self._block_of[later.module] == block and self._scores.knows(later.first):
                 return later.first
