@@ -53,7 +53,9 @@ def check_dtype(name: str | None) -> None:
 
 
 def check_model(model: str) -> Path:
-    """Check the name of a model without loading it or torch, and return the folder that it would be read from.
+    """Check the name of a model and return the folder that it would be read from.
+
+    Neither the model nor torch is loaded.
 
     Raises:
         PipelineError: it is neither a bundled pipeline, nor a folder with a ``model_index.json``, nor a hub id.
@@ -104,13 +106,16 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
 
 
 def sampling_of(model: str) -> dict[str, Any]:
-    """How the folder of a pipeline says to call it; empty for a hub id. The pipeline is not loaded."""
+    """Return the call options in a pipeline's folder; empty for a hub id.
+
+    The pipeline is not loaded.
+    """
     folder = zoo.path(model) if model in zoo.NAMES else Path(model)
     return zoo.sampling(folder) if folder.is_dir() else {}
 
 
 def quiet_libraries() -> None:
-    """Keep a bar for each component and a line for each optional import from drowning what the user asked for."""
+    """Silence the progress bars and warnings of diffusers and transformers."""
     import diffusers
     import transformers
 
@@ -128,7 +133,7 @@ def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
 
 
 def version_of(words: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare.
+    """Return the leading numbers of a version, for comparison.
 
     >>> version_of("0.42.1.dev0") >= (0, 42)
     True
@@ -137,16 +142,16 @@ def version_of(words: str) -> tuple[int, ...]:
 
 
 def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The example prompts of a pipeline's ``sampling.json``, and its options for a call."""
+    """Split a pipeline's ``sampling.json`` into its example prompts and its call options."""
     return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
 
 
 def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments for one picture of ``prompt``, ``None`` values left out.
+    """Return the keyword arguments for one picture of ``prompt``, leaving out ``None`` values.
 
     Raises:
-        PipelineError: the pipeline takes no such option, and none for words; an option is what is drawn itself, or
-            asks for guidance that would be dropped.
+        PipelineError: the pipeline does not accept an option, or accepts neither a prompt nor a class label; an option
+            sets the prompt or the generator, or asks for guidance that would be dropped; the class is unknown.
     """
     accepted = inspect.signature(pipe.__call__).parameters
     arguments = {name: value for name, value in given.items() if value is not None}

@@ -1,6 +1,7 @@
-"""Where in the network a feature is taken. A site is named by words: its name, with options where it has any.
+"""Sites: where in the network a feature is taken.
 
-Policies, plans and kernels keep the words; ``read_site`` gives back the object. Options are JSON values.
+A site is written as text: its name, followed by its options (JSON values) if it has any. Policies, plans and kernels
+store the text; ``read_site`` converts it to a site object.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from foreseer.errors import PlanError
 
 @dataclasses.dataclass(frozen=True)
 class Site(ABC):
-    """A place where features are taken; its subclasses are frozen dataclasses of options."""
+    """A place where features are taken; subclasses are frozen dataclasses of options."""
 
     name: ClassVar[str]
 
@@ -32,36 +33,41 @@ class Site(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Output(Site):
-    """What the network returns; the whole network is skipped."""
+    """The network's output; the whole network is skipped."""
 
     name: ClassVar[str] = "output"
 
 
 @dataclasses.dataclass(frozen=True)
 class LastBlock(Site):
-    """What the last block hands to the head; the blocks are skipped, the head sees the current timestep."""
+    """The last block's output; the blocks are skipped, the head runs with the current timestep."""
 
     name: ClassVar[str] = "last_block"
 
 
 @dataclasses.dataclass(frozen=True)
 class Modules(Site):
-    """What every attention and MLP module inside the blocks gives; norms, modulation and additions run at each step."""
+    """The outputs of all attention and MLP modules inside the blocks.
+
+    Norms, modulation and residual additions run at each step.
+    """
 
     name: ClassVar[str] = "modules"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Site):
-    """As ``modules``, but that at skipped steps a share of the tokens goes through the MLPs: ToCa, arXiv 2410.05317.
+    """The site ``modules`` with some tokens recomputed at skipped steps (ToCa, arXiv 2410.05317).
 
-    Attention is forecast. Recomputed rows stay until the next computed step.
+    At a skipped step a share of the tokens goes through the MLPs; attention is forecast. Recomputed rows stay in use
+    until the next computed step.
 
     Args:
-        share: of the tokens, more than 0 and at most 1.
-        alternate: only at every second skipped step, the others being forecast wholly: DuCa, arXiv 2412.18911.
-        age: what each step since a token's row was computed adds to its score, in mean influences.
-        spread: what the best of each four neighbouring tokens has added to its score.
+        share: share of the tokens to recompute, more than 0 and at most 1.
+        alternate: recompute at every second skipped step only and forecast the others entirely (DuCa, arXiv
+            2412.18911).
+        age: added to a token's score for each step since its row was computed, in mean influences.
+        spread: added to the score of the best of each four neighbouring tokens.
 
     Raises:
         PlanError: an option is out of range.
@@ -85,16 +91,16 @@ class Tokens(Site):
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Site):
-    """The change that a range of blocks makes: its output minus its input. All else runs; the forecast is added.
+    """The residual of a range of blocks: its output minus its input.
 
-    Over all blocks it is TeaCache's residual; with rear blocks early and front blocks late it is Delta-DiT's
-    (arXiv 2406.01125).
+    The other blocks run, and the forecast residual is added in place of the range. Over all blocks it is TeaCache's
+    residual; with rear blocks early and front blocks late it is Delta-DiT's (arXiv 2406.01125).
 
     Args:
-        blocks: the range, from and to, as shares of the blocks in the order of their calls.
-        late: the range from ``boundary`` on; by default the same.
-        boundary: the share of the run's steps after which the late range is bypassed.
-        kept: how many first blocks run at every step, whatever the range.
+        blocks: start and end of the range, as shares of the blocks in call order.
+        late: range from ``boundary`` on; by default the same.
+        boundary: share of the run's steps after which the late range is skipped.
+        kept: number of first blocks that run at every step.
 
     Raises:
         PlanError: a share is out of range, or a range is empty.

@@ -1,4 +1,4 @@
-"""Recording what the sampler is given: the (guided) network output of every step, and the final sample."""
+"""Recording of a run: the (guided) network output at every step, and the final sample."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Trajectory:
     """One run as its scheduler saw it.
 
     Attributes:
-        outputs: one tensor a step, flattened: what ``scheduler.step`` was given, guidance applied.
+        outputs: one flattened tensor per step: the guided network output passed to ``scheduler.step``.
         first_step: the run's first step on the scheduler's grid (not 0 for image to image).
         scheduler: a copy of the scheduler as it was before the first step.
         start: the sample before the first step, flattened.
@@ -110,7 +110,10 @@ class _OwnStep:
 
 
 def gram(first: list[Tensor], second: list[Tensor]) -> np.ndarray:
-    """Inner products of all pairs over the number of elements, in float64; shape (len(first), len(second))."""
+    """Return the inner products of all pairs divided by the number of elements.
+
+    The result is float64, of shape (len(first), len(second)).
+    """
     size = first[0].numel()
     total = np.zeros((len(first), len(second)))
     for start in range(0, size, CHUNK):

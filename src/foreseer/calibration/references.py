@@ -1,4 +1,4 @@
-"""The reference runs of a rollout, one a prompt, kept in files so that an interrupted one need not repeat them."""
+"""Reference runs of a rollout, one per prompt, saved so that an interrupted rollout can reuse them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Work:
 
     Attributes:
         done: forward passes so far.
-        total: how many there will be, as far as can be told.
+        total: expected number of forward passes.
     """
 
     def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
@@ -55,15 +55,15 @@ class Work:
 
 
 class References:
-    """Runs, or finds again, the reference of each prompt.
+    """Reference runs of the prompts, read from the folder where they are saved, else run.
 
     Args:
         pipe: the pipeline.
-        grid: that the students follow.
+        grid: grid of the fitted plan.
         matrix: the sampler matrix of that grid.
-        call: options of the reference's call, its steps among them.
-        folder: where references are kept; ``None`` to keep none.
-        branches: names of the branches of guidance to record apart; none where rows are shared.
+        call: options of the reference's call, including its number of steps.
+        folder: where references are saved; ``None`` saves none.
+        branches: names of the guidance branches to record separately; empty if rows are shared.
     """
 
     def __init__(

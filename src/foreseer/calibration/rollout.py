@@ -54,27 +54,26 @@ def rollout(
     $s_0 \dots s_k$ known, the rows of the next segment are chosen so that the sample at its end e comes closest to the
     reference's: $\sum_i L_{e,i+1} \hat F_i \approx x^*_e - L_{e0} x_{\text{init}} - \sum_{j \le s_k} L_{e,j+1} F_j$,
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
-    correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run a prompt.
-    Where the kernel knows the branches of guidance, features are those of all branches, and each branch gets rows of
-    its own; the shared rows, for other branches, are then the kernel's.
+    correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run per
+    prompt. If the kernel was recorded by guidance branch, rows are fitted for each branch separately, on the features
+    of all branches; any other branch uses the kernel's shared rows.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
         kernel: from :func:`calibrate`, recorded on the grid of the plan.
-        prompts: a handful.
-        nfe: how many steps compute, chosen by search on the kernel; or
-        forward_passes: how many calls of the network, of all branches of guidance together, each branch at steps of its
-            own; or
-        schedule: a rule that says which.
-        teacher_steps: follow the trajectory of a finer run with so many steps instead, from the same initial noise.
-        seed: of the first prompt's initial noise; the next has the next.
+        prompts: calibration prompts; a handful suffices.
+        nfe: number of computed steps, chosen by search on the kernel; or
+        forward_passes: calls of the network, summed over guidance branches, which may compute at different steps; or
+        schedule: rule that selects the computed steps.
+        teacher_steps: number of steps of a finer run, from the same initial noise, to use as the reference.
+        seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         ridge: relative to the features' mean square.
-        checkpoint: a folder that keeps each prompt's reference run, most of the work; found there again, it is not run
-            again. The folder may be removed afterwards.
+        checkpoint: folder where each prompt's reference run, most of the work, is saved; a later call reuses the saved
+            runs. The folder may be removed afterwards.
         workers: where prompts are run: a number of processes on this machine, or a :class:`foreseer.scale.Place`; by
             default this process. The plan is equal bit for bit. Then ``pipe`` is a name from which workers build their
-            pipeline (:class:`foreseer.scale.Model`), and a checkpoint also keeps what each segment taught.
-        progress: called with (forward passes done, in all).
+            pipeline (:class:`foreseer.scale.Model`), and a checkpoint also keeps the fit of each segment.
+        progress: called with (forward passes done, total).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
     Returns:

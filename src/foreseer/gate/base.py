@@ -1,4 +1,4 @@
-"""What a gate is: a schedule decided while sampling."""
+"""Base classes of gates: schedules decided while sampling."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class GateError(ForeseerError, ValueError):
 
 
 class SignalError(RuntimeError):
-    """What a gate looks at inside the network cannot be had at this call; it must be computed."""
+    """A gate's signal inside the network is unavailable at this call, which must be computed."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a gate knows when a branch begins.
+    """Run and branch that a gate decides for, as they are when the branch begins.
 
     Attributes:
         grid: the noise levels of the part of the run that the branch sees; steps are counted from its beginning.
-        forecaster: whose rows make the forecasts.
+        forecaster: forecaster whose rows make the forecasts.
         max_nfe: how many steps may compute at most; ``None`` for any number.
         branch: the branch's name.
-        rows_after: from computed steps to the rows that the branch then follows; cached.
+        rows_after: maps computed steps to the rows that the branch then follows; cached.
     """
 
     grid: Grid
@@ -47,35 +47,35 @@ class GateRun(ABC):
 
     @abstractmethod
     def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
-        """Whether ``step`` should compute. Asked once a step, in order; step 0 computes whatever the answer.
+        """Whether ``step`` should compute; called once per step, in order. Step 0 always computes.
 
-        Where one branch decides for all, the gates of the others are not asked, unless that branch ends.
+        If one branch decides for all, the gates of the others are called only after that branch has ended.
 
         Args:
             step: counted from the branch's beginning.
-            left: evaluations that the maximum still allows, this step's included; ``None`` for any number. At 0 the
-                step is forecast whatever the answer.
-            signal: what the gate's ``signal`` names, taken at this call; empty for a gate that names none.
+            left: forward passes that the maximum still allows, including this step; ``None`` for no limit. At 0 the
+                step is forecast in any case.
+            signal: the gate's ``signal`` at this call; empty for a gate without a signal.
         """
 
     def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
-        """Take note of the feature that the network gave at ``step``.
+        """Record the feature that the network computed at ``step``.
 
         Args:
             step: counted from the branch's beginning.
             feature: its tensors.
-            forecast: makes the forecast that would have been made of it; ``None`` where there is none (step 0, a
-                feature that is not finite), or where another branch decides.
+            forecast: returns the forecast that would have replaced the feature; ``None`` if no forecast is possible
+                (step 0, a feature that is not finite) or another branch decides.
         """
         return
 
 
 class Gate(ABC):
-    """Decides while sampling which steps compute. Subclasses are frozen dataclasses of options.
+    """Rule that decides while sampling which steps compute; subclasses are frozen dataclasses of options.
 
     Attributes:
-        signal: what the gate looks at inside the network at every step before it decides, by its name in
-            ``foreseer.attach.probe.PROBES``; ``None`` for a gate that looks at computed features only.
+        signal: quantity inside the network that the gate reads at every step before it decides, by its name in
+            ``foreseer.attach.signals.base.SIGNALS``; ``None`` for a gate that uses computed features only.
     """
 
     signal: ClassVar[str | None] = None

@@ -1,4 +1,4 @@
-"""A gate's decisions during one run: what each step costs, and the rows that follow from the steps computed."""
+"""A gate's decisions during one run: which steps compute, and the rows for the steps computed so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GatedRun(RunDecisions):
-    """Decisions of one run and their cost; all branches share it.
+    """Decisions and remaining budget of one run, shared by its branches.
 
     Args:
         policy: the gated policy.

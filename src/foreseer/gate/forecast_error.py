@@ -1,4 +1,4 @@
-"""The forecast-error gate: at each computed step the forecast that would have been made tells how hard the image is."""
+"""Forecast-error gate, which estimates each image's difficulty from forecast errors at computed steps."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from foreseer.kernel import Kernel
 
 @dataclass(frozen=True, eq=False)
 class ForecastErrorGate(Gate):
-    r"""Each image gets the fewest steps whose expected final error, times its difficulty, is within ``max_error``.
+    r"""Gate that computes the fewest steps whose expected final error stays within ``max_error``.
 
-    At a computed step s the forecast $\hat F_s$ that would have been made costs a weighted sum, and is compared with
-    the truth: $\delta_s = \log |F_s - \hat F_s| - E_p \log |F^p_s - \hat F^p_s|$, the mean being over the kernel's
-    prompts. The difficulty after m comparisons is $\exp(\tau \sum \delta / (m + 1))$: what they tell together, shrunk
-    toward a typical image's. The steps to go on with are those of least expected final error among the sets that begin
-    with the computed ones (:class:`foreseer.schedule.continued.Continued`). Of several images in a batch the hardest
-    decides.
+    The expected error is multiplied by the image's difficulty. At a computed step s, the forecast $\hat F_s$ that would
+    have replaced it costs one weighted sum and is compared with the computed feature:
+    $\delta_s = \log |F_s - \hat F_s| - E_p \log |F^p_s - \hat F^p_s|$, the mean being over the kernel's prompts. The
+    difficulty after m comparisons is $\exp(\tau \sum \delta / (m + 1))$, which shrinks it toward that of a typical
+    image. The remaining steps minimise the expected final error among the sets that begin with the computed steps
+    (:class:`foreseer.schedule.continued.Continued`). In a batch the hardest image decides.
 
     Args:
         kernel: second moments from calibration; its expected errors are the measure.
         max_error: the expected relative error of the final sample to keep.
-        trust: tau, how much of the difficulty counts: 0 makes a fixed schedule, 1 takes an image whose forecasts miss
-            twice as far to end twice as far off.
+        trust: tau, the exponent of the difficulty: 0 gives a fixed schedule; 1 assumes that twice the forecast error
+            causes twice the final error.
 
     Raises:
-        GateError: an option is out of range, or the kernel knows no final error (a stochastic scheduler).
+        GateError: an option is out of range, or the kernel has no final error (a stochastic scheduler).
     """
 
     kernel: Kernel = field(repr=False)
@@ -62,7 +62,7 @@ class ForecastErrorGate(Gate):
         return _Run(self.replanner(setting.grid, setting.forecaster), setting, self.max_error)
 
     def replanner(self, grid: Grid, forecaster: Forecaster) -> Replanner:
-        """What all runs on ``grid`` share; the same object when asked again.
+        """Return the search that all runs on ``grid`` share; repeated calls return the same object.
 
         Raises:
             KernelError: the kernel cannot cover the grid.
@@ -111,7 +111,7 @@ class _Run(GateRun):
 
 
 def moments_of(kernel: Kernel, branch: str) -> Float64[ndarray, "P T T"]:
-    """The moments of one branch's features where the kernel knows the branch, else those that it has."""
+    """Return the second moments of ``branch`` if the kernel recorded it, else the shared moments."""
     if kernel.branches is None or branch not in kernel.branches.names:
         return kernel.grams
     steps = kernel.branches.steps

@@ -84,7 +84,9 @@ class GatedPolicy(Policy):
         )
 
     def plan_after(self, computed_steps: tuple[int, ...], grid: Grid) -> Plan:
-        """The plan of a run on ``grid`` that computes ``computed_steps`` and forecasts the rest; kept across runs.
+        """Return the plan that computes ``computed_steps`` of ``grid`` and forecasts the rest.
+
+        Plans are cached across runs.
 
         Raises:
             ForeseerError: the forecaster has no rows for these steps.

@@ -1,4 +1,4 @@
-"""The forecast-error gate's arithmetic: where a run goes on from the steps computed and the difficulty found."""
+"""Arithmetic of the forecast-error gate: difficulty of an image, and the steps left to compute."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.schedule.continued import Continued
 
-FARTHEST = math.log(8.0)  # one comparison says at most that an image is so many times as hard, or as easy
-PRIOR = 1.0  # comparisons that a typical image is worth, before any was made
+FARTHEST = math.log(8.0)  # bound on one log ratio: a comparison counts as at most 8 times harder or easier
+PRIOR = 1.0  # weight of the prior (a typical image), in comparisons
 TINY = float(np.finfo(np.float64).tiny)
 
 Ratios = Float64[np.ndarray, " B"]
@@ -23,10 +23,10 @@ Ratios = Float64[np.ndarray, " B"]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What a gate does on the kernel's own prompts, if features are those of the full run.
+    """Result of the gate on the kernel's own prompts, with features taken from the full run.
 
     Attributes:
-        nfe: shape (P,), network evaluations of each prompt.
+        nfe: shape (P,), computed steps per prompt.
         errors: shape (P,), expected error of each prompt's final sample, in units of the prompts' mean size.
     """
 
@@ -35,12 +35,12 @@ class Simulation:
 
 
 class Replanner:
-    """The search and the measure that all runs on one grid share.
+    """Search and error estimate that all runs on one grid share.
 
     Args:
-        kernel: on that grid.
-        forecaster: whose rows are used.
-        trust: how much of the difficulty counts.
+        kernel: kernel on that grid.
+        forecaster: forecaster whose rows are used.
+        trust: exponent of the difficulty.
     """
 
     def __init__(self, kernel: Kernel, forecaster: Forecaster, trust: float) -> None:
@@ -52,7 +52,7 @@ class Replanner:
         self._trust = trust
 
     def difficulty(self, told: Sequence[Ratios]) -> float:
-        """Of the hardest image, from what each comparison told; 1 before any was made."""
+        """Return the difficulty of the hardest image from the log ratios so far; 1 without any."""
         if not told:
             return 1.0
         total = np.sum(np.clip(np.stack(told), -FARTHEST, FARTHEST), axis=0)
@@ -66,14 +66,14 @@ class Replanner:
         left: int | None = None,
         guess: int | None = None,
     ) -> tuple[int, ...]:
-        """The whole set of steps that is now the plan.
+        """Return the planned set of computed steps, which begins with ``computed``.
 
         Args:
             computed: the computed steps, ascending from 0.
-            difficulty: of the image.
-            max_error: relative error of the final sample to keep.
-            left: evaluations that the maximum still allows; ``None`` for any number.
-            guess: how many steps the plan had before.
+            difficulty: difficulty of the image.
+            max_error: maximum expected relative error of the final sample.
+            left: forward passes that the maximum still allows; ``None`` for no limit.
+            guess: number of steps of the previous plan.
         """
         most = self.search.total if left is None else len(computed) + left
         allowed = max_error * self.scale / difficulty

@@ -1,4 +1,4 @@
-"""Step-size control, as solvers of differential equations do it: for forecasts without a kernel."""
+"""Gate that needs no kernel: step-size control, as in solvers of differential equations."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from foreseer.checks import check_count, check_number
 from foreseer.gate.base import Gate, GateError, GateRun, Setting
 from foreseer.gate.squared_errors import mean_squares, squared_errors
 
-LEAST, MOST = 0.2, 3.0  # what one comparison changes a gap by
+LEAST, MOST = 0.2, 3.0  # bounds on the factor by which one comparison changes a gap
 ROUNDING = 1e-9
-SPREAD = 3  # so many last evaluations are spread over what is left of the run
+SPREAD = 3  # this many last forward passes are spread over the rest of the run
 
 
 @dataclass(frozen=True)
 class StepControl(Gate):
-    r"""The next gap is $h \min(3, \max(0.2, \theta (\text{tol} / \epsilon)^{1/(k+1)}))$, h being the last.
+    r"""Gate that sets the gap between computed steps by step-size control.
 
-    Gaps are distances in noise level between computed steps. $\epsilon = (h / H) |F - \hat F| / |F|$ is what the miss
-    at the later step would have done to the sample over the gap, H the distance of the whole run, k the order
-    to which forecasts are exact (Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I", II.4,
-    equation 4.13, the network's output being the derivative). A step is never taken back. Of several images in a batch
-    the one that misses farthest decides.
+    The next gap is $h \min(3, \max(0.2, \theta (\text{tol} / \epsilon)^{1/(k+1)}))$, where h is the last gap, in noise
+    level. $\epsilon = (h / H) |F - \hat F| / |F|$ is the error that the forecast of the later step would have caused in
+    the sample over the gap, H the distance of the whole run, and k the order to which forecasts are exact (Hairer,
+    Norsett and Wanner, "Solving Ordinary Differential Equations I", II.4, equation 4.13, the network's output being the
+    derivative). A step is never rejected. In a batch the image with the largest error decides.
 
     Args:
-        tolerance: epsilon to aim at.
+        tolerance: target value of epsilon.
         order: k, at least 1: order + 1 of an interpolating forecaster, 1 for reuse.
         warmup: steps computed at the beginning, at least 2.
         safety: theta, above 0 and at most 1.
@@ -56,7 +56,7 @@ class StepControl(Gate):
         return _Run(self, setting)
 
     def factor(self, error: float) -> float:
-        """What the gap changes by after such an error."""
+        """Return the factor by which the gap changes after ``error``."""
         if not math.isfinite(error):
             return LEAST
         return min(MOST, max(LEAST, self.safety * (self.tolerance / max(error, 1e-12)) ** (1 / (self.order + 1))))
@@ -77,7 +77,7 @@ class _Run(GateRun):
         if left is not None and left <= SPREAD and step < last + (total - last) / (left + 1):
             return False
         gap = (self._levels[self._computed[-2]] - self._levels[last]) * self._gate.factor(self._error)
-        # The farthest step within the gap: so the one after it must lie beyond.
+        # Compute the farthest step within the gap: the step after it lies beyond.
         return bool(self._levels[last] - self._levels[step + 1] > gap * (1 + ROUNDING))
 
     def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:

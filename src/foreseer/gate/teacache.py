@@ -27,11 +27,12 @@ PUBLISHED: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TeaCache(Gate):
-    r"""Computes a step once $\sum p(\ell_i)$ since the last computed one reaches ``threshold`` (arXiv 2411.19108).
+    r"""Gate that computes a step once accumulated input changes reach ``threshold`` (arXiv 2411.19108).
 
+    A step computes once $\sum p(\ell_i)$ since the last computed step reaches the threshold.
     $\ell_i = |m_i - m_{i-1}|_1 / |m_{i-1}|_1$ is the relative change of the first block's timestep-modulated input
-    against the *previous step*, p a polynomial that makes of it the relative change of the network's output. The first
-    and the last step compute.
+    against the *previous step*, and p a polynomial that maps it to the relative change of the network's output. The
+    first and the last step compute.
 
     Args:
         threshold: published for FLUX: 0.25, 0.4, 0.6 and 0.8; at 0 every step computes.
@@ -64,7 +65,7 @@ class TeaCache(Gate):
         object.__setattr__(self, "coefficients", tuple(float(number) for number in given))
 
     def begin(self, setting: Setting) -> GateRun:
-        """Nothing added up yet."""
+        """Start with an empty sum."""
         return _Run(self, len(setting.grid))
 
 
@@ -85,5 +86,5 @@ class _Run(GateRun):
         return not self._sum < self._gate.threshold
 
     def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
-        """Begin to add up anew."""
+        """Reset the sum."""
         self._sum = 0.0

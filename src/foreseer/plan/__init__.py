@@ -1,4 +1,7 @@
-"""Plans: a grid, its computed steps and their rows, frozen; and policies, which compile to plans. Never torch."""
+"""Plans (immutable: grid, computed steps and forecast rows) and policies, which compile to plans.
+
+Nothing here imports torch.
+"""
 
 from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.differences import DifferenceExpansion

@@ -1,4 +1,4 @@
-"""The rows of one branch, prepared for the runtime: what is weighed at each step and when features are freed."""
+"""Rows of one branch, prepared for the runtime: weights of each step, and when features are freed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CompiledRows:
 
     Attributes:
         plan: the plan that the rows belong to.
-        name: the branch with rows of its own; empty for the rows that all other branches share.
+        name: the branch, if the plan has separate rows for it; empty for the rows that all other branches share.
         computed_steps: the steps at which the branch computes, ascending from 0.
         rows: shape (T, T), float64, as in the plan.
     """
@@ -63,12 +63,12 @@ class CompiledRows:
 
     @cached_property
     def mixing(self) -> ChannelMixing | None:
-        """The corrections of this branch's forecasts that mix channels, ``None`` where it has none."""
+        """Channel-mixing corrections of this branch's forecasts; ``None`` without any."""
         return self.plan.mixing.of_branch(self.name) if self.plan.mixing is not None else None
 
     @cached_property
     def sparse_cross_rows(self) -> Mapping[int, tuple[CrossTerm, ...]]:
-        """For each forecast step: other branches whose features carry weight, their computed steps, the weights."""
+        """For each forecast step: weights of other branches' features, as (branch, computed steps, weights)."""
         terms: dict[int, tuple[CrossTerm, ...]] = {}
         for (branch, other), rows in self.plan.cross_rows.items() if self.name else ():
             for step in np.flatnonzero(rows.any(axis=1)).tolist() if branch == self.name else ():
@@ -80,7 +80,7 @@ class CompiledRows:
     def last_uses(self) -> Mapping[int, int]:
         """For each computed step whose feature a later row needs: the last step that needs it."""
         uses: dict[int, int] = {}
-        # Parts of the network with rows of their own share a run with the shared rows, and so its features.
+        # Network parts with separate rows run together with the shared rows, so they use the same features.
         needed = self.rows if self.name else np.any([self.rows, *self.plan.branch_rows.values()], axis=0)
         for step in self.forecast_steps:
             uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
@@ -92,7 +92,7 @@ class CompiledRows:
 
     @cached_property
     def _lent(self) -> Mapping[int, tuple[int, str]]:
-        """For each computed step whose feature another branch needs: the last step that does, and the last branch."""
+        """For each computed step whose feature another branch needs: the last step and branch to use it."""
         lent: dict[int, tuple[int, str]] = {}
         for (branch, other), rows in self.plan.cross_rows.items() if self.name else ():
             for source in np.flatnonzero(rows.any(axis=0)).tolist() if other == self.name else ():
@@ -116,7 +116,7 @@ class CompiledRows:
 
     @cached_property
     def released(self) -> Mapping[int, tuple[tuple[str, int], ...]]:
-        """For each step: features of other branches that this branch is the last to use, as (branch, computed step)."""
+        """For each step: other branches' features last used by this branch, as (branch, computed step)."""
         released: dict[int, tuple[tuple[str, int], ...]] = {}
         for other in self.plan.branch_rows if self.name else ():
             rows = self.plan.of_branch(other)
@@ -126,7 +126,7 @@ class CompiledRows:
         return MappingProxyType(released)
 
     def of_part(self, name: str) -> CompiledRows:
-        """Rows of the network part ``name`` within this branch: its own where the plan has them, else the branch's."""
+        """Return the rows of the network part ``name`` if the plan has them, else this branch's rows."""
         return self if self.name or not name else self.plan.of_branch(name)
 
     def weights_at(self, step: int) -> int:
@@ -135,7 +135,10 @@ class CompiledRows:
         return len(own) + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
 
     def live_steps(self, step: int) -> tuple[int, ...]:
-        """Computed steps whose features are held while ``step`` runs, including its own if a later row needs it."""
+        """Return the computed steps whose features are held while ``step`` runs.
+
+        ``step`` itself is included if a later row needs its feature.
+        """
         return tuple(source for source, last in self.last_uses.items() if source <= step <= last)
 
     @cached_property

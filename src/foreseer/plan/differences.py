@@ -15,16 +15,16 @@ from foreseer.plan.plan import Plan
 
 @dataclass(frozen=True)
 class DifferenceExpansion:
-    r"""$\hat F_i = \sum_k \omega_{ik} \nabla^k F$, the differences taken over the computed features, newest first.
+    r"""A plan's rows as weights of backward differences: $\hat F_i = \sum_k \omega_{ik} \nabla^k F$.
 
-    With $f$ the computed features before step i, newest first, $\nabla = P f$, $P_{km} = (-1)^m \binom{k}{m}$ (the
-    Pascal matrix with alternating signs, its own inverse), so $\omega^T = w^T P$ and $w^T = \omega^T P$. The
-    coefficients are kept as exact fractions: over many computed steps the binomials reach 1e13 and floats would not
-    come back.
+    With $f$ the computed features before step i, newest first, the differences are $\nabla = P f$, where
+    $P_{km} = (-1)^m \binom{k}{m}$ is the Pascal matrix with alternating signs, its own inverse, so
+    $\omega^T = w^T P$ and $w^T = \omega^T P$. The coefficients are exact fractions: over many computed steps the
+    binomials reach 1e13, and floats would not convert back to the same weights.
 
     Attributes:
         plan: the plan that was expanded.
-        terms: for each forecast step its coefficients, order 0 first, one a computed step before it.
+        terms: for each forecast step its coefficients, order 0 first, one per computed step before it.
     """
 
     plan: Plan = field(repr=False)
@@ -48,7 +48,7 @@ class DifferenceExpansion:
         return table
 
     def to_plan(self) -> Plan:
-        """The plan that these coefficients stand for: the rows of the original, to the last bit."""
+        """Convert the coefficients back to a plan; its rows equal the original rows bit for bit."""
         rows = np.eye(len(self.plan.grid))
         for step, terms in self.terms.items():
             before = [j for j in reversed(self.plan.computed_steps) if j < step]

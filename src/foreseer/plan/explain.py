@@ -1,4 +1,4 @@
-"""What a plan does, step by step, before it is run."""
+"""Step-by-step explanation of a plan, without running it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
-MOST_TABLES = 4  # rows of more branches or modules are told in a line each
+MOST_TABLES = 4  # with more branches or modules than this, each gets one line instead of a table
 Shapes = tuple[int, ...] | Sequence[tuple[int, ...]]
-# Of the feature's size: an expected rounding error from here on is as large as what a good forecast misses by.
+# Relative to the feature: from this value on, the expected rounding error is as large as a good forecast's error.
 MUCH_ROUNDING = 0.05
 
 
@@ -34,13 +34,13 @@ class ForecastExplanation:
     Attributes:
         step: its index.
         noise_level: its level, in the grid's unit.
-        weights: the weight of each computed step in its row, zeros left out.
-        taken: by another branch, whose features the row weighs too, the same.
-        row_sum: the sum of all weights: 1 where a constant feature is forecast exactly.
-        l1_gain: the sum of their magnitudes: how much independent relative errors of the features may be amplified.
-        rounding: expected error, relative to the features, that comes from their rounding alone: with roundoff u, and
-            errors independent and even over [-u, u], it is u / sqrt(3) times the root of the sum of squared weights.
-        span: steps since the last computed one.
+        weights: nonzero weights of its row, by computed step.
+        taken: for each other branch whose features are used, the nonzero weights, by computed step.
+        row_sum: sum of all weights: 1 if a constant feature is forecast exactly.
+        l1_gain: sum of the weights' magnitudes, which bounds the amplification of errors of the features.
+        rounding: expected error from the features' rounding alone, relative to the features: u / sqrt(3) times the root
+            of the sum of squared weights, with unit roundoff u and independent errors uniform over [-u, u].
+        span: steps since the last computed step.
         live_features: features held while the step runs.
     """
 
@@ -61,10 +61,11 @@ class MixingExplanation:
 
     Attributes:
         channels: C.
-        axis: of the channels.
-        matrices: how many C x C matrices there are.
-        bytes: of all matrices, as the plan keeps them (float32).
-        multiplications: in one run, where the feature's shape is known: one per matrix entry and token.
+        axis: axis of the channels.
+        matrices: number of C x C matrices.
+        bytes: size of all matrices, as the plan stores them (float32).
+        multiplications: multiplications in one run, one per matrix entry and token; ``None`` if the feature's shape is
+            unknown.
     """
 
     channels: int
@@ -81,21 +82,21 @@ class MixingExplanation:
 
 @dataclass(frozen=True)
 class PlanExplanation:
-    """A plan in words and numbers; ``str`` gives a table, ``to_dict`` what a program would read.
+    """Explanation of a plan; ``str`` gives a table, ``to_dict`` plain values for a program.
 
     Attributes:
         computed_steps: the steps at which the network runs.
         steps: the run's number of steps.
         site: where the feature is taken.
-        forecasts: one entry a forecast step.
+        forecasts: one entry per forecast step.
         most_live: the largest number of features held at once.
-        feature_bytes: of one feature, where its shape is known.
-        live_bytes: of all features held at once, where the shape is known.
+        feature_bytes: size of one feature; ``None`` if its shape is unknown.
+        live_bytes: size of all features held at once; ``None`` if the shape is unknown.
         rounding: the largest L1 gain times the dtype's unit roundoff: a bound on the relative error that rounding of
             the features can cause in a forecast.
-        branches: the same of what each branch with rows of its own follows.
-        mixing: size and cost of channel mixing, for the whole plan those of all branches; ``None`` without it. One more
-            feature is then held: the correction of a segment.
+        branches: explanations of the branches that have separate rows.
+        mixing: size and cost of channel mixing, summed over branches; ``None`` without it. With mixing, one more
+            feature is held: the correction of a segment.
     """
 
     computed_steps: tuple[int, ...]
@@ -138,7 +139,7 @@ class PlanExplanation:
         return "\n".join(lines)
 
     def _apart(self) -> list[str]:
-        """What branches compute, where they do so at steps of their own."""
+        """Return lines on the steps that each branch computes, if branches differ in them."""
         counts = {name: len(branch.computed_steps) for name, branch in self.branches.items()}
         if all(count == len(self.computed_steps) for count in counts.values()):
             return []
@@ -237,7 +238,7 @@ def _shapes(given: Shapes | None) -> list[tuple[int, ...]]:
 
 
 def worst_rounding(plan: Plan | CompiledRows, dtype: str) -> tuple[int, float]:
-    """The step whose forecast suffers most from the rounding of ``dtype`` features, and its expected relative error.
+    """Return the forecast step that ``dtype`` rounding affects most, and its expected relative error.
 
     >>> from foreseer import Grid, Policy, forecast, schedule
     >>> steep = Policy(schedule.Uniform.for_nfe(7, 50), forecast.Newton(order=5)).compile(Grid.uniform(50))

@@ -15,7 +15,7 @@ from foreseer.plan.plan import Plan
 
 PLAN_FILE = Artifact(
     "plan",
-    version=3,  # 2: branches may compute at steps of their own, and take features of one another; 3: channel mixing
+    version=3,  # 2: branches may compute at different steps and use one another's features; 3: channel mixing
     arrays={
         "noise_levels": (np.float64, "T"),
         "computed_steps": (np.int64, "N"),

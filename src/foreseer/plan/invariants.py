@@ -70,10 +70,12 @@ def _checked(given: Any, own: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def checked_rows(given: Any, computed: tuple[int, ...], steps: int, fewer: bool = False) -> np.ndarray:
-    """``given`` as a matrix that nobody can write to; where ``fewer`` may compute, those of its unit rows do.
+    """Return ``given`` as a read-only matrix after checking it.
+
+    With ``fewer``, the computed steps are those with unit rows, a subset of ``computed``.
 
     Raises:
-        PlanError: a shape or a weight is not as a plan's must be.
+        PlanError: a shape or a weight is not valid in a plan.
     """
     try:
         rows = frozen(given)
@@ -107,10 +109,10 @@ def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
 
 
 def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    """A copy of ``provenance``.
+    """Return a copy of ``provenance``.
 
     Raises:
-        PlanError: it holds anything but words.
+        PlanError: it is not a mapping of strings to strings.
     """
     words = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
     if not all(isinstance(key, str) and isinstance(value, str) for key, value in words):

@@ -22,9 +22,10 @@ AXES = (-1, 1, 2)  # of the channels: packed tokens, pictures and videos, videos
 
 @dataclass(frozen=True, eq=False)
 class MixedSegment:
-    r"""Correction of the forecasts of neighbouring skipped steps: $\hat F_i \leftarrow \hat F_i + p_i \sum_j F_j M_j$.
+    r"""Channel-mixing correction of the forecasts of one segment of skipped steps.
 
-    Each $M_j$ acts on the channels of a feature, in every token or pixel alike.
+    The correction is $\hat F_i \leftarrow \hat F_i + p_i \sum_j F_j M_j$. Each $M_j$ acts on the channels of a
+    feature, identically in every token or pixel.
 
     Args:
         branch: the branch of guidance whose forecasts are corrected; empty where branches share their rows.
@@ -34,7 +35,7 @@ class MixedSegment:
         matrices: M, shape (K, C, C), float32.
 
     Raises:
-        PlanError: sizes, steps or values are not as said above.
+        PlanError: sizes, steps or values violate the above.
     """
 
     branch: str

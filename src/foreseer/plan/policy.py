@@ -29,10 +29,12 @@ def no_signal() -> Sequence[Any]:
 
 
 class BranchDecisions(ABC):
-    """Which steps of one branch compute, and the rows of the others. Steps count from the branch's first one.
+    """Which steps of one branch compute, and the rows of the others.
+
+    Steps are counted from the branch's first step.
 
     Attributes:
-        rows: the rows that are followed now.
+        rows: the rows in use.
     """
 
     rows: CompiledRows
@@ -119,7 +121,9 @@ class Policy:
         raise NotImplementedError
 
     def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
-        """The plan for the part of ``grid`` that begins at ``first_step``; repeated calls return the same object.
+        """Return the plan for the part of ``grid`` that begins at ``first_step``.
+
+        Repeated calls return the same object.
 
         Args:
             grid: the noise levels of the whole run.

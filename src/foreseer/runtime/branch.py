@@ -1,4 +1,4 @@
-"""One branch of one run: computes or forecasts each step, by rows that are fixed or decided while sampling."""
+"""One branch of one run: computes or forecasts each step, by fixed or adaptive rows."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class BranchRun:
         return None
 
     def _why_not_of(self, other: str, used: Sequence[int]) -> str | None:
-        """Reason why the features that another branch computed at ``used`` cannot be weighed here, else ``None``."""
+        """Return why the features that branch ``other`` computed at ``used`` cannot be used, else ``None``."""
         run = self._others.get(other)
         if run is None or run.first_step != self.first_step:
             return f"it needs features of {other}, which did not begin at the same step"
@@ -158,7 +158,7 @@ class BranchRun:
         Args:
             step: the run's step.
             tensors: the feature; of the layout of the earlier ones (:meth:`accepts`).
-            names: the network part of each tensor, where parts may have rows of their own.
+            names: the network part of each tensor, if parts may have separate rows.
         """
         local = step - self.first_step
         self._decisions.computed(local, tensors, lambda: self._preview(step))
@@ -183,7 +183,7 @@ class BranchRun:
         return forecast
 
     def _preview(self, step: int) -> list[Tensor] | None:
-        """The forecast that would have replaced a computed step, ``None`` where there is none."""
+        """Return the forecast that would have replaced a computed step; ``None`` if none is possible."""
         if step - self.first_step not in self.rows.sparse_rows or self.why_not(step) is not None:
             return None
         return list(self._forecast(step))
@@ -207,7 +207,7 @@ class BranchRun:
         return Forecast([([*kept[name], *borrowed], rows[name][1] + borrowed_weights) for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
-        """The computed steps that carry weight in the forecast of the network part ``name``, and their weights."""
+        """Return the computed steps used in the forecast of network part ``name``, and their weights."""
         return self.rows.of_part(name).sparse_rows[step - self.first_step]
 
     def _free(self, local: int) -> None:

@@ -1,4 +1,4 @@
-"""The only arithmetic on features: one weighted sum a skipped step."""
+"""The only arithmetic on features: one weighted sum per skipped step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
-# Elements of a float32 sum that stay in a processor's cache, in memory that its allocator does not give back.
+# Elements of a float32 sum that fits in a processor's cache, in memory that the allocator reuses for the next piece.
 _PIECE = 2**19
 
 
@@ -20,8 +20,8 @@ def weighted_sum(features: Sequence[Tensor], weights: Sequence[float]) -> Tensor
         weights: K numbers.
 
     Returns:
-        A new tensor of the features' shape, dtype and device; what leaves float16's range is its largest number there,
-        since an infinity would spoil all that follows.
+        A new tensor of the features' shape, dtype and device. Float16 results are clamped to float16's range, since an
+        infinity would spoil all later steps.
     """
     first = features[0]
     dtype = first.dtype
@@ -41,7 +41,7 @@ def sum_onto(base: Tensor, scale: float, features: Sequence[Tensor], weights: Se
 
     Args:
         base: a tensor of the features' shape; it decides the result's dtype.
-        scale: of the sum.
+        scale: factor of the sum.
         features: K >= 1 tensors of one shape, dtype and device.
         weights: K numbers.
     """
@@ -55,12 +55,12 @@ def sum_onto(base: Tensor, scale: float, features: Sequence[Tensor], weights: Se
 
 
 def _within_range(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """``total``, changed in place where ``dtype`` reaches less far."""
+    """Clamp ``total`` in place to the range of ``dtype``."""
     return total.clamp_(-_FLOAT16_MAX, _FLOAT16_MAX) if dtype == torch.float16 else total
 
 
 def _piece_by_piece(features: Sequence[Tensor], weights: Sequence[float], wide: torch.dtype) -> Tensor:
-    """The same sum to the last bit, without a wide tensor of the whole size, which memory would have to carry."""
+    """Return the same sum bit for bit, without a full-size tensor of the wider dtype."""
     result = torch.empty_like(features[0])
     pieces = [feature.view(-1).split(_PIECE) for feature in features]
     for target, first, *others in zip(result.view(-1).split(_PIECE), *pieces, strict=True):

@@ -1,4 +1,7 @@
-"""Channel mixing at run time: one matrix product per segment and computed feature, one more summand per step."""
+"""Channel mixing at run time.
+
+It costs one matrix product per segment and computed feature, and one more summand per step.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from foreseer.runtime.store import FeatureStore
 
 
 class ChannelMixer:
-    """Corrections of one branch's forecasts; holds that of one segment at a time.
+    """Corrections of one branch's forecasts; holds the correction of one segment at a time.
 
     Attributes:
-        unusable: why the corrections are left out, so that the rows alone forecast; ``None`` where they are used.
+        unusable: reason why forecasts use the rows alone; ``None`` if corrections are applied.
     """
 
     def __init__(self, mixing: ChannelMixing) -> None:
@@ -31,7 +34,7 @@ class ChannelMixer:
         return cls(rows.mixing) if rows.mixing is not None else None
 
     def check(self, tensors: Sequence[Tensor]) -> None:
-        """Look at a computed feature: another number of tensors or channels leaves the corrections out."""
+        """Disable the corrections if a computed feature has another number of tensors or channels."""
         self.unusable = why_unusable(self._mixing, tensors)
 
     def correction(self, step: int, store: FeatureStore) -> tuple[list[list[Tensor]], list[float]]:

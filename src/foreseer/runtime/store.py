@@ -18,7 +18,9 @@ _LARGE = 2**18  # elements
 
 @dataclass(slots=True)
 class Total:
-    """A number that is being read from a device. Nothing waits for it: until it has arrived it counts as finite.
+    """A number that is being read from a device without waiting for it.
+
+    Until it has arrived it counts as finite.
 
     Attributes:
         value: the number, on the host once it is ready.
@@ -48,8 +50,8 @@ class Kept:
     """The feature of one step.
 
     Attributes:
-        tensors: as they are kept.
-        devices: where the host's copies go back to.
+        tensors: the stored tensors.
+        devices: devices to which host copies return; ``None`` if the tensors stay on theirs.
         versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
         totals: numbers that are finite exactly where every element is; ``None`` once read.
     """
@@ -114,7 +116,7 @@ class FeatureStore:
         return None
 
     def trust(self) -> None:
-        """Use all features without looking whether they are finite: several processes must decide alike."""
+        """Use all features without checking that they are finite, since processes must decide alike."""
         for kept in self._kept.values():
             kept.totals = None
 
@@ -142,10 +144,11 @@ class FeatureStore:
 
 
 def _total(tensor: Tensor) -> Tensor:
-    """A number that is finite where every element is; half precision is summed in float32, where it cannot overflow.
+    """Return a number that is finite if every element is, from one pass without a temporary.
 
-    One pass and no temporary: on a CPU the float32 sum of a large half-precision tensor would be made from a copy, so
-    its extremes tell. A feature whose sum alone leaves float32's range is called not finite too.
+    Half precision is summed in float32, where it cannot overflow. On a CPU that sum would copy a large half-precision
+    tensor, so the difference of its extremes is used instead. A feature whose sum overflows float32 also
+    counts as not finite.
     """
     if tensor.dtype not in _HALF:
         return tensor.sum()
@@ -156,7 +159,7 @@ def _total(tensor: Tensor) -> Tensor:
 
 
 def _by_device(totals: list[Tensor]) -> list[Tensor]:
-    """One sum a device: to look at a number is to wait for its device."""
+    """Return one sum per device, since reading a number waits for its device."""
     sums: dict[torch.device, Tensor] = {}
     for total in totals:
         known = sums.get(total.device)
@@ -165,9 +168,9 @@ def _by_device(totals: list[Tensor]) -> list[Tensor]:
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """``tensor`` itself where that is safe and frugal, else a copy.
+    """Return ``tensor``, or a copy if it is a view of a larger tensor or an inference tensor.
 
-    A view would keep the larger tensor behind it alive, and an inference tensor does not say when it is written to.
+    A view would keep the larger tensor alive, and an inference tensor does not count writes.
     """
     if tensor.is_inference() or tensor.untyped_storage().nbytes() > tensor.nbytes:
         return tensor.clone()

@@ -43,21 +43,21 @@ def load(name: str = "emoji", **options: Any) -> Any:
 
 
 def kernel_path(name: str = "emoji") -> Path:
-    """The kernel that was calibrated on a bundled pipeline."""
+    """Return the path of the kernel that was calibrated on a bundled pipeline."""
     return path(name).with_name(f"{name}.kernel.safetensors")
 
 
 def plan_path(name: str = "emoji", nfe: int = 10) -> Path:
-    """The rollout plan of a bundled pipeline for 50 steps; there is one for 10 evaluations."""
+    """Return the path of a bundled pipeline's rollout plan for 50 steps; only ``nfe=10`` is bundled."""
     return path(name).with_name(f"{name}-{nfe}.plan.safetensors")
 
 
 def sampling(folder: str | Path) -> dict[str, Any]:
-    """What a pipeline's folder says of how to call it (``sampling.json``); empty where it says nothing.
+    """Return the call options in a pipeline's folder (``sampling.json``); empty without such a file.
 
     Raises:
-        ZooError: the file cannot be read, or does not hold options by name, ``prompts`` a list of words and
-            ``num_inference_steps`` a whole number among them.
+        ZooError: the file cannot be read or is not a JSON object, ``prompts`` is not a list of strings, or
+            ``num_inference_steps`` is not a positive integer.
     """
     file = Path(folder) / "sampling.json"
     try:

@@ -1,4 +1,4 @@
-"""FluxPipeline whose plain call draws at the size, text length, steps and guidance of the bundled model."""
+"""FluxPipeline with the bundled model's size, text length, steps and guidance as defaults."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def with_defaults(call: Callable[..., Any], defaults: dict[str, Any]) -> Callabl
 class FluxPipeline(diffusers.FluxPipeline):
     """The bundled pipeline's class; ``sampling.json`` holds its defaults.
 
-    It keeps the name of its base class: diffusers and the caches that act on pipelines go by that name, and a saved
-    copy loads as ``diffusers.FluxPipeline``.
+    It keeps the name of its base class: diffusers and the caches that act on pipelines look it up by that name, and a
+    saved copy loads as ``diffusers.FluxPipeline``.
     """
 
     __call__ = with_defaults(
