@@ -11,16 +11,26 @@ import torch
 from foreseer.evaluate.sampling.environment import environment
 from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
 
-GUIDANCE = ("true_cfg_scale", "negative_prompt")
 RESULTS = Path(__file__).parent / "results"
 
 
 def bundled() -> tuple[Any, list[str], dict[str, Any]]:
-    """The bundled pipeline, its example prompts and its call options, without guidance unless a script adds it."""
+    """The bundled pipeline, its example prompts and its call options; the default guidance is among them."""
     pipe, sampling = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
-    prompts, options = split_sampling(sampling)
-    return pipe, prompts, {name: value for name, value in options.items() if name not in GUIDANCE}
+    return pipe, *split_sampling(sampling)
+
+
+def guided(options: dict[str, Any], cfg: float | None) -> dict[str, Any]:
+    """The call options of the bundled pipeline with other guidance.
+
+    ``None`` keeps the guidance embedding's scale, 1 is no guidance, more is classifier-free guidance by two forward
+    passes at each step.
+    """
+    if cfg is None:
+        return options
+    plain = {**options, "guidance_scale": 1.0}
+    return plain if cfg == 1 else {**plain, "true_cfg_scale": cfg, "negative_prompt": ""}
 
 
 def sample(pipe: Any, prompt: str, options: dict[str, Any], steps: int, seed: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import bundled, guided, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
 from foreseer.evaluate.metrics.similarity import psnr, relative_error
 
@@ -75,8 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe, _, options = bundled()
     options.pop("num_inference_steps")
-    if given.cfg is not None:
-        options |= {"true_cfg_scale": given.cfg, "negative_prompt": ""}
+    options = guided(options, given.cfg)
     training = captions(given.fit + given.held_out, 0)
     kernel = fs.calibrate(pipe, training[: given.fit], num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
     bench = Bench(pipe, options, captions(given.prompts, len(training)))

@@ -11,7 +11,7 @@ import tempfile
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import bundled, guided, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
 from foreseer.schedule import Optimal, Schedule
 
@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe, _, options = bundled()
     options.pop("num_inference_steps")
-    options |= {"true_cfg_scale": GUIDANCE, "negative_prompt": ""}
+    options = guided(options, GUIDANCE)
     training = captions(given.calibration, 0)
     call = {**options, "num_inference_steps": STEPS, "seed": CALIBRATION_SEED}
     kernel = fs.Kernel.load(given.kernel) if given.kernel else fs.calibrate(pipe, training, **call)

@@ -3,10 +3,11 @@
 Fidelity only (no timing). Published methods run at their own schedules for the budget; learned ones on searched steps.
 
     python -m benchmarks.learning [--prompts 64] [--calibration 64] [--cfg 3]
+
+``--cfg 1`` is no guidance, more is classifier-free guidance by two forward passes; without it, the default guidance.
 """
 
 import argparse
-import itertools
 import statistics
 import sys
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, latents_of, write
+from benchmarks.common import bundled, guided, latents_of, write
 from foreseer.evaluate.metrics.similarity import psnr, relative_error
 from foreseer.evaluate.peers.solvers import TITLES, Solver, SolverSwap
 from foreseer.methods import L2P_STEPS
@@ -24,10 +25,8 @@ from foreseer.methods.train_l2p import train_l2p
 from foreseer.schedule import Explicit, Optimal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from icons import COLOUR_NAMES, caption
+from icons import COLOUR_NAMES, caption, read_vocabulary
 
-# What the bundled model draws; training/vocabulary.txt is for the model that the scripts there make.
-SUBJECTS_FILE = Path(__file__).with_name("subjects.txt")
 STEPS = 50
 BATCH = 16
 BUDGETS = (14, 11, 9, 7, 6, 5)
@@ -37,8 +36,7 @@ SOLVERS: tuple[Solver, ...] = ("dpm-solver", "unipc")
 
 def captions(count: int, offset: int) -> list[str]:
     """Captions of the bundled pipeline's whole vocabulary on every colour, shuffled; those from ``offset`` on."""
-    names = SUBJECTS_FILE.read_text(encoding="utf-8").splitlines()
-    pairs = list(itertools.product(names, COLOUR_NAMES))
+    pairs = [(name, colour) for _, name in read_vocabulary() for colour in COLOUR_NAMES]
     order = np.random.default_rng(0).permutation(len(pairs))
     return [caption(*pairs[index]) for index in order[offset : offset + count]]
 
@@ -137,8 +135,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe, _, options = bundled()
     options.pop("num_inference_steps")
-    if given.cfg is not None:
-        options |= {"true_cfg_scale": given.cfg, "negative_prompt": ""}
+    options = guided(options, given.cfg)
     training = captions(given.calibration, 0)
     kernel, few = (
         fs.calibrate(pipe, some, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)

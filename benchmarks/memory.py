@@ -27,7 +27,8 @@ def peak_bytes(pipe, prompt, options) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     pipe, prompts, options = bundled()
-    tokens, channels = (options["height"] // 16) * (options["width"] // 16), pipe.transformer.config.in_channels
+    side = 2 * pipe.vae_scale_factor  # pixels of a token
+    tokens, channels = options["height"] // side * (options["width"] // side), pipe.transformer.config.in_channels
     reference = peak_bytes(pipe, prompts[0], options)
     rows = []
     for method, nfe in SETTINGS:

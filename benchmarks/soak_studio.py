@@ -154,7 +154,7 @@ class Studio:
         if kind == "controlnet":
             options |= {"control_image": picture, "controlnet_conditioning_scale": 0.5}
         if asked["disturbance"] == "given latents" and kind == "text":
-            shape = (len(asked["prompts"]) * asked["images"], (size // 16) ** 2, pipe.transformer.config.in_channels)
+            shape = (len(asked["prompts"]) * asked["images"], (size // (2 * pipe.vae_scale_factor)) ** 2, pipe.transformer.config.in_channels)
             options["latents"] = torch.randn(shape, generator=generator).to(self.host.dtype)
         return pipe, options
 
@@ -165,7 +165,7 @@ class Studio:
         with torch.no_grad():
             embeds, pooled, text_ids = pipe.encode_prompt(asked["prompts"], asked["prompts"], **words)
             empty = pipe.encode_prompt([""] * len(embeds), [""] * len(embeds), **words)
-        side = asked["size"] // 16
+        side = asked["size"] // (2 * pipe.vae_scale_factor)
         shape = (len(embeds), side * side, pipe.transformer.config.in_channels)
         sample = randn_tensor(shape, generator=generator, dtype=dtype)
         image_ids = pipe._prepare_latent_image_ids(len(embeds), side, side, sample.device, dtype)

@@ -12,7 +12,7 @@ import statistics
 import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, sample, write
+from benchmarks.common import bundled, guided, sample, write
 from foreseer.evaluate.sampling.timing import time_loop
 
 STEPS = 50
@@ -33,8 +33,7 @@ def timed(pipe, prompt, options, policy):
 def measure(rounds: int, cfg: float | None) -> list[dict]:
     """One row a setting."""
     pipe, prompts, options = bundled()
-    if cfg is not None:
-        options = {**options, "true_cfg_scale": cfg, "negative_prompt": ""}
+    options = guided(options, cfg)
     policies = {key: fs.methods.find(key[0]).policy(STEPS, key[1], site="output") for key in SETTINGS}
     order = [None, *SETTINGS]
     seconds = {key: [] for key in order}

@@ -1,4 +1,4 @@
-"""Calibrate the bundled pipeline: its kernel, and a rollout plan for ten evaluations of fifty.
+"""Calibrate the bundled pipeline: its kernel, and a refined plan that computes ten of fifty steps.
 
 The captions pair random icons with random colours; neither they nor their seeds are among those that ``foreseer demo``
 draws, and the seeds are not among those of ``evaluate.py``.
@@ -46,6 +46,7 @@ def main() -> None:
     kernel = fs.calibrate(pipe, prompts, num_inference_steps=STEPS, seed=SEED, **options)
     kernel.save(zoo.kernel_path())
     plan = fs.rollout(pipe, kernel, prompts, nfe=NFE, seed=SEED, **options)
+    plan = fs.refine(pipe, plan, prompts, seed=SEED, **options)
     plan.save(zoo.plan_path(nfe=NFE))
     for file in (zoo.kernel_path(), zoo.plan_path(nfe=NFE)):
         print(f"wrote {Path(file).name}: {file.stat().st_size} bytes")

@@ -32,7 +32,7 @@ import foreseer
 from examples.serve.asked import Limits, asked_within
 from examples.serve.draw import Painter, emoji
 
-PROMPTS = ("a red apple on a white background", "a panda face", "a rocket on a purple background", "a slice of pizza")
+PROMPTS = ("a red apple on a white background", "a panda", "a rocket on a purple background", "a slice of pizza")
 PATIENCE = 900.0  # seconds for one request, on a busy machine
 GOOD, LEAVE = "good", "leaves"
 Case = tuple[str, Any]  # what kind of request, and its body

@@ -11,7 +11,7 @@ from torch import Tensor
 from foreseer.pipelines import load_pipeline
 
 STEPS = 6
-PANDA, ROCKET, PIZZA = "a panda face on a red background", "a rocket", "a slice of pizza on a green background"
+PANDA, ROCKET, PIZZA = "a panda on a red background", "a rocket", "a slice of pizza on a green background"
 
 
 @cache

@@ -96,7 +96,7 @@ def test_explain_refuses_a_foreign_file(capsys, tmp_path):
 
 def test_generate_writes_pictures_and_says_what_was_computed(capsys, tmp_path):
     out = tmp_path / "pictures" / "one.png"
-    arguments = ("-p", "a red apple on a blue background", "-p", "a panda face on a red background")
+    arguments = ("-p", "a red apple on a blue background", "-p", "a panda on a red background")
     code, words, _ = run(
         capsys, "generate", "emoji", *arguments, "--method", "newton", "--nfe", 5, "--steps", 10, "-o", out, "--json"
     )

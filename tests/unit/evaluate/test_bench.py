@@ -15,6 +15,8 @@ from foreseer.evaluate.metrics.similarity import psnr, relative_error, ssim
 from foreseer.evaluate.sampling.cost import count_denoiser, watch_memory
 from tests.unit.evaluate.bench_common import OPTIONS, PROMPTS, STEPS, run, small_bench
 
+IMAGE_TOKENS = 64
+
 
 @pytest.fixture(scope="module")
 def results(whole_bench):
@@ -105,7 +107,8 @@ def transformer_flops(config, image_tokens, text_tokens):
     both = image_tokens + text_tokens
     attention = 2 * both * both * width
     embedders = image_tokens * config.in_channels * width + text_tokens * config.joint_attention_dim * width
-    conditioning = 256 * width + config.pooled_projection_dim * width + 2 * width * width
+    numbers = 1 + config.guidance_embeds  # time, and guidance where it is an input
+    conditioning = numbers * (256 * width + width * width) + config.pooled_projection_dim * width + width * width
     double = 2 * 6 * width**2 + both * (4 + 8) * width**2 + attention
     single = 3 * width**2 + both * (3 + 4 + 5) * width**2 + attention
     head = 2 * width**2 + image_tokens * width * config.in_channels
@@ -114,9 +117,9 @@ def transformer_flops(config, image_tokens, text_tokens):
 
 
 def test_flops_agree_with_a_hand_count(emoji, results):
-    one = transformer_flops(emoji.transformer.config, image_tokens=16, text_tokens=16)
+    one = transformer_flops(emoji.transformer.config, IMAGE_TOKENS, text_tokens=16)
     assert results.rows[0].flops == pytest.approx(STEPS * one, rel=0.01)
-    feature = 16 * emoji.transformer.config.in_channels
+    feature = IMAGE_TOKENS * emoji.transformer.config.in_channels
     reuse = by_name(results)["reuse"]
     assert reuse.flops - 3 * results.rows[0].flops / STEPS == 3 * 2 * feature  # three forecasts of one weight
     assert reuse.flops_speedup == pytest.approx(2, rel=0.01)

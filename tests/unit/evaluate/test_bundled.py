@@ -78,7 +78,7 @@ def test_bundle_fits_its_size_and_names_its_licence():
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert total <= 25_000_000
     assert (folder / "LICENSE").is_file()
-    assert "Noto" in (folder / "README.md").read_text()
+    assert "Fluent Emoji" in (folder / "README.md").read_text()
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "FluxPipeline"
 
 

@@ -29,7 +29,7 @@ def pipe(emoji):
 
 @pytest.fixture(scope="module")
 def probe(pipe):
-    prompts = CalibrationPrompts(["a panda face on a red background", "a rocket on a purple background"], passes=100)
+    prompts = CalibrationPrompts(["a panda on a red background", "a rocket on a purple background"], passes=100)
     return Probe.of(pipe, STEPS, calibration_prompts=prompts)
 
 

@@ -24,7 +24,7 @@ def budgets(steps):
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    prompts.write_text("a red apple\na rocket\na panda face")
+    prompts.write_text("a red apple\na rocket\na panda")
     request = BenchRequest(prompts, steps=4, options=SIZE, measures=["psnr"], dtype="float32", device="cpu")
     return partial(compare_methods, request, str(zoo.path()), Selection(0, (), ["reuse", "newton", "steps"]), budgets)
 

@@ -10,7 +10,7 @@ from foreseer.methods import find
 from foreseer.scale import Failure, Model
 from tests.unit.scale.loopback import Loopback
 
-PROMPTS = ["a red apple", "a rocket", "a panda face"]
+PROMPTS = ["a red apple", "a rocket", "a panda"]
 SIZE = {"height": 32, "width": 32, "max_sequence_length": 16}
 EMOJI = Model(str(zoo.path()), "float32", "cpu")
 
