@@ -54,7 +54,7 @@ class ScaleError(ForeseerError, RuntimeError):
 
 
 class MissingPackageError(ForeseerError, ModuleNotFoundError):
-    """A package that the core works without is not installed; the message names the extra that installs it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class ForeseerWarning(UserWarning):

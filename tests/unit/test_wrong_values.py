@@ -1,6 +1,5 @@
 """Wrong values that once ended in an error of Python's, or in none: refused by name."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import foreseer as fs
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.peers.tableau import Tableau
 from foreseer.kernel.kernel_file import load_kernel, save_kernel
-from foreseer.methods import policy_for, resolve
+from foreseer.methods import policy_for
 from foreseer.methods.profile import Profile
 from foreseer.scale import Model
 from tests.support.toy_gates import KERNEL
@@ -20,14 +19,13 @@ PLAN = fs.learned(KERNEL, nfe=4).compile(KERNEL.grid)
 TABLEAU = {"times": np.array([1000.0, 500.0]), "start": np.ones(2), "weights": np.array([[-0.5, 0], [-0.5, -0.5]])}
 NO_NUMBERS = ("x", {}, [["a"]], [1j, 2], [[1], [2, 3]])
 NO_TEXT = (None, 5, {"a": 1}, {1: "a"}, {"a": None}, "x")
-NO_PATH = (None, 5, [], PLAN)
+NO_PATH = (None, 5, [], PLAN, "", "\0")
 
 WRONG = {
     "a plan's provenance": (lambda value: replace(PLAN, provenance=value), NO_TEXT, "text only"),
     "a kernel's provenance": (lambda value: fs.Kernel(KERNEL.grid, KERNEL.grams, provenance=value), NO_TEXT, "text"),
     "a profile's provenance": (lambda value: Profile(KERNEL, (PLAN,), value), NO_TEXT, "text only"),
     "a profile's plans": (lambda value: Profile(KERNEL, value), (None, 5, PLAN, "x", [None], [KERNEL]), "plan"),
-    "a profile's kernel": (Profile, (None, PLAN, "x"), "kernel is a"),
     "a solver's times": (lambda value: Tableau(**{**TABLEAU, "times": value}), (None, *NO_NUMBERS), "times|shapes"),
     "a solver's start": (lambda value: Tableau(**{**TABLEAU, "start": value}), (None, *NO_NUMBERS), "start|shapes"),
     "a solver's weights": (lambda value: Tableau(**{**TABLEAU, "weights": value}), (None, *NO_NUMBERS), "weig|shapes"),
@@ -43,7 +41,8 @@ WRONG = {
     "a kernel's file to write": (lambda value: save_kernel(KERNEL, value), NO_PATH, "path of a kernel is"),
     "a model's name": (Model, (None, 5, b"emoji", Path("emoji")), "name of a model is a"),
     "a level of quality": (lambda value: Profile(KERNEL).policy(quality=value), ([], {}, 5, "best"), "quality"),
-    "a method": (resolve, ("", "tailorseer"), "Unknown method"),
+    "a site": (lambda value: policy_for("taylorseer", nfe=3, site=value), ("", [], 5), "Unknown site"),
+    "a quality without a profile": (lambda value: policy_for(None, quality=value), ([], 5, "best"), "Unknown quality"),
     "a site beside a quality": (lambda value: policy_for(None, quality="exact", site=value), ("", "x"), "site"),
 }
 
@@ -64,11 +63,3 @@ def test_a_site_stays_when_every_step_is_computed():
 def test_an_empty_name_is_not_the_default_method():
     with pytest.raises(ForeseerError, match="Unknown method ''"):
         policy_for("", speedup=2)
-
-
-def test_what_is_saved_can_be_loaded(tmp_path):
-    profile = Profile(KERNEL, (PLAN,), {"model": "toy \ud800"})
-    profile.save(tmp_path / "toy.profile.safetensors")
-    again = Profile.load(tmp_path / "toy.profile.safetensors")
-    assert (again.plans, again.provenance) == ((PLAN,), profile.provenance)
-    assert json.dumps(dict(again.provenance))

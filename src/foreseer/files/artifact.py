@@ -103,10 +103,15 @@ class Artifact:
         return self.decode(content, name)
 
     def _name_of(self, path: str | os.PathLike[str]) -> str:
-        try:
-            return os.fsdecode(path)
-        except TypeError as error:
-            raise self.error(f"The path of a {self.kind} is {path!r}; expected a string or a Path.") from error
+        """The path as text.
+
+        Raises:
+            ForeseerError: of class ``error``; it cannot be a file's.
+        """
+        name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+        if not name or "\0" in name:
+            raise self.error(f"The path of a {self.kind} is {path!r}; expected the name of a file.")
+        return name
 
     def decode(self, content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Read arrays and metadata from a file's bytes; ``name`` appears in messages.

@@ -18,9 +18,11 @@ from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.methods.method import BudgetPolicy, Method, method_of
 from foreseer.methods.profile import Profile
+from foreseer.methods.quality import error_of
 from foreseer.methods.registry import METHODS
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.schedule import Optimal, Uniform
+from foreseer.site import read_site
 
 GROUP = "foreseer.methods"  # entry points of installed packages
 LEARNED = ("kernel", "gated")  # methods that a kernel alone makes
@@ -167,10 +169,12 @@ def policy_for(
         request = Profile(request)
     if isinstance(request, Profile):
         return request.policy(**given)
-    if quality is not None and quality != "exact":
-        raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
-    if quality == "exact":
-        return ScheduledPolicy(Uniform(interval=1), Reuse(), "output" if site is None else site)
+    if site is not None:
+        site = str(read_site(site))
+    if quality is not None:
+        if error_of(quality) is not None:
+            raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
+        return ScheduledPolicy(Uniform(interval=1), Reuse(), site or "output")
     if request is None and not given:
         speedup = DEFAULT_SPEEDUP
     method = DEFAULT_METHOD if request is None else request

@@ -16,30 +16,30 @@ from tests.unit.calibration.test_refine import CountedCalls
 COMMANDS = {
     "calibrate": (fs.calibrate, {"num_inference_steps": STEPS}),
     "rollout": (fs.rollout, {"kernel": None, "nfe": 4}),
+    "rollout by schedule": (fs.rollout, {"kernel": None}),
     "refine": (fs.refine, {"plan": None}),
     "mix_channels": (fs.mix_channels, {"plan": None}),
     "move_steps": (fs.move_steps, {"plan": None, "kernel": None, "max_passes": 100}),
     "tune": (fs.tune, {"budgets": [4], "num_inference_steps": STEPS}),
     "fit_teacache": (fit_teacache, {"num_inference_steps": STEPS}),
 }
+JOBS = [name for name in COMMANDS if name != "rollout by schedule"]
 FITS = ("rollout", "refine", "mix_channels", "move_steps")
 NOT_TEXTS = (None, 5, b"a word", [], {"a", "b"}, np.array(["a", "b"]), (text for text in "ab"), [5, 6], ["a", b"b"])
 NOT_COUNTS = (0, -1, True, 1.5, math.nan, "x")
 WRONG = [
-    *[(name, "prompts", NOT_TEXTS, "prompts") for name in COMMANDS],
-    *[(name, "seed", (None, "x", 1.5, True, -1, 2**70), "seed is") for name in COMMANDS],
-    *[(name, "checkpoint", (5, "\0", "/dev/null/x"), "checkpoint in") for name in COMMANDS if name != "fit_teacache"],
+    *[(name, "prompts", NOT_TEXTS, "prompts") for name in JOBS],
+    *[(name, "seed", (None, "x", 1.5, True, -1, 2**70), "seed is") for name in JOBS],
+    *[(name, "checkpoint", (5, "\0", "/dev/null/x"), "checkpoint in") for name in JOBS if name != "fit_teacache"],
     *[(name, "teacher_steps", (*NOT_COUNTS, STEPS - 1), f"teacher_steps is .* at least {STEPS}") for name in FITS],
     *[(name, "plan", (None, 5, "a.plan", {}), "plan is a .* expected a Plan") for name in FITS[1:]],
     *[(name, "kernel", (None, 5, "a.kernel"), "kernel is a .* a Kernel") for name in ("rollout", "move_steps")],
     *[(name, "held_out", (0, 1.5, "x", [], [5], len(TRAINING)), "held") for name in FITS[1:]],
-    *[(name, "max_passes", NOT_COUNTS, "max_passes is") for name in ("refine", "move_steps")],
-    *[(name, "iterations", (-1, 1.5, "x", None), "iterations is") for name in ("refine", "tune")],
+    ("refine", "max_passes", NOT_COUNTS, "max_passes is"),
     ("rollout", "ridge", (None, -1, math.nan, "x"), "ridge is"),
-    ("rollout", "schedule", ("x", 5), "one of nfe|schedule is a"),
+    ("rollout by schedule", "schedule", ("x", 5, fs.schedule.Uniform), "schedule is a"),
     ("mix_channels", "channel_axis", (0, 5, 1.0, True, "x"), "channel axis is"),
     ("tune", "budgets", (5, {}, {4}, [0], ["4"], [STEPS + 1]), "budget"),
-    ("tune", "num_inference_steps", (0, None, "6", 1.5), "num_inference_steps is"),
 ]
 
 
