@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from foreseer.errors import ForeseerError
+
+MOST_SHOWN = 80  # characters of a value in a message
 
 
 def check_count(name: str, value: Any, error: type[ForeseerError], *, least: int = 0, most: int | None = None) -> None:
@@ -37,6 +39,25 @@ def check_number(
         raise error(f"{name} is {value!r}; expected a finite number {limit}.")
 
 
+def check_texts(name: str, texts: Any, error: type[ForeseerError]) -> list[str]:
+    """Return the prompts ``texts`` as a list; they must be a sequence of strings with at least one.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option.
+    """
+    if not isinstance(texts, Sequence) or isinstance(texts, str | bytes) or not texts:
+        raise error(f"{name} is {_short(texts)}; expected a list of a few prompts (strings).")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise error(f"{name}[{index}] is {_short(text)}; expected a string.")
+    return list(texts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
 def frozen(values: Any) -> np.ndarray:
     """Return ``values`` as a read-only float64 array: without a copy if they are views of a file's bytes.
 
@@ -61,6 +82,18 @@ def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) ->
     """
     if not isinstance(value, kind):
         raise error(f"{name} is a {type(value).__name__}; expected a {kind.__name__}.")
+
+
+def check_provenance(provenance: Any, error: type[ForeseerError]) -> dict[str, str]:
+    """Return a copy of ``provenance``, which files keep as strings by name.
+
+    Raises:
+        ForeseerError: of class ``error``; it is not a mapping of strings to strings.
+    """
+    entries = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in entries):
+        raise error("Provenance holds text only: every key and value must be a string.")
+    return dict(provenance)
 
 
 def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from foreseer import zoo
 from foreseer.checks import unknown_name
-from foreseer.errors import ForeseerError, in_one_line
+from foreseer.errors import ForeseerError, MissingPackageError, in_one_line, naming_the_extra
 from foreseer.files import read_text, reason
 
 if TYPE_CHECKING:
@@ -86,12 +86,15 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     """
     check_dtype(dtype)
     folder = check_model(model)
-    import torch
+    with naming_the_extra():
+        import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     try:
         pipe = _from_pretrained(str(folder) if folder.is_dir() else model, torch_dtype(dtype))
+    except MissingPackageError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         reason = in_one_line(error)
         raise PipelineError(
@@ -125,7 +128,8 @@ def quiet_libraries() -> None:
 
 
 def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
-    import diffusers
+    with naming_the_extra():
+        import diffusers
 
     quiet_libraries()
     keyword = "dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype"

@@ -15,7 +15,9 @@ from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.jobs import (
     PromptRuns,
     check_prompts,
+    check_seed,
     content,
+    make_folder,
     prompt_unit,
     without_repeats,
 )
@@ -75,10 +77,10 @@ def calibrate(
         ScaleError: workers cannot be started, or are lost again and again.
         KernelError: an output is not finite.
     """
-    check_prompts(prompts)
+    prompts, seed = check_prompts(prompts), check_seed(seed)
     _check_options(num_inference_steps, sensitivity_prompts, site)
-    place = str(read_site(site))
-    store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
+    place, folder = str(read_site(site)), make_folder(checkpoint)
+    store = FolderStore(folder) if folder is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
     show = without_repeats(progress, len(prompts) + len(measured))
     with place_of(workers).pool() as pool:

@@ -11,12 +11,11 @@ from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
-from foreseer.calibration.final_error import make_folder
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready
 from foreseer.calibration.mix_channels import mix_channels
 from foreseer.calibration.refine import refine, split_prompts
 from foreseer.calibration.rollout import rollout
-from foreseer.checks import check_count
+from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
@@ -60,20 +59,21 @@ def tune(
         CalibrationError: the pipeline cannot be calibrated, there are fewer than two prompts, or a budget does not fit
             the steps.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_ready(pipe, prompts)
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
     if budgets is None:
         budgets = [nfe for nfe in BUDGETS if nfe < num_inference_steps]
+    check_kind("budgets", budgets, Sequence, CalibrationError)
     for nfe in budgets:
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-    stages = _Stages(pipe, prompts, seed, make_folder(checkpoint), progress, options)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
+    stages = _Stages(pipe, prompts, seed, folder, progress, options)
     kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
     plans: list[Plan] = []
-    for nfe in sorted(set(budgets), reverse=True):
+    for nfe in sorted({int(nfe) for nfe in budgets}, reverse=True):
         plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
         if iterations:
             plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)

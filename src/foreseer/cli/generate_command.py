@@ -22,6 +22,7 @@ from foreseer.cli.common import (
     Speedup,
     errors,
     file_to_write,
+    folder_to_write,
     gated_policy,
     kernel_policy,
     method_policy,
@@ -88,6 +89,8 @@ def generate(
         raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
     if prompts is None:
         file_to_write(out)
+    else:
+        folder_to_write(out)
     run_steps = _check_request(model, prompt or [], steps, dtype, out if prompts is None else None)
 
     @cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
 from foreseer.checks import check_count, check_number
-from foreseer.errors import PlanError
+from foreseer.errors import PlanError, naming_the_extra
 from foreseer.forecast import L2P, Forecaster, Reuse
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy, RunDecisions, ScheduledPolicy
@@ -60,7 +60,8 @@ class Method:
             ScheduleError: the budget does not fit.
         """
         if self.gate is not None and self.forecaster is not None:
-            from foreseer.gate import GatedPolicy
+            with naming_the_extra():
+                from foreseer.gate import GatedPolicy
 
             return GatedPolicy(self.gate(), self.forecaster, site or self.site, nfe, self.decided_by)
         if self.schedule is None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foreseer.checks import check_count, check_kind, check_number
-from foreseer.errors import ForeseerError, PlanError
+from foreseer.checks import check_count, check_kind, check_number, check_provenance
+from foreseer.errors import ForeseerError, PlanError, naming_the_extra
 from foreseer.files import Artifact, read_json, read_strings, reason
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
@@ -53,7 +53,8 @@ class Profile:
         provenance: text about the model, the scheduler, the options, the prompts and the held-out figures.
 
     Raises:
-        ProfileError: a part has the wrong type, or takes features at another site than the kernel.
+        ProfileError: a part has the wrong type, provenance is not text, or a plan takes features at another site than
+            the kernel.
     """
 
     kernel: Kernel
@@ -62,7 +63,9 @@ class Profile:
 
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ProfileError)
+        check_kind("plans", self.plans, Sequence, ProfileError)
         object.__setattr__(self, "plans", tuple(self.plans))
+        object.__setattr__(self, "provenance", check_provenance(self.provenance, ProfileError))
         for plan in self.plans:
             check_kind("a plan", plan, Plan, ProfileError)
             if plan.site != self.kernel.site:
@@ -165,7 +168,8 @@ class Profile:
         """
         if Path(repository).is_dir():
             return cls.load(Path(repository) / FILE_NAME)
-        from huggingface_hub import hf_hub_download
+        with naming_the_extra():
+            from huggingface_hub import hf_hub_download
 
         try:
             path = hf_hub_download(repository, FILE_NAME, revision=revision, **options)
@@ -186,7 +190,8 @@ class Profile:
         """
         import tempfile
 
-        from huggingface_hub import HfApi
+        with naming_the_extra():
+            from huggingface_hub import HfApi
 
         try:
             api = HfApi(**options)

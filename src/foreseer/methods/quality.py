@@ -24,6 +24,6 @@ def error_of(quality: str) -> float | None:
     >>> error_of("high")
     0.02
     """
-    if quality not in QUALITIES:
+    if not isinstance(quality, str) or quality not in QUALITIES:
         raise PlanError(f"Unknown quality {quality!r}: expected one of {', '.join(QUALITIES)}.")
     return QUALITIES[quality]

@@ -12,15 +12,17 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from foreseer.errors import ForeseerWarning, PlanError, ScheduleError, in_one_line
+from foreseer.errors import ForeseerWarning, PlanError, ScheduleError, in_one_line, naming_the_extra
 from foreseer.files import kind_of
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.methods.method import BudgetPolicy, Method, method_of
 from foreseer.methods.profile import Profile
+from foreseer.methods.quality import error_of
 from foreseer.methods.registry import METHODS
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.schedule import Optimal, Uniform
+from foreseer.site import read_site
 
 GROUP = "foreseer.methods"  # entry points of installed packages
 LEARNED = ("kernel", "gated")  # methods that a kernel alone makes
@@ -167,13 +169,16 @@ def policy_for(
         request = Profile(request)
     if isinstance(request, Profile):
         return request.policy(**given)
-    if quality is not None and quality != "exact":
-        raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
-    if quality == "exact":
-        return ScheduledPolicy(Uniform(interval=1), Reuse())
+    if site is not None:
+        site = str(read_site(site))
+    if quality is not None:
+        if error_of(quality) is not None:
+            raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
+        return ScheduledPolicy(Uniform(interval=1), Reuse(), site or "output")
     if request is None and not given:
         speedup = DEFAULT_SPEEDUP
-    return resolve(request or DEFAULT_METHOD, nfe=nfe, speedup=speedup, max_error=max_error, site=site)
+    method = DEFAULT_METHOD if request is None else request
+    return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, site=site)
 
 
 def _opened(request: Any) -> Any:
@@ -210,7 +215,8 @@ def _of_file(path: str) -> Any:
 
 def _learned(name: str, kernel: Kernel, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
     if name == "gated":
-        from foreseer.methods.gated import gated
+        with naming_the_extra():
+            from foreseer.methods.gated import gated
 
         if speedup is not None:
             nfe = max(2, round(len(kernel.grid) / speedup))
