@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.checks import check_count, check_kind, check_number
+from foreseer.checks import check_kind, check_target, one_target
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.files import Artifact, read_json, read_strings, reason
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
+from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.learned import learned
 from foreseer.methods.quality import error_of
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.plan.file import decode_plan, encode_plan
 from foreseer.schedule import Uniform
-
-DEFAULT_SPEEDUP = 4.0
+from foreseer.schedule.base import budget_at
 
 
 class ProfileError(ForeseerError, ValueError):
@@ -82,31 +82,31 @@ class Profile:
             nfe: number of computed steps; or
             speedup: steps divided by computed steps; or
             max_error: expected relative error of the final latent; or
-            quality: a level of `foreseer.methods.quality`. Without a target: a speedup of 4.
+            quality: a level of `foreseer.methods.quality`. Without a target: the refined plan with the most computed
+                steps, and its speedup on other grids; without plans the default speedup.
 
         Raises:
             PlanError: several targets were given, or one is out of range.
             ScheduleError: the target cannot be met.
         """
         targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
-        given = {name: value for name, value in targets.items() if value is not None}
-        if len(given) > 1:
-            raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
+        target = one_target(PlanError, targets)
+        check_target(target, PlanError)
         if quality is not None:
             max_error = error_of(quality)
             if max_error is None:
                 return ScheduledPolicy(Uniform(interval=1), Reuse(), self.kernel.site)
         if max_error is not None:
-            check_number("max_error", max_error, PlanError)
             good = [plan for plan in self.plans if plan.expected_error is not None and plan.expected_error <= max_error]
             return self._with_kernel(min(good, key=lambda plan: plan.nfe, default=None), max_error=max_error)
         if nfe is not None:
-            check_count("nfe", nfe, PlanError, least=1)
             return self._with_kernel(next((plan for plan in self.plans if plan.nfe == nfe), None), nfe=nfe)
-        speedup = DEFAULT_SPEEDUP if speedup is None else speedup
-        check_number("speedup", speedup, PlanError, least=1.0)
-        plan = next((plan for plan in self.plans if plan.nfe == round(len(plan.grid) / speedup)), None)
-        return self._with_kernel(plan, speedup=speedup)
+        if speedup is not None:
+            plan = next((plan for plan in self.plans if plan.nfe == budget_at(len(plan.grid), None, speedup)), None)
+            return self._with_kernel(plan, speedup=speedup)
+        careful = max(self.plans, key=lambda plan: plan.nfe, default=None)
+        default = DEFAULT_SPEEDUP if careful is None else len(careful.grid) / careful.nfe
+        return self._with_kernel(careful, speedup=default)
 
     def _with_kernel(self, plan: Plan | None, **target: Any) -> Policy:
         """``plan`` on its own grid if there is one, kernel rows for the target elsewhere."""

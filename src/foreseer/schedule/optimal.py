@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foreseer.checks import check_count, check_kind, check_number
+from foreseer.checks import check_kind, check_target, one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.schedule.base import Schedule, check_computed_steps, remaining_budget
+from foreseer.schedule.base import Schedule, budget_at, check_computed_steps, remaining_budget
 
 EXHAUSTIVE = 3000  # try every set of steps if there are at most this many
 BEAM = 8  # prefixes kept per length and last step
@@ -52,17 +52,11 @@ class Optimal(Schedule):
     _cache: dict[tuple[bytes, int], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        targets = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
         check_kind("kernel", self.kernel, Kernel, ScheduleError)
         if self.forecaster is not None:
             check_kind("forecaster", self.forecaster, Forecaster, ScheduleError)
-        if self.nfe is not None:
-            check_count("nfe", self.nfe, ScheduleError, least=1)
-        for name, value in (("speedup", self.speedup), ("max_error", self.max_error)):
-            if value is not None:
-                check_number(name, value, ScheduleError)
-        if len(targets) != 1 or targets[0] == 0:
-            raise ScheduleError(f"Give one of nfe, speedup and max_error, positive; received {self!r}.")
+        targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": self.max_error}
+        check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
         if self.max_error is not None and not self.kernel.has_final_error:
             raise ScheduleError("This kernel has no final error (stochastic scheduler): give nfe or speedup.")
 
@@ -87,7 +81,7 @@ class Optimal(Schedule):
     def _budget(self, grid: Grid, spent: int) -> int:
         if spent:
             return remaining_budget(self.nfe or 1, spent, len(grid))
-        nfe = self.nfe if self.nfe is not None else max(1, round(len(grid) / (self.speedup or 1.0)))
+        nfe = budget_at(len(grid), self.nfe, self.speedup)
         if nfe > len(grid):
             raise ScheduleError(f"nfe={nfe} does not fit a run of {len(grid)} steps; expected at most {len(grid)}.")
         return nfe
