@@ -12,6 +12,7 @@ from foreseer import zoo
 from foreseer.checks import unknown_name
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.files import read_text, reason
+from foreseer.methods.profile import HUB_ID
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,6 @@ DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -63,7 +63,7 @@ def check_model(model: str) -> Path:
     folder = zoo.path(model) if model in zoo.NAMES else Path(model)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
-    if folder.is_dir() or _HUB_ID.fullmatch(model):
+    if folder.is_dir() or HUB_ID.fullmatch(model):
         return folder
     if folder.exists():
         raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")

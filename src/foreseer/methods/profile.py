@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,53 +159,48 @@ class Profile:
         Args:
             repository: "user/name" on the Hub, or a folder that holds ``profile.safetensors``.
             revision: branch, tag or commit on the Hub.
-            options: for ``huggingface_hub.hf_hub_download`` (token, cache_dir, ...).
+            options: of ``huggingface_hub.ModelHubMixin.from_pretrained`` (token, cache_dir, local_files_only, ...).
 
         Raises:
             ProfileError: the file cannot be downloaded, or is not a profile.
         """
         if Path(repository).is_dir():
             return cls.load(Path(repository) / FILE_NAME)
-        from huggingface_hub import hf_hub_download
+        if not HUB_ID.fullmatch(repository):
+            raise ProfileError(f"{repository!r} is not the name of a repository: expected OWNER/NAME, or a folder.")
+        from foreseer.methods.hub import HubProfile
 
         try:
-            path = hf_hub_download(repository, FILE_NAME, revision=revision, **options)
+            return HubProfile.from_pretrained(repository, revision=revision, **options).profile
+        except ProfileError:
+            raise
         except Exception as error:  # the Hub's client raises many kinds
-            raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}: {reason(error)}.") from error
-        return cls.load(path)
+            at = f" at {revision!r}" if revision is not None else ""
+            raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}{at}: {reason(error)}.") from error
 
-    def push_to_hub(self, repository: str, *, revision: str | None = None, **options: Any) -> str:
+    def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload the profile and its card to the Hugging Face Hub; return the commit's address.
 
         Args:
-            repository: "user/name".
-            revision: branch to commit to.
-            options: for ``huggingface_hub.HfApi`` (endpoint, token).
+            repository: "user/name"; created if it does not exist.
+            options: of ``huggingface_hub.ModelHubMixin.push_to_hub`` (branch, private, token, create_pr, ...).
 
         Raises:
             ProfileError: the upload failed.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
+        from foreseer.methods.hub import HubProfile
 
         try:
-            api = HfApi(**options)
-            api.create_repo(repository, exist_ok=True)
-            with tempfile.TemporaryDirectory() as folder:
-                self.save(Path(folder) / FILE_NAME)
-                (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
-                commit = api.upload_folder(
-                    repo_id=repository, folder_path=folder, revision=revision, commit_message="Add the Foreseer profile"
-                )
+            message = "Upload the Foreseer profile"
+            return str(HubProfile.of(self).push_to_hub(repository, **{"commit_message": message, **options}))
         except Exception as error:
             raise ProfileError(f"Cannot upload the profile to {repository!r}: {reason(error)}.") from error
-        return str(commit)
 
     def card(self) -> str:
         """The model card: what the profile was learned on, and its plans with their expected errors."""
         model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
-        base = f"base_model: {model}\n" if "/" in model and not model.startswith(("/", ".")) else ""
+        hub_id = model.rpartition(" ")[2]  # after the pipeline's class
+        base = f"base_model: {hub_id}\n" if "/" in hub_id else ""
         rows = [
             f"| {plan.nfe} of {len(plan.grid)} | {'unknown' if error is None else format(error, '.4f')} |"
             for plan, error in ((plan, plan.expected_error) for plan in self.plans)
@@ -225,6 +221,7 @@ class Profile:
 
 
 FILE_NAME = "profile.safetensors"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 
 
 def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:

@@ -13,8 +13,8 @@ import foreseer as fs
 from foreseer.errors import ForeseerError, ForeseerWarning, PlanError
 from foreseer.forecast import Forecaster, Reuse
 from foreseer.gate import GatedPolicy
-from foreseer.methods import METHODS, BudgetPolicy, find, names, policy_for, resolve
 from foreseer.hosts.choice import Choice
+from foreseer.methods import METHODS, BudgetPolicy, find, names, policy_for, resolve
 from foreseer.methods import resolve as resolve_function
 from foreseer.methods.method import method_of
 from foreseer.methods.profile import Profile, ProfileError
