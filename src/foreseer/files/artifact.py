@@ -112,6 +112,8 @@ class Artifact:
             stored_checksum = metadata.pop("checksum")
             if stored_checksum != checksum(arrays, metadata):
                 raise ValueError("its checksum does not match its content")
+        except self.error:
+            raise
         except (ValueError, OverflowError, MemoryError) as error:
             raise self.error(f"{name} is damaged or not a {self.kind}: {reason(error)}.") from error
         return arrays, metadata

@@ -190,7 +190,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class ChoicePolicy(Policy):
-    """A choice as one policy for runs of any step count, each computed as :meth:`Choice.policy` says for its grid.
+    """A choice as one policy for runs of any step count; each run follows :meth:`Choice.policy`.
 
     Args:
         choice: method and budget, known in advance.

@@ -1,4 +1,4 @@
-"""The default: what runs where a user names no method, or no budget. `fs.accelerate`, commands and hosts share it."""
+"""Default method and budget, shared by `fs.accelerate`, commands and hosts."""
 
 from __future__ import annotations
 

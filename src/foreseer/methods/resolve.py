@@ -19,6 +19,7 @@ from foreseer.kernel import Kernel
 from foreseer.methods.defaults import DEFAULT_METHOD, DEFAULT_SPEEDUP
 from foreseer.methods.method import BudgetPolicy, Method, method_of
 from foreseer.methods.profile import Profile
+from foreseer.methods.quality import error_of
 from foreseer.methods.registry import METHODS
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.schedule import Optimal, Uniform
@@ -162,7 +163,7 @@ def policy_for(
         request = Profile(request)
     if isinstance(request, Profile):
         return request.policy(**target)
-    if quality is not None and quality != "exact":
+    if quality is not None and error_of(quality) is not None:
         raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
     if quality == "exact":
         return ScheduledPolicy(Uniform(interval=1), Reuse())

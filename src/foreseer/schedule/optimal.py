@@ -24,7 +24,7 @@ LONGEST_GAP = 4  # between two computed steps, in mean gaps
 FINE = 64  # longer grids are searched on every n-th step first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Optimal(Schedule):
     """Computed steps with the least expected final error (:func:`foreseer.kernel.expected.final_errors`).
 
@@ -59,6 +59,11 @@ class Optimal(Schedule):
         check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
         if self.max_error is not None and not self.kernel.has_final_error:
             raise ScheduleError("This kernel has no final error (stochastic scheduler): give nfe or speedup.")
+
+    def __repr__(self) -> str:
+        targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": self.max_error, "forecaster": self.forecaster}
+        given = ", ".join(f"{name}={value!r}" for name, value in targets.items() if value is not None)
+        return f"Optimal({given})"
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """Return the best steps found for the part of a run that starts at ``first_step``, counted from there.
