@@ -1,4 +1,7 @@
-"""Writes the example workflows, their thumbnails and the icon: python comfyui-foreseer/tools/make_workflows.py."""
+"""Write the example workflows, their thumbnails and the icon.
+
+    python comfyui-foreseer/tools/make_workflows.py
+"""
 
 from __future__ import annotations
 
