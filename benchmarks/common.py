@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def bundled() -> tuple[Any, list[str], dict[str, Any]]:
-    """The bundled pipeline, its example prompts and its call options, without guidance unless a script adds it."""
+    """The bundled pipeline, its example prompts and its call options, without guidance."""
     pipe, sampling = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
     prompts, options = split_sampling(sampling)
@@ -35,7 +35,7 @@ def latents_of(output: Any) -> torch.Tensor:
 
 
 def write(name: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows with date, hardware and command to ``results/NAME.json``, and print them as a Markdown table."""
+    """Write rows to ``results/NAME.json`` with date, hardware and command; print a Markdown table."""
     about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
     RESULTS.mkdir(exist_ok=True)
     content = {**about, "environment": environment(), "rows": rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,48 @@ def check_provenance(provenance: Any, error: type[ForeseerError]) -> dict[str, s
     return dict(provenance)
 
 
+def one_target(
+    error: Callable[[str], Exception], targets: Mapping[str, Any], *, required: bool = False
+) -> dict[str, Any]:
+    """Return the target that is not ``None``, by name; empty if none is.
+
+    Args:
+        error: class of the errors raised.
+        targets: all targets by name; ``None`` for those left out.
+        required: whether one must be there.
+
+    Raises:
+        Exception: of class ``error``; there are several, or none although one is required.
+
+    >>> one_target(ValueError, {"nfe": None, "speedup": 3})
+    {'speedup': 3}
+    """
+    received = {name: value for name, value in targets.items() if value is not None}
+    if len(received) > 1 or (required and not received):
+        *others, last = targets
+        names = f"{', '.join(others)} {'and' if required else 'or'} {last}"
+        count = "exactly one of" if required else "one of"
+        raise error(f"Give {count} {names}; received {' and '.join(received) or 'none'}.")
+    return received
+
+
+def check_target(target: Mapping[str, Any], error: type[ForeseerError]) -> None:
+    """Raise unless each budget in ``target`` is in its range.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option.
+    """
+    for name, value in target.items():
+        if name in ("nfe", "forward_passes"):
+            check_count(name, value, error, least=1)
+        elif name == "speedup":
+            check_number(name, value, error, least=1.0)
+        elif name == "max_error":
+            check_number(name, value, error)
+            if value == 0:
+                raise error("max_error is 0; expected a positive number, or quality='exact' for every step.")
+
+
 def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
     """Write the message for an unknown name: the nearest expected name, if any is near, and all of them.
 
@@ -105,6 +147,6 @@ def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = list(expected)
-    nearest = get_close_matches(name, names, n=1)
+    nearest = get_close_matches(str(name), names, n=1)
     suggestion = f" did you mean {nearest[0]!r}? Expected" if nearest else " expected"
     return f"Unknown {kind} {name!r}:{suggestion} one of {', '.join(names)}."

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from foreseer import zoo
 from foreseer.checks import unknown_name
 from foreseer.errors import ForeseerError, MissingPackageError, in_one_line, naming_the_extra
-from foreseer.files import read_text, reason
+from foreseer.files import read_json, read_text, reason
+from foreseer.methods.profile import HUB_ID
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
+PICTURE_DECODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderTiny", "VQModel")
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -63,7 +65,7 @@ def check_model(model: str) -> Path:
     folder = zoo.path(model) if model in zoo.NAMES else Path(model)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
-    if folder.is_dir() or _HUB_ID.fullmatch(model):
+    if folder.is_dir() or HUB_ID.fullmatch(model):
         return folder
     if folder.exists():
         raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")
@@ -71,6 +73,59 @@ def check_model(model: str) -> Path:
         f"{unknown_name('model', model, zoo.NAMES)} It may also be a folder in diffusers' format, or a hub id "
         "(OWNER/NAME); no such folder exists."
     )
+
+
+def check_placement(dtype: str | None, device: str | None) -> None:
+    """Raise PipelineError unless ``dtype`` and ``device`` are known names, or ``None``."""
+    check_dtype(dtype)
+    kind, _, index = (device or "cpu").partition(":")
+    if kind not in DEVICES:
+        raise PipelineError(unknown_name("device", kind, DEVICES))
+    if index and not index.isdecimal():
+        raise PipelineError(f"The device is {device!r}; expected a number after the colon, as in cuda:1.")
+
+
+def check_call(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuse sizes that the model in ``folder`` cannot draw, and pictures that are not files.
+
+    Raises:
+        PipelineError: a size is no multiple of the model's, or a file is missing.
+    """
+    multiple = _size_multiple(folder)
+    for name in ("height", "width"):
+        size = options.get(name)
+        if isinstance(size, int) and size % multiple:
+            near = max(multiple, size // multiple * multiple)
+            raise PipelineError(
+                f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
+            )
+    for value in options.values():
+        if isinstance(value, Path) and not value.is_file():
+            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
+
+
+def draws_pictures(folder: Path) -> bool:
+    """Whether the pipeline in ``folder`` is known to draw pictures, not videos."""
+    index = _config(folder / "model_index.json")
+    name, decoder = str(index.get("_class_name", "")), index.get("vae") or [None, None]
+    return decoder[-1] in PICTURE_DECODERS and not re.search("Video|Animate", name)
+
+
+def _size_multiple(folder: Path) -> int:
+    """Pixels per latent, or per two if latents are packed in squares of 2 x 2; 1 if unknown."""
+    decoder, network = _config(folder / "vae" / "config.json"), _config(folder / "transformer" / "config.json")
+    if decoder.get("_class_name") != "AutoencoderKL" or not isinstance(decoder.get("block_out_channels"), list):
+        return 1
+    packed = network.get("in_channels") == 4 * decoder.get("latent_channels", 0)
+    return 2 ** (len(decoder["block_out_channels"]) - 1) * (2 if packed else 1)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(read_text(path, MOST_PROMPT_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, Any]]:
@@ -84,7 +139,7 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     Raises:
         PipelineError: it cannot be found or loaded, or the dtype is unknown.
     """
-    check_dtype(dtype)
+    check_placement(dtype, device)
     folder = check_model(model)
     with naming_the_extra():
         import torch

@@ -39,7 +39,7 @@ SENSITIVITY_PROMPTS = 4
 
 def calibrate(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
@@ -59,7 +59,7 @@ def calibrate(
     Args:
         pipe: a diffusers pipeline, not attached; or, as workers need it, a name from which they build their own: see
             :class:`foreseer.scale.Model`.
-        prompts: a few; 4 are within about 1 dB of 64.
+        prompts: a few, or a single one; 4 are within about 1 dB of 64.
         num_inference_steps: number of steps T of the kernel's grid; the kernel serves other step counts too.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         site: where features are taken (`foreseer.site`): ``"output"``; ``"last_block"``, with the network's head run at
@@ -77,6 +77,7 @@ def calibrate(
         ScaleError: workers cannot be started, or are lost again and again.
         KernelError: an output is not finite.
     """
+    prompts = [prompts] if isinstance(prompts, str) and prompts else prompts
     prompts, seed = check_prompts(prompts), check_seed(seed)
     _check_options(num_inference_steps, sensitivity_prompts, site)
     place, folder = str(read_site(site)), make_folder(checkpoint)

@@ -18,7 +18,7 @@ from foreseer.calibration.references import References, Work
 from foreseer.calibration.replay import Outputs, find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
-from foreseer.checks import check_kind, check_number
+from foreseer.checks import check_kind, check_number, one_target
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
@@ -107,14 +107,13 @@ def rollout(
 
 
 def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
-    given = {name: value for name, value in budget.items() if value is not None}
-    if len(given) + (schedule is not None) != 1:
-        raise CalibrationError("A rollout needs one of nfe, forward_passes and schedule.")
+    target = one_target(CalibrationError, {**budget, "schedule": schedule}, required=True)
     if schedule is not None:
         check_kind("schedule", schedule, Schedule, CalibrationError)
         return schedule
     steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    return Joint(steered, given["forward_passes"]) if "forward_passes" in given else Optimal(steered, nfe=given["nfe"])
+    joint = "forward_passes" in target
+    return Joint(steered, target["forward_passes"]) if joint else Optimal(steered, nfe=target["nfe"])
 
 
 @dataclass(frozen=True)

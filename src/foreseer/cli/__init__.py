@@ -23,6 +23,7 @@ from foreseer.cli.methods_command import methods
 from foreseer.cli.plan_command import plan_app
 from foreseer.cli.portrait_command import portrait
 from foreseer.cli.rollout_command import rollout
+from foreseer.cli.tune_command import tune
 from foreseer.cli.workers import with_address
 from foreseer.errors import ForeseerError, naming_the_extra
 
@@ -49,7 +50,7 @@ def options(version: Version = False) -> None:
     """Sample diffusion models faster: compute a few steps, forecast the others."""
 
 
-for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout, env):
+for command in (demo, bench, generate, methods, tune, calibrate, frontier, portrait, rollout, env):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 

@@ -121,16 +121,25 @@ class Artifact:
         """
         try:
             metadata, header, start = read_header(content)
+            self._check_kind(metadata, name)
             self._check(metadata)
             arrays = read_arrays(content, start, header)
             self._check_arrays(arrays)
             stored_checksum = metadata.pop("checksum")
             if stored_checksum != checksum(arrays, metadata):
                 raise ValueError("its checksum does not match its content")
+        except self.error:
+            raise
         except (ValueError, OverflowError, MemoryError) as error:
             message = f"{name} is damaged or not a {self.kind}: {reason(error)}. {self.remedy}"
             raise self.error(message.rstrip()) from error
         return arrays, metadata
+
+    def _check_kind(self, metadata: Mapping[str, str], name: str) -> None:
+        """Name the kind of a whole file of another kind."""
+        project, _, kind = metadata.get("format", "").partition(".")
+        if project == "foreseer" and kind != self.kind and "checksum" in metadata and kind.isidentifier():
+            raise self.error(f"{name} is a {shortened(kind, 60)}; expected a {self.kind}.")
 
     def _check(self, metadata: Mapping[str, str]) -> None:
         file_format = metadata.get("format")

@@ -363,7 +363,7 @@ def test_recording_refuses_what_cannot_be_learned_from() -> None:
         ({"speedup": 2.0, "nfe": 3}, "speedup and nfe"),
         ({"method": "fora"}, "Unknown method 'fora'"),
         ({"quality": "high"}, "needs a profile"),
-        ({"quality": "best"}, "quality is 'best'"),
+        ({"quality": "best"}, "Unknown quality 'best'"),
         ({"profil": "x"}, "Unknown options profil"),
         ({"first_steps": -1}, "first_steps"),
         ({"profile": 3}, "profile is a int"),

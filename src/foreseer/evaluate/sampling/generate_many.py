@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import pipelines
-from foreseer.attach.accelerate import accelerate
+from foreseer.attach.accelerate import attach
 from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.jobs import PromptRuns, check_prompts, check_seed, prompt_unit
 from foreseer.checks import check_count
@@ -50,6 +50,7 @@ class Drawing:
         seed: of the first picture.
         seeds_per_prompt: pictures of each prompt; prompt i has the seeds ``seed + i * seeds_per_prompt`` and following.
         options: more keyword arguments of the pipeline's call.
+        fallback: whether the output is forecast where the policy's site is not available.
     """
 
     steps: int
@@ -57,6 +58,7 @@ class Drawing:
     seed: int = 0
     seeds_per_prompt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, ForeseerError, least=1)
@@ -106,7 +108,8 @@ def generate_many(
     with place_of(workers).pool() as pool:
         count = len(prompts) * drawing.seeds_per_prompt
         runs = PromptRuns(model_of(model), drawing.steps, drawing.options).identified(pool, count)
-        task, units = DrawPicture(runs, drawing.policy, str(folder.absolute())), drawing.units(prompts, runs.identity)
+        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback)
+        units = drawing.units(prompts, runs.identity)
         results = run_units(pool, task, units, store=store, progress=progress, on_failure="keep")
     lines = [result if isinstance(result, Failure) else json.loads(result) for result in results]
     store.rewrite([line for line in lines if not isinstance(line, Failure)])
@@ -120,12 +123,15 @@ class DrawPicture(Task):
     runs: PromptRuns
     policy: Policy | None
     folder: str
+    fallback: bool
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One picture. The policy stays attached between the units of a worker."""
         prompt, seed = unit.payload
         pipe, options = self.runs.on(worker)
-        handle = worker.enter(lambda: nullcontext() if self.policy is None else accelerate(pipe, self.policy))
+        handle = worker.enter(
+            lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, fallback=self.fallback)
+        )
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
             output = pipelines.run(pipe, arguments, seed)
