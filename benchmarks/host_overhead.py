@@ -1,8 +1,9 @@
 """Overhead of the ComfyUI wrappers, on the stand-in of ComfyUI: python -m benchmarks.host_overhead.
 
-A forecast step is compared with the bare weighted sum of the same features, and a computed step with the bare call, in
-turns (A B A B), by medians of the thread's own CPU time, which other processes disturb little. torch uses one thread,
-and freed memory is kept for reuse, as allocators of GPUs do: new pages of a CPU cost as much as the arithmetic.
+A forecast step is compared with the bare weighted sum of the same features, and a computed step with the bare call and
+with the arithmetic that it needs at least (x - D and a sum over it), in turns (A B A B), by medians of the thread's own
+CPU time, which other processes disturb little. torch uses one thread, and freed memory is kept for reuse, as allocators
+of GPUs do: new pages of a CPU cost as much as the arithmetic. Times depend on how busy the memory is; ratios little.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     return time.thread_time() - began
 
 
+def difference(x: torch.Tensor, output: torch.Tensor) -> None:
+    with torch.inference_mode(False):
+        (x - output).sum()
+
+
 def bare(source: tuple[list[torch.Tensor], list[float]]) -> float:
     return seconds(weighted_sum, *source)
 
@@ -45,7 +51,7 @@ def measure(shape: tuple[int, ...], method: str, rounds: int) -> dict[str, float
     levels = sigmas(STEPS)
     patch = ModelPatch(Choice(method=method, speedup=2.0))
     x, outputs = torch.randn(shape), [torch.randn(shape) for _ in range(STEPS)]
-    forecast, bare_sum, computed, bare_call, terms = [], [], [], [], []
+    forecast, bare_sum, computed, bare_call, least, terms = [], [], [], [], [], []
     sources: dict[int, tuple[list[torch.Tensor], list[float]]] = {}
     for turn in range(rounds):
         run = SamplingRun(patch.choice, levels.tolist(), {})
@@ -60,13 +66,13 @@ def measure(shape: tuple[int, ...], method: str, rounds: int) -> dict[str, float
             wrapped = Executor(network, None, [patch.predict_noise])
             plain = Executor(network, None, [])
             source = sources.get(step)
-            first = turn % 2 == 1 and source is not None
-            early = bare(source) if first else None  # by turns, since the first of two is given new memory
+            early = bare(source) if turn % 2 and source is not None else None  # by turns, as the first gets new memory
             before = record.nfe
             taken = seconds(wrapped, x, sigma, options, 0)
             if record.nfe > before:
                 computed.append(taken)
                 bare_call.append(seconds(plain, x, sigma, options, 0))
+                least.append(seconds(difference, x, outputs[step]))
                 continue
             used, weights = record.plans["visit 1"].sparse_rows[step]
             sources[step] = [outputs[other] for other in used], weights
@@ -80,6 +86,7 @@ def measure(shape: tuple[int, ...], method: str, rounds: int) -> dict[str, float
         "weighted_sum_ms": 1e3 * statistics.median(bare_sum),
         "forecast_over_weighted_sum": statistics.median(forecast) / statistics.median(bare_sum),
         "computed_overhead_ms": 1e3 * (statistics.median(computed) - statistics.median(bare_call)),
+        "computed_arithmetic_ms": 1e3 * statistics.median(least),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import foreseer as fs
 from foreseer.errors import AttachError, ForeseerWarning, PlanError
 from foreseer.gate import StepControl
+from tests.unit.runtime.test_mix import plan_with_mixing
 
 POLICY = fs.Policy(fs.schedule.Uniform(interval=2, warmup=1), fs.forecast.Newton(order=1))
 GRID = fs.Grid.uniform(10)
@@ -272,3 +273,27 @@ def test_a_forecast_added_to_a_tensor_is_the_sum(dtype: torch.dtype, mode: Any) 
                 assert added.dtype == x.dtype or dtype == torch.float64
                 tolerance = 1e-5 if dtype != torch.bfloat16 else 5e-2
                 torch.testing.assert_close(added.double(), x.double() - 2.5 * plain.double(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["plan", "gate", "channel mixing"])
+def test_an_output_with_a_scale_is_forecast_as_their_product(kind: str) -> None:
+    policies = {
+        "plan": POLICY,
+        "gate": fs.GatedPolicy(StepControl(0.2, order=1), fs.forecast.TaylorSeer(1)),
+        "channel mixing": plan_with_mixing(-1),
+    }
+    grid = policies[kind].grid if kind == "channel mixing" else GRID
+    whole, scaled = fs.Run(policies[kind], grid), fs.Run(policies[kind], grid)
+    x, decided = start(3, 70).reshape(2, 7, 5), []
+    for step, t in enumerate(grid):
+        expected, found = whole.forecast(step), scaled.forecast(step)
+        decided.append(expected is None)
+        assert (found is None) == (expected is None)
+        if expected is None:
+            output, scale = network(x, t), 0.25 * (step + 1)
+            whole.computed(step, output)
+            scaled.computed(step, output / scale, scale=scale)
+        else:
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert {True, False} == set(decided)
+    assert scaled.record.to_dict()["features"] == whole.record.to_dict()["features"]

@@ -18,7 +18,7 @@ from foreseer.hosts.choice import Choice, ChoiceError
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, take_off
 from foreseer.hosts.comfyui.pieces import cut
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
-from foreseer.hosts.comfyui.sampler_run import RunReport
+from foreseer.hosts.comfyui.sampler_run import RunReport, SamplingRun
 from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
 
 STEPS = 12
@@ -184,6 +184,20 @@ def test_what_is_no_grid_or_too_short_is_computed(levels: Tensor, reason: str | 
 def test_a_budget_of_all_steps_computes_all() -> None:
     model = ModelPatch(Choice(nfe=STEPS + 5)).put_on(Patcher(Network()))
     assert torch.equal(sample(model), sample(Patcher(Network())))
+
+
+@pytest.mark.parametrize(("speedup", "reads"), [(1.0, 0), (2.0, STEPS)])
+def test_the_noise_level_is_read_once_per_call_and_not_if_all_compute(
+    speedup: float, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read waits for the device."""
+    levels, x, read = sigmas(STEPS), noise(), Tensor.tolist
+    run = SamplingRun(Choice(speedup=speedup), levels.tolist(), {})
+    seen: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: seen.append(tensor) or read(tensor))
+    for level in levels[:-1]:
+        run.denoised(x, level.expand(2), lambda: x * 0.5)
+    assert len(seen) == reads
 
 
 def test_parts_of_a_run_each_have_their_own_budget() -> None:

@@ -13,9 +13,9 @@ from foreseer.calibration.record import gram
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.hosts.choice import Choice
+from foreseer.hosts.comfyui.levels import step_at
 from foreseer.hosts.comfyui.matrix import sampler_matrix
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
-from foreseer.hosts.comfyui.sampler_run import SAME_LEVEL
 from foreseer.kernel import Kernel
 
 SPEEDUPS = (2.0, 3.0, 4.0)
@@ -80,8 +80,8 @@ class Recording:
         if features is not None:
             assert self._grid is not None
             level = float(timestep.reshape(-1)[0])
-            step = int(np.argmin(np.abs(self._grid.levels - level)))
-            if features[step] is None and abs(self._grid.levels[step] - level) <= SAME_LEVEL * level:
+            step = step_at(self._grid.levels.tolist(), level)
+            if step is not None and features[step] is None:
                 features[step] = ((x - denoised) / level).detach().reshape(-1).to(torch.float32)
         return denoised
 
