@@ -304,12 +304,47 @@ def test_methods_by_name(method: str) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.5
 
 
-def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8) -> Recording:
-    recording = Recording()
+def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8, keep: bool = False) -> Recording:
+    recording = Recording(keep)
     model = recording.put_on(Patcher(Network()))
     for seed in range(runs):
         sample(model, sampler, sigmas(steps), seed=seed)
     return recording
+
+
+def test_refined_rows_are_fitted_through_the_samplers_matrix_and_beat_the_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patcher, recording, nfe = Patcher(Network()), Recording(keep=True), 3
+    monkeypatch.setattr("foreseer.hosts.comfyui.recording.SPEEDUPS", (4.0,))
+
+    def run(wrappers: Any, seed: int) -> Tensor:
+        model = wrappers.put_on(patcher)
+        return Guider(model).sample(noise(seed, (1, 16, 16, 16)), Sampler(SAMPLERS["two_step"]), sigmas(12))
+
+    for seed in range(4):
+        run(recording, seed)
+    patcher.model.calls = 0
+    profile = recording.profile({"model": "stand-in"}, run)
+    assert patcher.model.calls == (3 + 2) * nfe  # three rolled out; one held out, and run under both kinds of rows
+    assert "(refined rows)" in summarise(profile)
+    (plan,) = profile.plans
+    errors = []
+    for served in (profile, profile.kernel):
+        patch = ModelPatch(Choice(profile=served, nfe=nfe))
+        for seed in (50, 51):
+            expected, found = run(SimpleNamespace(put_on=take_off), seed), run(patch, seed)
+            errors.append(float((found - expected).norm() / expected.norm()))
+            assert patch.reports[-1].forward_passes == nfe
+    assert max(errors[:2]) < 0.95 * min(errors[2:])
+    assert plan.expected_error == pytest.approx(errors[0], rel=0.1)
+
+
+@pytest.mark.parametrize(("sampler", "runs"), [("ancestral", 4), ("heun", 2), ("euler", 1)])
+def test_without_a_matrix_or_a_run_to_hold_out_the_profile_has_kernel_rows(sampler: str, runs: int) -> None:
+    profile = recorded(sampler, runs, keep=True).profile({}, lambda wrappers, index: pytest.fail("sampled again"))
+    assert profile.plans == ()
+    assert runs == 1 or "(kernel rows)" in summarise(profile)
 
 
 def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> None:
@@ -329,7 +364,7 @@ def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> No
 
 def test_a_quality_of_a_profile_keeps_its_expected_error() -> None:
     profile = recorded(runs=2).kernel({})
-    assert "speedup 3: " in summarise(profile)
+    assert "speedup 3: " in summarise(fs.Profile(profile))
     model = ModelPatch(Choice(profile=profile, quality="fast")).put_on(Patcher(Network()))
     sample(model, levels=sigmas(8))
     assert 0 < report(model).expected_error <= 0.1

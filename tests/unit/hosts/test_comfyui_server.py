@@ -21,6 +21,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import foreseer as fs
 from tests.unit.hosts import comfyui_real as real
 
 pytestmark = pytest.mark.skipif(not real.COMFYUI_PATH, reason="COMFYUI_PATH names no checkout of ComfyUI")
@@ -47,6 +48,15 @@ class RandomConditioning:
         return ([[embeddings, {"pooled_output": torch.randn(1, 64, generator=generator)} if pooled else {}]],)
 
 
+class FourConditionings(RandomConditioning):
+    """A list of four, one after the other seed."""
+
+    OUTPUT_IS_LIST = (True,)
+
+    def make(self, seed, width, pooled):
+        return ([super(FourConditionings, self).make(seed + index, width, pooled)[0] for index in range(4)],)
+
+
 class ZeroLatent:
     """A latent of any shape."""
 
@@ -62,7 +72,7 @@ class ZeroLatent:
         return ({"samples": torch.zeros([int(size) for size in shape.split()])},)
 
 
-NODE_CLASS_MAPPINGS = {"RandomConditioning": RandomConditioning, "ZeroLatent": ZeroLatent}
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (RandomConditioning, FourConditionings, ZeroLatent)}
 '''
 
 
@@ -217,11 +227,15 @@ def test_a_profile_is_tuned_saved_and_loaded(server: Server) -> None:
     del tuning["2"], tuning["6"], tuning["7"], tuning["8"]
     sampling = {"steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["1", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
+    tuning["3"] = node("FourConditionings", seed=1, width=real.SERVED["SD3"][1], pooled=True)
     tuning["10"] = node("ForeseerTune", seed=0, **sampling, **links)
     tuning["11"] = node("ForeseerSaveProfile", profile=["10", 0], name="tiny")
+    tuning["13"] = node("PreviewAny", source=["10", 1])
     result = server.result(server.queue(tuning))
     assert result["status"]["status_str"] == "success", result["status"]
-    assert (server.folder / "models" / "foreseer" / "tiny.profile.safetensors").exists()
+    assert "4 runs of 8 steps, with the sampler's matrix" in result["outputs"]["13"]["text"][0]
+    profile = fs.Profile.load(server.folder / "models" / "foreseer" / "tiny.profile.safetensors")
+    assert profile.kernel.prompts == 4
     served = prompt("SD3", enabled=True, seed=7, profile=["12", 0])
     served["12"] = node("ForeseerLoadProfile", file="tiny.profile.safetensors")
     result = server.result(server.queue(served))
