@@ -13,7 +13,6 @@ from torch import Tensor
 
 from foreseer.attach.single_run import Run
 from foreseer.calibration.record import gram
-from foreseer.calibration.rollout import RIDGE
 from foreseer.calibration.rollout_moments import Moments
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
@@ -22,6 +21,8 @@ from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK, learned
 from foreseer.methods.validate import summarise
 from foreseer.plan import Plan
 from foreseer.schedule.optimal import Optimal
+
+RIDGE = 1e-6  # relative to the features' mean square
 
 
 @dataclass(frozen=True)
