@@ -1,4 +1,4 @@
-"""The run of one request in a server: calls named by model, side of guidance and position within the step."""
+"""The run of one request in a server, shared by the plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ log = logging.getLogger("foreseer")
 
 
 class ServedRun:
-    """Forecasts of one request. Guidance may call several models, each several times per step, in a fixed order.
+    """Forecasts of one request.
+
+    Guidance may call several models, each several times per step, in the same order at every step.
 
     Args:
         run: whose forecasts are used; ``None`` if every step computes.

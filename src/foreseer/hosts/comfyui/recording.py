@@ -116,7 +116,9 @@ class Recording:
         )
 
     def profile(self, provenance: Mapping[str, str], sample: Sample) -> Profile:
-        """The kernel, and refined plans at a few speedups if the sampler has a matrix and two runs or more were kept.
+        """The kernel, with refined plans at a few speedups where they can be fitted.
+
+        The sampler must have a matrix, and two runs or more must have been kept.
 
         Args:
             provenance: text about model, sampler and options.

@@ -1,4 +1,4 @@
-"""Rollout in ComfyUI: rows fitted on runs that these rows have perturbed, through the sampler's own matrix."""
+"""Rollout in ComfyUI: rows fitted through the sampler's matrix, on runs that these rows have changed."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ Sample = Callable[[RolledRun, int], Any]  # runs the sampler with the wrappers, 
 
 
 def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, nfe: int) -> Plan | None:
-    r"""Fit a plan of ``nfe`` computed steps as :func:`foreseer.rollout` does, and measure it on conditionings held out.
+    """Fit a plan as :func:`foreseer.rollout` does, and measure it on conditionings held out.
 
     Args:
         kernel: of the references, with the sampler's matrix.
