@@ -162,8 +162,14 @@ class Run:
         self.record.note_forecast(branch, step, state.applied.rows, step - state.applied.first_step, seconds)
         return output
 
-    def computed(self, step: int, output: Any, branch: str = "") -> None:
+    def computed(self, step: int, output: Any, branch: str = "", scale: float = 1.0) -> None:
         """Store the network's output at ``step``: a tensor, or a container of tensors.
+
+        Args:
+            step: for which :meth:`forecast` returned ``None``.
+            output: what the network returned.
+            branch: as for :meth:`forecast`.
+            scale: forecasts are of ``scale * output``; the product is not formed, the rows' weights are scaled.
 
         Raises:
             AttachError: :meth:`forecast` did not ask for this step to be computed.
@@ -190,11 +196,12 @@ class Run:
             template, state = state.template, self._begin(step, branch, state.layout)
             state.template = template
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)
-        state.applied.computed(step, [tensor.detach() for tensor in tensors])
+        if not state.applied.layout:
+            self.record.features[branch] = describe_parts(tensors)
+        state.applied.computed(step, [tensor.detach() for tensor in tensors], scale=scale)
         if self._parallel:
             state.applied.store.trust()
         self.record.plans[branch] = state.applied.rows
-        self.record.features[branch] = describe_parts(tensors)
 
     def free(self) -> None:
         """Free all features; a later call restarts its branch. The record stays."""

@@ -14,6 +14,7 @@ from torch import Tensor
 import foreseer as fs
 from foreseer.errors import AttachError, ForeseerWarning, PlanError
 from foreseer.gate import StepControl
+from tests.unit.runtime.test_mix import plan_with_mixing
 
 POLICY = fs.Policy(fs.schedule.Uniform(interval=2, warmup=1), fs.forecast.Newton(order=1))
 GRID = fs.Grid.uniform(10)
@@ -320,3 +321,27 @@ def test_what_is_no_batch_is_refused_and_begins_no_run() -> None:
     for grid in (None, 5):
         with pytest.raises(AttachError, match="grid is a"):
             runs.forecast("a", 0, grid)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("kind", ["plan", "gate", "channel mixing"])
+def test_an_output_with_a_scale_is_forecast_as_their_product(kind: str) -> None:
+    policies = {
+        "plan": POLICY,
+        "gate": fs.GatedPolicy(StepControl(0.2, order=1), fs.forecast.TaylorSeer(1)),
+        "channel mixing": plan_with_mixing(-1),
+    }
+    grid = policies[kind].grid if kind == "channel mixing" else GRID
+    whole, scaled = fs.Run(policies[kind], grid), fs.Run(policies[kind], grid)
+    x, decided = start(3, 70).reshape(2, 7, 5), []
+    for step, t in enumerate(grid):
+        expected, found = whole.forecast(step), scaled.forecast(step)
+        decided.append(expected is None)
+        assert (found is None) == (expected is None)
+        if expected is None:
+            output, scale = network(x, t), 0.25 * (step + 1)
+            whole.computed(step, output)
+            scaled.computed(step, output / scale, scale=scale)
+        else:
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert {True, False} == set(decided)
+    assert scaled.record.to_dict()["features"] == whole.record.to_dict()["features"]
