@@ -62,7 +62,10 @@ def main() -> None:
         with given.out.open("a") as file:
             file.write(json.dumps(seen) + "\n")
         sites = {site: each["outcome"] for site, each in seen.get("sites", {}).items()}
-        print(f"{number + 1}/{len(fixtures)} {fixture.name}: {seen['outcome']} {seen.get('reason', '')} {sites}", flush=True)
+        print(
+            f"{number + 1}/{len(fixtures)} {fixture.name}: {seen['outcome']} {seen.get('reason', '')} {sites}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Fixture:
 
 
 def find_fixtures(checkout: Path) -> list[Fixture]:
-    """All fixtures in ``tests/pipelines`` and ``tests/modular_pipelines`` of a checkout, the first of each folder first."""
+    """All pipeline and modular fixtures of a checkout, the first of each folder first."""
     fixtures = [
         fixture
         for mark, folder in MARKS.items()
@@ -99,6 +99,8 @@ class Built:
         self.pipe.set_progress_bar_config(disable=True)
         offline.fit(self.pipe)
         _fill_zeros(self.pipe)
+        for part in modules_of(self.pipe).values():
+            part.eval()
         names = inspect.signature(self.pipe.__call__).parameters
         inputs = self.inputs(0)
         wanted = [name for name in ("num_inference_steps", *inputs) if name.endswith("num_inference_steps")]

@@ -112,6 +112,7 @@ def install() -> None:
     put(transformers.PreTrainedTokenizerBase, lambda cls, name: tokenizer(name))
     put(transformers.AutoTokenizer, lambda cls, name: tokenizer(name))
     put(transformers.AutoConfig, lambda cls, name: config(_kind(name)))
+    put(transformers.FeatureExtractionMixin, lambda cls, name: cls())
     put(transformers.AutoProcessor, lambda cls, name: TextProcessor(name))
     put(transformers.ProcessorMixin, lambda cls, name: TextProcessor(name))
     put(transformers.PreTrainedModel, lambda cls, name: cls(config(cls.config_class)))

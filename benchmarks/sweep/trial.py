@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import sys
@@ -20,6 +21,7 @@ import foreseer as fs
 from benchmarks.sweep.fixtures import STEPS, Built, Fixture, modules_of, same
 from foreseer.attach.accelerate import accelerate, detach
 from foreseer.attach.interception import is_hooked
+from foreseer.attach.run_record import RunRecord
 from foreseer.calibration.calibrate import calibrate
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.pipelines import quiet_libraries
@@ -60,12 +62,15 @@ def counted(pipe: Any) -> Iterator[Calls]:
         hooks.append(module.register_forward_hook(count(calls.modules, name)))
         hooks.append(module.register_forward_hook(note_step(name)))
         hooks += [
-            part.register_forward_hook(count(calls.layers, name)) for part in module.modules() if isinstance(part, HEAVY)
+            part.register_forward_hook(count(calls.layers, name))
+            for part in module.modules()
+            if isinstance(part, HEAVY)
         ]
     scheduler = getattr(pipe, "scheduler", None)
     step = getattr(type(scheduler), "step", None)
     if step is not None:
 
+        @functools.wraps(step)  # pipelines read its signature
         def counting(self: Any, *args: Any, **options: Any) -> Any:
             calls.steps += self is scheduler
             return step(self, *args, **options)
@@ -176,11 +181,19 @@ def _check_bits(built: Built, plain: list[Any], site: str, result: dict[str, Any
 
 
 def _check_forecasts(built: Built, plain: list[Any], seen: dict[str, Any], site: str, result: dict[str, Any]) -> None:
+    records: dict[int, RunRecord] = {}
     with accelerate(built.pipe, policy(site, 2)) as handle:
+        begin = handle.begin_run
+
+        def begin_run(*args: Any) -> RunRecord:
+            record = begin(*args)
+            return records.setdefault(id(record), record)
+
+        handle.begin_run = begin_run
         attached = [name for name, module in modules_of(built.pipe).items() if is_hooked(module)]
         with counted(built.pipe) as calls:
             first = built.run()
-        record = handle.record
+        runs = list(records.values())
         other = built.run(1) if site == "output" else []
         again = built.run()
     with accelerate(built.pipe, policy(site, 2)):
@@ -201,16 +214,18 @@ def _check_forecasts(built: Built, plain: list[Any], seen: dict[str, Any], site:
         "other seed equal": site != "output" or same(other, fresh),
         "forecasts change it": not same(first, plain),
     }
-    if record is not None:
+    if runs:
         result |= {
             "record": {
-                "steps": record.steps,
-                "nfe": record.nfe,
-                "forward passes": record.forward_passes,
-                "calls": record.calls,
-                "late": len(record.begun_late),
+                "runs": len(runs),
+                "nfe": sum(record.nfe for record in runs),
+                "forward passes": sum(record.forward_passes for record in runs),
+                "calls": sum(record.calls for record in runs),
+                "late": sum(len(record.begun_late) for record in runs),
             },
-            "failed open": [f"{each.step} {each.branch}: {each.reason}" for each in record.failed_open][:4],
+            "failed open": [
+                f"{each.step} {each.branch}: {each.reason}" for record in runs for each in record.failed_open
+            ][:4],
         }
 
 
@@ -245,7 +260,11 @@ def _calibrated(built: Built, seen: dict[str, Any]) -> dict[str, Any]:
         with _quiet():
             prompts = prompt if isinstance(prompt, list) else ["" if prompt is None else prompt]
             kernel = calibrate(
-                built.pipe, [str(each) for each in prompts[:1]], num_inference_steps=steps, sensitivity_prompts=0, **inputs
+                built.pipe,
+                [str(each) for each in prompts[:1]],
+                num_inference_steps=steps,
+                sensitivity_prompts=0,
+                **inputs,
             )
             with accelerate(built.pipe, kernel, nfe=4) as handle:
                 built.run()
