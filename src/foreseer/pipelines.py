@@ -206,21 +206,23 @@ def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]
 
 
 def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments for one picture of ``prompt``, leaving out ``None`` values.
+    """Return the keyword arguments for one picture of ``prompt``.
 
     Raises:
         PipelineError: the pipeline does not accept an option, or accepts neither a prompt nor a class label; an option
             sets the prompt or the generator, or asks for guidance that would be dropped; the class is unknown.
     """
-    accepted = inspect.signature(pipe.__call__).parameters
-    arguments = {name: value for name, value in given.items() if value is not None}
+    accepted = accepted_arguments(pipe)
+    arguments = dict(given)
+    if hasattr(pipe, "blocks") and "output_type" not in accepted:  # modular blocks that end before the decoder
+        arguments.pop("output_type", None)
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
-    _check_guidance(arguments, accepted)
+    _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
     if "class_labels" in accepted:
@@ -232,6 +234,16 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
                 f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
             ) from error
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+
+
+def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a pipeline's call; of a modular pipeline, the inputs of its blocks."""
+    blocks = getattr(pipe, "blocks", None)
+    if blocks is None:
+        return inspect.signature(pipe.__call__).parameters
+    kind = inspect.Parameter.KEYWORD_ONLY
+    named = {each.name: each for each in blocks.inputs if each.name}
+    return {name: inspect.Parameter(name, kind, default=each.default) for name, each in named.items()}
 
 
 def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
@@ -280,7 +292,7 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picture_name(pipe: Any) -> str:
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted = accepted_arguments(pipe)
     name = next((name for name in PICTURE_NAMES if name in accepted), None)
     if name is None:
         raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
@@ -307,7 +319,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
     try:
         return pipe(**arguments, generator=generator)
