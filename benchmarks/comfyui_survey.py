@@ -1,4 +1,6 @@
-"""Survey of ComfyUI's samplers: what each computes under Foreseer. Needs a checkout of ComfyUI, named by COMFYUI_PATH.
+"""What each of ComfyUI's samplers computes under Foreseer.
+
+Needs a checkout of ComfyUI, named by COMFYUI_PATH.
 
 python -m benchmarks.comfyui_survey             # runs all samplers, writes the results and the table of the page
 python -m benchmarks.comfyui_survey --table     # writes the table only, from the results

@@ -45,7 +45,7 @@ def latents_of(output: Any) -> torch.Tensor:
 
 
 def write(name: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows with date, hardware and command to ``results/NAME.json``, and print them as a Markdown table."""
+    """Write rows to ``results/NAME.json`` with date, hardware and command; print a Markdown table."""
     about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
     RESULTS.mkdir(exist_ok=True)
     content = {**about, "environment": environment(), "rows": rows}

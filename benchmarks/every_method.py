@@ -1,4 +1,4 @@
-"""Every method by name on a trained example, at equal evaluations asked, with the FLOPs that it really spends.
+"""Every method by name on a trained example, at equal budgets, with the FLOPs that it spends.
 
 Kernel and rollouts are learned on captions that are not drawn; `foreseer bench` does the rest. Where a method skips
 parts of the network only, or a gate decides, "evaluations" are its FLOPs over those of one whole evaluation.

@@ -1,4 +1,4 @@
-"""What forecasting gains where there are few steps in all, as in distilled models: the bundled pipeline at 8, 6, 4.
+"""What forecasting gains at few steps, as in distilled models: the bundled pipeline at 8, 6, 4.
 
 The reference computes every one of the few steps. Step reduction runs the pipeline's own sampler with as many steps as
 the plan computes; its best sub-grid is reuse on searched steps, which is the same thing under Euler's method.
@@ -22,7 +22,7 @@ BUDGETS = {8: (7, 6, 5, 4), 6: (5, 4, 3), 4: (3,)}
 
 
 def policies(pipe, kernel, prompts, nfe, options):
-    """By name, policies and what the kernel expects of them, where it tells."""
+    """Policies by name, and their expected errors where the kernel gives one."""
     reuse, taylor = fs.forecast.Reuse(), fs.forecast.TaylorSeer(order=1)
     for name, rows in (
         ("best sub-grid (reuse, searched steps)", reuse),

@@ -56,7 +56,7 @@ def fitted_plans(pipe, kernel, prompts, held_out, nfe, **options):
 
 
 def measured(bench, policy):
-    """PSNR in dB (mean over prompts) and relative error of the final latent (root mean square) against the full run."""
+    """Mean PSNR in dB and root mean square relative error of the final latent, against the full run."""
     made = bench.sample(STEPS, policy)
     pairs = list(zip(made, bench.reference, strict=True))
     decibels = [min(psnr(image, true), 99.0) for (_, image), (_, true) in pairs]

@@ -68,7 +68,7 @@ def entries() -> list[Entry]:
 
 
 def run(entry: Entry, features: list[Tensor]) -> tuple[float, float, Tensor]:
-    """Seconds a forecast after the tenth computed step, seconds a skipped step over the run, the last forecast."""
+    """Seconds per forecast after the tenth computed step and per skipped step, and the last forecast."""
     forecaster = entry.make()
     computed = entry.schedule.computed_steps(STEPS)
     assert len(computed) == len(features) == 10

@@ -1,8 +1,8 @@
-"""The forecast-error gate against the fixed optimal schedule with the same rows, at equal mean evaluations.
+"""The forecast-error gate against the fixed optimal schedule, at equal rows and mean NFE.
 
-Prompts and seeds that calibration never saw, one image a run: the bundled pipeline, 50 steps. A fixed schedule has
-whole evaluations only: between them its PSNR is interpolated, image by image. Hard images are told three ways: by the
-fixed schedule's PSNR, by the gate's, and by that of Euler's method with fewer steps, which forecasts nothing.
+Prompts and seeds that calibration never saw, one image per run: the bundled pipeline, 50 steps. A fixed schedule
+computes a whole number of steps; between two numbers its PSNR is interpolated for each image. Hard images are found in
+three ways: by the fixed schedule's PSNR, by the gate's, and by that of Euler's method with fewer steps.
 
     python -m benchmarks.gated [--prompts 64] [--calibration 64] [--kernel FILE]
 """
@@ -64,7 +64,7 @@ def interpolated(fixed, nfe):
 
 
 def compare(name, asked, spent, found, *, fixed, euler, error):
-    """One row of the table; differences are the gate's PSNR less the fixed schedule's at the same mean evaluations."""
+    """Row of the table; differences are the gate's PSNR minus the fixed schedule's at the same mean NFE."""
     against = interpolated(fixed, float(spent.mean()))
     row = {
         "policy": name,

@@ -1,4 +1,4 @@
-"""Guidance as a second axis: branches called together at each computed step, or each at steps of its own.
+"""Guidance as a second axis: branches computed together, or each at separate steps.
 
 The bundled pipeline, 50 steps, guidance 3, on unseen captions and seeds; equal calls of the network.
 
@@ -20,7 +20,7 @@ GUIDANCE = 3.0
 
 
 class EverySecond(Schedule):
-    """Searched steps at which the conditional branch computes, and every second of them the unconditional one too.
+    """Searched steps for the conditional branch; the unconditional one computes at every second.
 
     Args:
         kernel: what the steps are searched on.
@@ -28,7 +28,7 @@ class EverySecond(Schedule):
     """
 
     def __init__(self, kernel: fs.Kernel, evaluations: int) -> None:
-        # Of n steps, (n + 1) // 2 have both branches.
+        # Both branches compute at (n + 1) // 2 of n steps.
         self._calls = evaluations
         self._steps = Optimal(kernel, nfe=max(n for n in range(1, evaluations) if n + (n + 1) // 2 <= evaluations))
 

@@ -1,8 +1,9 @@
 """Overhead of the ComfyUI wrappers, on the stand-in of ComfyUI: python -m benchmarks.host_overhead.
 
-A forecast step is compared with the bare weighted sum of the same features, and a computed step with the bare call, in
-turns (A B A B), by medians of the thread's own CPU time, which other processes disturb little. torch uses one thread,
-and freed memory is kept for reuse, as allocators of GPUs do: new pages of a CPU cost as much as the arithmetic.
+A forecast step is compared with the bare weighted sum of the same features, and a computed step with the bare call and
+with the arithmetic that it needs at least (x - D and a sum over it), in turns (A B A B), by medians of the thread's own
+CPU time, which other processes disturb little. torch uses one thread, and freed memory is kept for reuse, as allocators
+of GPUs do: new pages of a CPU cost as much as the arithmetic. Times depend on how busy the memory is; ratios little.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from foreseer.runtime import weighted_sum
 RESULTS = Path(__file__).parent / "results" / "host_overhead.json"
 SHAPES = {(1, 16, 128, 128): 1, (1, 16, 21, 60, 104): 4}  # and how much less often each is measured
 STEPS = 20
+LEVELS = sigmas(STEPS)
 
 
 def seconds(function: Callable[..., Any], *arguments: Any) -> float:
@@ -36,50 +38,92 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> float:
     return time.thread_time() - began
 
 
-def bare(source: tuple[list[torch.Tensor], list[float]]) -> float:
-    return seconds(weighted_sum, *source)
+def difference(x: torch.Tensor, output: torch.Tensor) -> None:
+    with torch.inference_mode(False):
+        (x - output).sum()
+
+
+class Measured:
+    """Runs of twenty steps in the stand-in, ten of them computed.
+
+    Args:
+        shape: of the latent.
+        method: name of the method.
+    """
+
+    def __init__(self, shape: tuple[int, ...], method: str) -> None:
+        self.patch = ModelPatch(Choice(method=method, speedup=2.0))
+        self.x, self.outputs = torch.randn(shape), [torch.randn(shape) for _ in range(STEPS)]
+        self.sources: dict[int, tuple[list[torch.Tensor], list[float]]] = {}  # of each forecast step
+        self.times: dict[str, list[float]] = {}
+
+    def take(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
+        """Time one call of ``function``."""
+        self.times.setdefault(name, []).append(seconds(function, *arguments))
+
+    def run(self, visit: Callable[[int, Callable[..., Any]], None]) -> None:
+        """One run; ``visit`` receives each step and a function that calls the wrappers (True) or the network."""
+        run = SamplingRun(self.patch.choice, LEVELS.tolist(), {})
+        options = {"transformer_options": {KEY: run}}
+        (self.record,) = run.report.records
+        for step in range(STEPS):
+            sigma = LEVELS[step : step + 1]
+
+            def network(*_: Any, step: int = step) -> Any:
+                return self.outputs[step]
+
+            def call(wrapped: bool, sigma: Any = sigma, network: Any = network) -> Any:
+                Executor(network, None, [self.patch.predict_noise] if wrapped else [])(self.x, sigma, options, 0)
+
+            visit(step, call)
+            if self.record.forecast and step in self.record.forecast["visit 1"]:
+                used, weights = self.record.plans["visit 1"].sparse_rows[step]
+                self.sources[step] = [self.outputs[other] for other in used], weights
+        run.end()
+
+    def forecasts(self, bare_first: bool) -> None:
+        """Time forecasts and bare sums, in the order given, as the first of two gets new memory."""
+
+        def visit(step: int, call: Callable[..., Any]) -> None:
+            if step not in self.sources:
+                call(True)
+                return
+            pair = [("forecast", call, (True,)), ("weighted_sum", weighted_sum, self.sources[step])]
+            for name, function, arguments in reversed(pair) if bare_first else pair:
+                self.take(name, function, *arguments)
+
+        self.run(visit)
+
+    def computed_steps(self) -> None:
+        """Time computed steps, bare calls, and the arithmetic that a computed step needs at least."""
+
+        def visit(step: int, call: Callable[..., Any]) -> None:
+            if step in self.sources:
+                call(True)
+                return
+            self.take("computed", call, True)
+            self.take("call", call, False)
+            self.take("arithmetic", difference, self.x, self.outputs[step])
+
+        self.run(visit)
 
 
 def measure(shape: tuple[int, ...], method: str, rounds: int) -> dict[str, float]:
     """Medians over runs of twenty steps, ten of them computed."""
-    levels = sigmas(STEPS)
-    patch = ModelPatch(Choice(method=method, speedup=2.0))
-    x, outputs = torch.randn(shape), [torch.randn(shape) for _ in range(STEPS)]
-    forecast, bare_sum, computed, bare_call, terms = [], [], [], [], []
-    sources: dict[int, tuple[list[torch.Tensor], list[float]]] = {}
+    measured = Measured(shape, method)
+    measured.run(lambda step, call: call(True))
     for turn in range(rounds):
-        run = SamplingRun(patch.choice, levels.tolist(), {})
-        options = {"transformer_options": {KEY: run}}
-        (record,) = run.report.records
-        for step in range(STEPS):
-            sigma = levels[step : step + 1]
-
-            def network(*_: Any, step: int = step) -> Any:
-                return outputs[step]
-
-            wrapped = Executor(network, None, [patch.predict_noise])
-            plain = Executor(network, None, [])
-            source = sources.get(step)
-            first = turn % 2 == 1 and source is not None
-            early = bare(source) if first else None  # by turns, since the first of two is given new memory
-            before = record.nfe
-            taken = seconds(wrapped, x, sigma, options, 0)
-            if record.nfe > before:
-                computed.append(taken)
-                bare_call.append(seconds(plain, x, sigma, options, 0))
-                continue
-            used, weights = record.plans["visit 1"].sparse_rows[step]
-            sources[step] = [outputs[other] for other in used], weights
-            forecast.append(taken)
-            bare_sum.append(early if early is not None else bare(sources[step]))
-            terms.append(len(used))
-        run.end()
+        measured.forecasts(bare_first=turn % 2 == 1)
+        measured.computed_steps()
+    ms = {name: 1e3 * statistics.median(times) for name, times in measured.times.items()}
     return {
-        "terms": statistics.mean(terms),
-        "forecast_ms": 1e3 * statistics.median(forecast),
-        "weighted_sum_ms": 1e3 * statistics.median(bare_sum),
-        "forecast_over_weighted_sum": statistics.median(forecast) / statistics.median(bare_sum),
-        "computed_overhead_ms": 1e3 * (statistics.median(computed) - statistics.median(bare_call)),
+        "terms": statistics.mean(len(used) for used, _ in measured.sources.values()),
+        "forecast_ms": ms["forecast"],
+        "weighted_sum_ms": ms["weighted_sum"],
+        "forecast_over_weighted_sum": ms["forecast"] / ms["weighted_sum"],
+        "computed_overhead_ms": ms["computed"] - ms["call"],
+        "computed_arithmetic_ms": ms["arithmetic"],
+        "computed_over_arithmetic": (ms["computed"] - ms["call"]) / ms["arithmetic"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Learned and exact solvers beside rollout, all from the same calibration prompts: the bundled pipeline, 50 steps.
+"""Learned and exact solvers beside rollout, from the same prompts: the bundled pipeline, 50 steps.
 
 Every learned solver and the rollout rows get the same captions and seeds to learn from, and are measured on the same
 others. A quarter of the calibration captions chooses settings and ends trainings. Fidelity only (no timing).

@@ -1,4 +1,4 @@
-"""Every method at equal evaluations, on prompts and seeds that calibration never saw: the bundled pipeline, 50 steps.
+"""Every method at equal NFE on prompts that calibration never saw: the bundled pipeline, 50 steps.
 
 Fidelity only (no timing). Published methods run at their own schedules for the budget; learned ones on searched steps.
 
@@ -35,7 +35,7 @@ SOLVERS: tuple[Solver, ...] = ("dpm-solver", "unipc")
 
 
 def captions(count: int, offset: int) -> list[str]:
-    """Captions of the bundled pipeline's whole vocabulary on every colour, shuffled; those from ``offset`` on."""
+    """Shuffled captions of the bundled pipeline's whole vocabulary, from ``offset`` on."""
     pairs = [(name, colour) for _, name in read_vocabulary() for colour in COLOUR_NAMES]
     order = np.random.default_rng(0).permutation(len(pairs))
     return [caption(*pairs[index]) for index in order[offset : offset + count]]
@@ -66,7 +66,7 @@ class Bench:
 
     @torch.no_grad()
     def decode(self, latent):
-        """The pictures in [0, 1] that packed latents stand for."""
+        """Decode packed latents to pictures in [0, 1]."""
         height, width = self.options["height"], self.options["width"]
         unpacked = self.pipe._unpack_latents(latent, height, width, self.pipe.vae_scale_factor)
         vae = self.pipe.vae
@@ -90,7 +90,7 @@ def published_policies(budget):
 
 
 def learned_policies(pipe, options, kernel, few, prompts, budget):
-    """L2P, kernel rows and rollout, at L2P's steps and on searched ones; ``few`` knows the first prompts alone."""
+    """L2P, kernel rows and rollout, at L2P's steps and on searched ones; ``few`` is from the first prompts."""
     l2p, rows = train_l2p(kernel), fs.forecast.KernelRows(kernel)
     taylor = fs.forecast.TaylorSeer(order=2)
     policies = {

@@ -1,4 +1,4 @@
-"""The papers' tables of cost on architectures with random weights: evaluations, latency, FLOPs and peak memory.
+"""The papers' tables of cost on random weights: forward passes, latency, FLOPs and peak memory.
 
 Every method of the presets of a model, through the bench itself, latents as output. L2P runs with a matrix of no
 meaning: what a row holds does not change what it costs. Nothing is said about fidelity.

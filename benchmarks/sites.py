@@ -1,4 +1,4 @@
-"""Last block against modules, and some tokens at skipped steps: fidelity, memory, and cost in operations.
+"""Fidelity, memory and operations of the sites: last block, modules, some tokens.
 
 Spectrum's table 4 in kind (arXiv 2603.01623), on the bundled pipeline, on prompts and seeds that calibration never saw.
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def operations(pipe, prompt, options) -> int:
-    """Of the denoiser in one run: matrix products, convolutions and attention."""
+    """Operations of the denoiser in one run: matrix products, convolutions and attention."""
     with count_denoiser(pipe) as cost:
         sample(pipe, prompt, options, STEPS, 1)
     return cost.flops

@@ -1,7 +1,7 @@
-"""Thousands of generations in one process, everything changed at random; now and then one is repeated in a fresh one.
+"""Thousands of random generations in one process, some of them repeated in a new process.
 
-What a generation gives must depend on what was asked for alone: its final latent is compared, to the last bit, with
-that of a process which did nothing else. Memory must stay flat, and every handle must be gone when it was let go.
+The final latent of a generation must depend on its request only: it is compared, to the last bit, with that of a
+process which did nothing else. Memory must stay flat, and every released handle must be freed.
 
     python -m benchmarks.soak --generations 2000 --seed 0
 """
@@ -36,14 +36,14 @@ EVERY = 100
 
 
 def fresh(attached: dict[str, Any], asked: dict[str, Any]) -> str:
-    """The digest that a process of its own gives."""
+    """The digest from a separate process."""
     words = json.dumps([attached, asked])
     command = [sys.executable, "-m", "benchmarks.soak", "--one", words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def resident_kib() -> int:
-    """Resident memory of this process, after the allocator gave back what is free."""
+    """Resident memory of this process, after the allocator released its free memory."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     words = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
@@ -64,7 +64,7 @@ def tensor_kib() -> int:
 
 
 def slope(points: list[tuple[int, int]]) -> float:
-    """The median slope over all pairs of points (Theil and Sen), the first quarter left out: it fills caches."""
+    """Median slope over all pairs of points (Theil and Sen), without the first quarter."""
     x, y = np.array(points[len(points) // 4 :], dtype=float).T
     first, second = np.triu_indices(len(x), 1)
     return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
@@ -73,7 +73,7 @@ def slope(points: list[tuple[int, int]]) -> float:
 def soak(generations: int, seed: int, unattached: bool = False, plain: bool = False) -> dict[str, Any]:
     """Run them all; what was seen. With ``unattached`` nothing is attached: what is left then is not ours.
 
-    With ``plain`` nothing is done to the model: copying, offloading and compiling it leave memory of their own behind.
+    With ``plain`` nothing is done to the model: copying, offloading and compiling it leave memory behind.
     """
     dice, studio = random.Random(seed), Studio()
     handles: list[weakref.ref[fs.Handle]] = []

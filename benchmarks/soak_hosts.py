@@ -1,4 +1,4 @@
-"""What is done to a model before or after attaching, and undone: adapters, offload, quantised weights, compilation."""
+"""Changes to a model around attaching: adapters, offload, quantised weights, compilation."""
 
 from __future__ import annotations
 

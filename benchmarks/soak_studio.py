@@ -1,6 +1,6 @@
-"""What a soak generates with: the bundled pipeline in every setting that its users change, drawn at random.
+"""Random settings of the bundled pipeline for the soak: everything that users change.
 
-A generation is described in plain words and numbers, so that a process of its own can repeat it.
+A generation is described by text and numbers, so that a separate process can repeat it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def digest(latent: Tensor) -> str:
 
 
 class Studio:
-    """The bundled pipeline in three dtypes, its schedulers, and its sister pipelines on the same transformer."""
+    """The bundled pipeline in three dtypes, its schedulers, and other pipelines on its transformer."""
 
     def __init__(self) -> None:
         pipe, self.prompts, _ = bundled()
@@ -159,7 +159,7 @@ class Studio:
         return pipe, options
 
     def _own_loop(self, asked: dict[str, Any]) -> Tensor:
-        """A loop of one's own: guidance at a part of the steps, a hand-over, schedulers that pipelines refuse."""
+        """A user-defined loop: guidance at some steps, a hand-over, schedulers that pipelines refuse."""
         pipe, generator, dtype = self.host.pipe, torch.Generator().manual_seed(asked["seed"]), self.host.dtype
         words = {"max_sequence_length": 16}
         with torch.no_grad():

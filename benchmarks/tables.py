@@ -1,4 +1,4 @@
-"""How each quoted table is made from the results: one function per table. Used by ``benchmarks/figures.py``."""
+"""One function per quoted table, from the results; used by ``benchmarks/figures.py``."""
 
 from __future__ import annotations
 

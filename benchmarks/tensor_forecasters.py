@@ -85,7 +85,7 @@ class CacheDitTaylor(Forecasting):
 
 
 class SpectrumOnTensors(Forecasting):
-    """Spectrum as its section 3.3 says: ridge regression for a (M + 1) x F matrix of coefficients, then a product.
+    """Spectrum as in its section 3.3: ridge regression for (M + 1) x F coefficients, then a product.
 
     Args:
         degree: M.
@@ -132,7 +132,7 @@ class SpectrumOnTensors(Forecasting):
 
 
 class L2POnTensors(Forecasting):
-    """L2P as its program works: a float32 history of every step so far, forecasts included, and one row a step.
+    """L2P as in its program: a float32 history of all steps, forecasts included, and one row per step.
 
     Args:
         matrix: row s holds the weights for step s + 1.
@@ -168,6 +168,6 @@ class L2POnTensors(Forecasting):
 
 
 def mixing_matrix(seed: int = 0) -> Tensor:
-    """A dense lower-triangular matrix whose rows are positive and sum to one; its values do not matter for the cost."""
+    """Dense lower-triangular matrix with positive rows that sum to one; cost does not depend on them."""
     weights = torch.rand(STEPS, STEPS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tril()
     return weights / weights.sum(dim=1, keepdim=True)

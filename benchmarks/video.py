@@ -1,4 +1,4 @@
-"""Every method at equal evaluations on the trained video example, captions and seeds that calibration never saw.
+"""Every method at equal NFE on the video example, on prompts that calibration never saw.
 
 Fidelity only (no timing), against the run that computes all 50 steps. *temporal error*: norm of the error of the
 differences between neighbouring frames over the norm of the reference's differences.
@@ -47,14 +47,14 @@ class VideoBench(Bench):
 
     @torch.no_grad()
     def decode(self, latent):
-        """The videos that latents stand for."""
+        """Decode latents to videos."""
         vae = self.pipe.vae
         mean, deviation = (torch.tensor(vae.config[f"latents_{word}"]).view(1, -1, 1, 1, 1) for word in ("mean", "std"))
         video = vae.decode(latent * deviation + mean, return_dict=False)[0]
         return self.pipe.video_processor.postprocess_video(video, output_type="np")
 
     def score(self, made, reference=None):
-        """Mean PSNR in dB and SSIM of the frames, median temporal error, median relative error of the final latent."""
+        """Mean PSNR in dB and SSIM of the frames; median temporal error and error of the final latent."""
         pairs = list(zip(made, reference or self.reference, strict=True))
         videos = [(video, true) for (_, video), (_, true) in pairs]
         return (

@@ -1,4 +1,4 @@
-"""Foreseer for ComfyUI: the nodes live in the Python package `foreseer`, this folder makes them a node pack."""
+"""Node pack of ComfyUI for the nodes in the Python package `foreseer`."""
 
 WEB_DIRECTORY = "./web"
 

@@ -65,7 +65,7 @@ def to_unit(images):
 
 
 def to_uint8(images):
-    """Turn float images (n, 3, h, w), or videos (n, 3, f, h, w), in [-1, 1] into a uint8 array, colours last."""
+    """Turn images (n, 3, h, w) or videos (n, 3, f, h, w) in [-1, 1] into uint8, colours last."""
     images = ((images.float() + 1.0) * 127.5).round().clamp(0, 255)
     return images.movedim(1, -1).to(torch.uint8).numpy()
 

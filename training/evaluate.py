@@ -1,4 +1,4 @@
-"""Judge a pipeline: does the classifier see in its pictures what the captions say, and are the shapes whole?
+"""Evaluate a pipeline: how often a classifier recognises the caption, and how whole shapes are.
 
 The captions and the noise seeds are drawn from ``EVALUATION_SEED``; use another ``--seed`` while
 developing. Writes a JSON report and, for every way of guidance, a contact sheet.

@@ -1,7 +1,7 @@
 """Icons with captions: vocabulary, rendering and reproducible pools.
 
 Every picture is one icon on a plain background, at one of three sizes and at a random place of a
-grid of 4 pixels: half a token, so that few views of each icon have to be learnt. Its caption is
+grid of 8 pixels: one token, so that few views of each icon have to be learnt. Its caption is
 "a {name} on a {colour} background". A colour is left out for the icons that would vanish in it.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 IMAGE_SIZE = 64
 SIZES = range(40, 57)
 DRAWN_SIZES = (40, 48, 56)
-PLACE_STEP = 4
+PLACE_STEP = 8
 VISIBLE_DISTANCE = 80.0
 HIDDEN_SHARE = 0.4
 

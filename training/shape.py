@@ -22,7 +22,7 @@ def templates(icon, colour):
 
 
 def shape_psnr(image, icon, colour):
-    """Return the PSNR in dB of a uint8 image (64, 64, 3) against the best-aligned rendering of its caption.
+    """PSNR in dB of a uint8 image (64, 64, 3) against the best-aligned rendering of its caption.
 
     With D the image minus the background and T what the icon adds to it at some place, the squared error
     is |D|^2 - 2 <D, T> + |T|^2; a correlation gives <D, T> for all places of one size at once.

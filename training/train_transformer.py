@@ -55,7 +55,7 @@ class TextToLatents(nn.Module):
         self.register_buffer("text_ids", torch.zeros(TEXT_TOKENS, 3), persistent=False)
 
     def forward(self, latents, sigma, clip_ids, t5_ids, guidance=None):
-        """Return the predicted velocity, noise minus data, of noisy packed latents; guidance scale 1 by default."""
+        """Return the predicted velocity, noise minus data, of noisy packed latents."""
         return self.transformer(
             hidden_states=latents,
             timestep=sigma,

@@ -64,7 +64,7 @@ def build_vae():
 
 
 def reconstruction_loss(output, target):
-    """L1 of the pixels, of their horizontal and vertical differences and of 4x4 averages; of videos frame by frame."""
+    """L1 of pixels, of their horizontal and vertical differences and of 4x4 averages, per frame."""
     output, target = as_pictures(output), as_pictures(target)
     pixels = functional.l1_loss(output, target)
     edges = functional.l1_loss(output.diff(dim=2), target.diff(dim=2))
@@ -125,7 +125,7 @@ def build_optimizer(parameters, rate):
 
 
 def train(vae, images, args, checkpoint, optimizer_of=build_optimizer):
-    """Train on pictures or videos until the time budget is spent, resuming from the checkpoint if it exists."""
+    """Train on pictures or videos until the time budget is spent; resumes from a checkpoint."""
     parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = optimizer_of(parameters, args.lr)
     latent_noise = DECODER_LATENT_NOISE if args.decoder_only else 0.0

@@ -1,4 +1,7 @@
-"""Writes the example workflows, their thumbnails and the icon: python comfyui-foreseer/tools/make_workflows.py."""
+"""Write the example workflows, their thumbnails and the icon.
+
+python comfyui-foreseer/tools/make_workflows.py
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parent.parent
 INK, PAPER, COMPUTED, FORECAST = "#1c1c1e", "#f5f3ee", "#e4572e", "#f2c9b8"
-FORESEER = [2.0, "by speedup", "auto", True, 1, 1]
+FORESEER = [2.5, "by speedup", "auto", True, 1, 1]
 
 
 class Graph:

@@ -55,7 +55,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(emoji, limits), log_level="warning", limit_concurrency=256, timeout_graceful_shutdown=10
     )
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised anew once all is in order
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, raised again after the shutdown
         _Server(config).run(sockets=[listening])
 
 

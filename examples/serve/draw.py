@@ -1,4 +1,4 @@
-"""Drawing one request on one pipeline: the policy that its budget asks for, attached for this run alone."""
+"""Draw one request on one pipeline, with a policy that is attached for this run only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Load on a server of its own: clients that ask, ask wrongly, too much, or leave; every picture against a serial run.
+"""Load test of a server in a separate process.
+
+Clients ask, ask wrongly, ask too much, or leave; every picture is compared with a serial run.
 
     python -m examples.serve.load --requests 200 --clients 16 --out examples/serve/load.json
 
@@ -88,7 +90,7 @@ def make_cases(count: int, rng: random.Random, most_steps: int) -> list[Case]:
 
 @contextlib.contextmanager
 def server(queue: int) -> Iterator[str]:
-    """A server in a process of its own: its address."""
+    """Start a server in a separate process; yields its address."""
     command = [sys.executable, "-m", "examples.serve", "--port", "0", "--queue", str(queue)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from foreseer.errors import naming_the_extra
+
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -108,12 +110,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = importlib.import_module(_MODULES[name])
-    elif name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
-    else:
+    place = _MODULES.get(name) or _NAMES.get(name)
+    if place is None:
         raise AttributeError(f"module 'foreseer' has no attribute {name!r}")
+    with naming_the_extra():
+        module = importlib.import_module(place)
+    value = module if name in _MODULES else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from foreseer.errors import ForeseerError
+
+MOST_SHOWN = 80  # characters of a value in a message
 
 
 def check_count(name: str, value: Any, error: type[ForeseerError], *, least: int = 0, most: int | None = None) -> None:
@@ -37,6 +39,25 @@ def check_number(
         raise error(f"{name} is {value!r}; expected a finite number {limit}.")
 
 
+def check_texts(name: str, texts: Any, error: type[ForeseerError]) -> list[str]:
+    """Return the prompts ``texts`` as a list; they must be a sequence of strings with at least one.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option.
+    """
+    if not isinstance(texts, Sequence) or isinstance(texts, str | bytes) or not texts:
+        raise error(f"{name} is {_short(texts)}; expected a list of a few prompts (strings).")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise error(f"{name}[{index}] is {_short(text)}; expected a string.")
+    return list(texts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
 def frozen(values: Any) -> np.ndarray:
     """Return ``values`` as a read-only float64 array: without a copy if they are views of a file's bytes.
 
@@ -63,6 +84,60 @@ def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) ->
         raise error(f"{name} is a {type(value).__name__}; expected a {kind.__name__}.")
 
 
+def check_provenance(provenance: Any, error: type[ForeseerError]) -> dict[str, str]:
+    """Return a copy of ``provenance``, which files keep as strings by name.
+
+    Raises:
+        ForeseerError: of class ``error``; it is not a mapping of strings to strings.
+    """
+    entries = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in entries):
+        raise error("Provenance holds text only: every key and value must be a string.")
+    return dict(provenance)
+
+
+def one_target(
+    error: Callable[[str], Exception], targets: Mapping[str, Any], *, required: bool = False
+) -> dict[str, Any]:
+    """Return the target that is not ``None``, by name; empty if none is.
+
+    Args:
+        error: class of the errors raised.
+        targets: all targets by name; ``None`` for those left out.
+        required: whether one must be there.
+
+    Raises:
+        Exception: of class ``error``; there are several, or none although one is required.
+
+    >>> one_target(ValueError, {"nfe": None, "speedup": 3})
+    {'speedup': 3}
+    """
+    received = {name: value for name, value in targets.items() if value is not None}
+    if len(received) > 1 or (required and not received):
+        *others, last = targets
+        names = f"{', '.join(others)} {'and' if required else 'or'} {last}"
+        count = "exactly one of" if required else "one of"
+        raise error(f"Give {count} {names}; received {' and '.join(received) or 'none'}.")
+    return received
+
+
+def check_target(target: Mapping[str, Any], error: type[ForeseerError]) -> None:
+    """Raise unless each budget in ``target`` is in its range.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option.
+    """
+    for name, value in target.items():
+        if name in ("nfe", "forward_passes"):
+            check_count(name, value, error, least=1)
+        elif name == "speedup":
+            check_number(name, value, error, least=1.0)
+        elif name == "max_error":
+            check_number(name, value, error)
+            if value == 0:
+                raise error("max_error is 0; expected a positive number, or quality='exact' for every step.")
+
+
 def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
     """Write the message for an unknown name: the nearest expected name, if any is near, and all of them.
 
@@ -72,6 +147,6 @@ def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = list(expected)
-    nearest = get_close_matches(name, names, n=1)
+    nearest = get_close_matches(str(name), names, n=1)
     suggestion = f" did you mean {nearest[0]!r}? Expected" if nearest else " expected"
     return f"Unknown {kind} {name!r}:{suggestion} one of {', '.join(names)}."

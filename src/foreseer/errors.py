@@ -1,5 +1,17 @@
 """Errors and warnings: every message states what was received, what was expected and the remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Packages that the core works without, and the extra that installs each.
+EXTRAS = {
+    **dict.fromkeys(
+        ("torch", "diffusers", "transformers", "accelerate", "tokenizers", "sentencepiece", "huggingface_hub", "PIL"),
+        "diffusers",
+    ),
+    **dict.fromkeys(("matplotlib", "jinja2", "skimage"), "report"),
+}
+
 
 class ForeseerError(Exception):
     """Base of every error that Foreseer raises on purpose."""
@@ -41,6 +53,10 @@ class ScaleError(ForeseerError, RuntimeError):
     """Workers cannot be started or used: no cluster, other versions, workers that keep dying."""
 
 
+class MissingPackageError(ForeseerError, ModuleNotFoundError):
+    """An optional package is not installed; the message names the extra that installs it."""
+
+
 class ForeseerWarning(UserWarning):
     """Steps that should have been forecast were computed; issued once per handle, with the reason."""
 
@@ -50,6 +66,30 @@ class ForeseerDeprecationWarning(FutureWarning):
 
     Deprecated names work for two further minor releases. Python shows this warning by default, in scripts too.
     """
+
+
+@contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """Name the extra to install where an import in this block finds an optional package missing.
+
+    Raises:
+        MissingPackageError: a package of ``EXTRAS`` is not installed.
+
+    >>> with naming_the_extra():
+    ...     raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    Traceback (most recent call last):
+    foreseer.errors.MissingPackageError: torch is not installed: pip install 'foreseer[diffusers]'.
+    """
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        message = f"{error.name} is not installed: pip install 'foreseer[{extra}]'."
+        raise MissingPackageError(message, name=error.name) from error
 
 
 def in_one_line(error: BaseException) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from foreseer import zoo
 from foreseer.checks import unknown_name
-from foreseer.errors import ForeseerError, in_one_line
-from foreseer.files import read_text, reason
+from foreseer.errors import ForeseerError, MissingPackageError, in_one_line, naming_the_extra
+from foreseer.files import read_json, read_text, reason
+from foreseer.methods.profile import HUB_ID
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ DTYPES = {
     "bf16": "bfloat16",
     "fp16": "float16",
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
+PICTURE_DECODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderTiny", "VQModel")
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
@@ -63,7 +65,7 @@ def check_model(model: str) -> Path:
     folder = zoo.path(model) if model in zoo.NAMES else Path(model)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
-    if folder.is_dir() or _HUB_ID.fullmatch(model):
+    if folder.is_dir() or HUB_ID.fullmatch(model):
         return folder
     if folder.exists():
         raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")
@@ -71,6 +73,59 @@ def check_model(model: str) -> Path:
         f"{unknown_name('model', model, zoo.NAMES)} It may also be a folder in diffusers' format, or a hub id "
         "(OWNER/NAME); no such folder exists."
     )
+
+
+def check_placement(dtype: str | None, device: str | None) -> None:
+    """Raise PipelineError unless ``dtype`` and ``device`` are known names, or ``None``."""
+    check_dtype(dtype)
+    kind, _, index = (device or "cpu").partition(":")
+    if kind not in DEVICES:
+        raise PipelineError(unknown_name("device", kind, DEVICES))
+    if index and not index.isdecimal():
+        raise PipelineError(f"The device is {device!r}; expected a number after the colon, as in cuda:1.")
+
+
+def check_call(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuse sizes that the model in ``folder`` cannot draw, and pictures that are not files.
+
+    Raises:
+        PipelineError: a size is no multiple of the model's, or a file is missing.
+    """
+    multiple = _size_multiple(folder)
+    for name in ("height", "width"):
+        size = options.get(name)
+        if isinstance(size, int) and size % multiple:
+            near = max(multiple, size // multiple * multiple)
+            raise PipelineError(
+                f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
+            )
+    for value in options.values():
+        if isinstance(value, Path) and not value.is_file():
+            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
+
+
+def draws_pictures(folder: Path) -> bool:
+    """Whether the pipeline in ``folder`` is known to draw pictures, not videos."""
+    index = _config(folder / "model_index.json")
+    name, decoder = str(index.get("_class_name", "")), index.get("vae") or [None, None]
+    return decoder[-1] in PICTURE_DECODERS and not re.search("Video|Animate", name)
+
+
+def _size_multiple(folder: Path) -> int:
+    """Pixels per latent, or per two if latents are packed in squares of 2 x 2; 1 if unknown."""
+    decoder, network = _config(folder / "vae" / "config.json"), _config(folder / "transformer" / "config.json")
+    if decoder.get("_class_name") != "AutoencoderKL" or not isinstance(decoder.get("block_out_channels"), list):
+        return 1
+    packed = network.get("in_channels") == 4 * decoder.get("latent_channels", 0)
+    return 2 ** (len(decoder["block_out_channels"]) - 1) * (2 if packed else 1)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(read_text(path, MOST_PROMPT_BYTES))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def load_pipeline(model: str, dtype: str | None = None, device: str | None = None) -> tuple[Any, dict[str, Any]]:
@@ -84,14 +139,17 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
     Raises:
         PipelineError: it cannot be found or loaded, or the dtype is unknown.
     """
-    check_dtype(dtype)
+    check_placement(dtype, device)
     folder = check_model(model)
-    import torch
+    with naming_the_extra():
+        import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     try:
         pipe = _from_pretrained(str(folder) if folder.is_dir() else model, torch_dtype(dtype))
+    except MissingPackageError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         reason = in_one_line(error)
         raise PipelineError(
@@ -125,7 +183,8 @@ def quiet_libraries() -> None:
 
 
 def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
-    import diffusers
+    with naming_the_extra():
+        import diffusers
 
     quiet_libraries()
     keyword = "dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype"
@@ -147,21 +206,23 @@ def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]
 
 
 def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments for one picture of ``prompt``, leaving out ``None`` values.
+    """Return the keyword arguments for one picture of ``prompt``.
 
     Raises:
         PipelineError: the pipeline does not accept an option, or accepts neither a prompt nor a class label; an option
             sets the prompt or the generator, or asks for guidance that would be dropped; the class is unknown.
     """
-    accepted = inspect.signature(pipe.__call__).parameters
-    arguments = {name: value for name, value in given.items() if value is not None}
+    accepted = accepted_arguments(pipe)
+    arguments = dict(given)
+    if hasattr(pipe, "blocks") and "output_type" not in accepted:  # modular blocks that end before the decoder
+        arguments.pop("output_type", None)
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
-    _check_guidance(arguments, accepted)
+    _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
     if "class_labels" in accepted:
@@ -173,6 +234,16 @@ def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, A
                 f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
             ) from error
     raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+
+
+def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a pipeline's call; of a modular pipeline, the inputs of its blocks."""
+    blocks = getattr(pipe, "blocks", None)
+    if blocks is None:
+        return inspect.signature(pipe.__call__).parameters
+    kind = inspect.Parameter.KEYWORD_ONLY
+    named = {each.name: each for each in blocks.inputs if each.name}
+    return {name: inspect.Parameter(name, kind, default=each.default) for name, each in named.items()}
 
 
 def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
@@ -221,7 +292,7 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picture_name(pipe: Any) -> str:
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted = accepted_arguments(pipe)
     name = next((name for name in PICTURE_NAMES if name in accepted), None)
     if name is None:
         raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
@@ -248,7 +319,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    accepted = inspect.signature(pipe.__call__).parameters
+    accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
     try:
         return pipe(**arguments, generator=generator)

@@ -151,3 +151,43 @@ def test_every_public_name_can_be_had(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'accelarate'"):
         foreseer.accelarate  # noqa: B018
+
+
+WITHOUT_TORCH = """
+import json, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "diffusers", "transformers", "huggingface_hub"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+import foreseer as fs
+
+calls = {name: (lambda name=name: getattr(fs, name)) for name in fs.__all__}
+calls["zoo.load"] = lambda: fs.zoo.load()
+calls["scale.Model.load"] = lambda: fs.scale.Model("emoji").load()
+calls["teacache"] = lambda: fs.methods.find("teacache").policy()
+calls["gated"] = lambda: fs.methods.resolve("gated", nfe=4, profile=fs.zoo.kernel_path())
+calls["from_pretrained"] = lambda: fs.Profile.from_pretrained("someone/something")
+calls["from foreseer import gate"] = lambda: exec("from foreseer import gate")
+messages = {}
+for name, call in calls.items():
+    try:
+        call()
+        messages[name] = ""
+    except fs.ForeseerError as error:
+        messages[name] = str(error)
+print(json.dumps(messages))
+"""
+
+
+def test_without_torch_each_error_names_the_extra_to_install():
+    messages = run(WITHOUT_TORCH)
+    missing = {name for name, message in messages.items() if message}
+    core = {"Grid", "Kernel", "Plan", "Profile", "Policy", "forecast", "learned", "methods", "scale", "schedule", "zoo"}
+    assert core.isdisjoint(missing)
+    assert {"accelerate", "calibrate", "gate", "refine", "tune", "wrap", "zoo.load", "scale.Model.load"} <= missing
+    assert {"teacache", "gated", "from_pretrained", "from foreseer import gate"} <= missing
+    for name in missing:
+        assert "is not installed: pip install 'foreseer[diffusers]'." in messages[name]

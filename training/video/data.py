@@ -89,7 +89,7 @@ def _growing(time, rng):
 
 
 def path(motion, rng):
-    """Draw a course: centres (9, 2) as (x, y) in pixels, sizes (9,) in pixels, clockwise angles (9,) in degrees."""
+    """Draw a course: centres (9, 2) and sizes (9,) in pixels, clockwise angles (9,) in degrees."""
     time = np.linspace(0.0, 1.0, FRAMES)
     word = motion.split()[-1]
     if word in DIRECTIONS:
@@ -105,7 +105,7 @@ def path(motion, rng):
 
 
 def render(pictures, backgrounds, courses):
-    """Draw videos; pictures (n, 4, 36, 36), backgrounds (n, 3) in [0, 255]; returns uint8 (n, 9, 32, 32, 3)."""
+    """Draw uint8 videos (n, 9, 32, 32, 3) of pictures (n, 4, 36, 36) on backgrounds (n, 3)."""
     centres, sizes, angles = (torch.from_numpy(np.stack(part)).float() for part in zip(*courses, strict=True))
     side = SIDE * SUPERSAMPLING
     steps = (torch.arange(side) + 0.5) / SUPERSAMPLING

@@ -24,7 +24,7 @@ HELD_OUT = 2560
 
 
 class Judge(nn.Module):
-    """Strided convolutions frame by frame; thing and colour from all frames pooled, motion from their order."""
+    """Strided convolutions per frame; thing and colour from pooled frames, motion from their order."""
 
     def __init__(self, things):
         super().__init__()

@@ -61,10 +61,11 @@ def accelerate(
     detaches on leaving.
 
     Args:
-        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet``, or with one module that
-            takes a timestep, whatever its name; or such a module itself.
+        pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet`` and others of its class, or
+            with one module that takes a timestep, whatever its name; or such a module itself.
         method: a method's name (``foreseer methods``), a Policy, a Plan, a Profile, a Kernel, a file of one of these,
-            or a profile's repository on the Hugging Face Hub. By default TaylorSeer, at a speedup of 2.5.
+            or a profile's repository on the Hugging Face Hub. By default TaylorSeer, at a speedup of 2.5
+            (`foreseer.methods.defaults`).
         nfe: number of steps to compute; or
         speedup: number of steps divided by the number of computed steps; or
         max_error: expected relative error of the final latent to keep (with a kernel or profile); or
@@ -135,7 +136,10 @@ def attach(
         _check_shared(name or type(module).__name__, module, policy, wanted)
         _check_alike(name or type(module).__name__, module, policy)
     detachers: list[Callable[[], None]] = []
-    handle = Handle(policy, detachers, strict, _replaced_denoisers(pipe_or_model, denoisers))
+    attached = set(map(id, denoisers.values()))
+    others = [] if isinstance(pipe_or_model, nn.Module) else timestep_takers(pipe_or_model).items()
+    unattached = tuple(name for name, module in others if id(module) not in attached)
+    handle = Handle(policy, detachers, strict, _replaced_denoisers(pipe_or_model, denoisers), unattached)
     hooks = []
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else make_hook(wanted, module)

@@ -227,7 +227,8 @@ class DenoiserHook(Listener):
             branch = tracker.restart(branch, call.step, call.position)
             record.begun_late.append((call.step, name))
         names = branch.memory.get("names", ())
-        record.features[name] = describe_parts(feature, names)
+        if not branch.run.layout or name not in record.features:
+            record.features[name] = describe_parts(feature, names)
         if "note" in branch.memory:
             record.notes[name] = branch.memory["note"]
         if call.late or name not in record.plans:

@@ -34,11 +34,13 @@ class Handle:
         detachers: list[Callable[[], None]],
         strict: bool = False,
         replaced: Callable[[], list[str]] = list,
+        unattached: tuple[str, ...] = (),
     ) -> None:
         self.policy = policy
         self.strict = strict
         self._detachers = detachers
         self._replaced = replaced
+        self._unattached = unattached
         self._threads = threading.local()
         self._last: RunRecord | None = None
         self._warned = False
@@ -113,7 +115,7 @@ class Handle:
         finished = getattr(threads, "record", None)
         if finished is None or threads.run != run or denoiser in threads.denoisers:
             threads.run, threads.denoisers = run, set()
-            threads.record = self._last = RunRecord()
+            threads.record = self._last = RunRecord(unattached=self._unattached)
             self._check_saving(finished)
         threads.denoisers.add(denoiser)
         return threads.record
@@ -180,6 +182,8 @@ class Handle:
             forecast = len(record.forecast.get(branch, ()))
             lines.append(f"{branch:<16} {len(steps):>8} {forecast:>8}  {' '.join(map(str, steps))}")
         lines += [f"step {each.step} ({each.branch}): {each.reason}" for each in record.failed_open]
+        if record.unattached:
+            lines.append(f"not attached, computed whenever called: {', '.join(record.unattached)}")
         return "\n".join(lines)
 
     def check_fineness(self, steps: int) -> None:

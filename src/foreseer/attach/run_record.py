@@ -71,6 +71,7 @@ class RunRecord:
         plans: per branch, the rows that it followed last.
         features: per branch, the tensors that its feature consists of, one per attention or MLP output at module sites.
         notes: per branch, a remark of its site (at the token site, how the tokens were chosen).
+        unattached: other modules of the pipeline that take a timestep (a ControlNet): always computed, not counted.
     """
 
     steps: int = 0
@@ -82,6 +83,7 @@ class RunRecord:
     plans: dict[str, CompiledRows] = field(default_factory=dict, repr=False)
     features: dict[str, tuple[FeaturePart, ...]] = field(default_factory=dict, repr=False)
     notes: dict[str, str] = field(default_factory=dict, repr=False)
+    unattached: tuple[str, ...] = ()
     _forecast_rows: dict[str, list[tuple[CompiledRows, int]]] = field(default_factory=dict, repr=False)
 
     def note_computed(self, branch: str, step: int, total: int) -> None:
@@ -180,4 +182,5 @@ class RunRecord:
             },
             "modules": list(self.modules),
             "notes": dict(self.notes),
+            "unattached": list(self.unattached),
         }

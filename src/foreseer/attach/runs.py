@@ -9,6 +9,7 @@ from typing import Any
 
 from foreseer.attach.run_record import RunRecord
 from foreseer.attach.single_run import Run
+from foreseer.checks import check_kind
 from foreseer.errors import AttachError
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
@@ -77,6 +78,7 @@ class Runs:
             AttachError: no policy was given, or the run was begun on another grid.
             ForeseerError: as for :class:`Run`.
         """
+        check_kind("grid", grid, Grid, AttachError)
         run = self._runs.get(run_id)
         if run is None:
             policy = policy if policy is not None else self._policy
@@ -107,22 +109,37 @@ class Runs:
     def answer(self, calls: Sequence[RunCall], compute: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
         """Answer a batch of calls of several runs with at most one call of the network.
 
-        The calls may be at different steps.
+        The calls may be at different steps. If ``compute`` fails, no run has advanced: the same batch may be repeated.
 
         Args:
-            calls: the batch.
+            calls: the batch; at most one call per run and branch.
             compute: called with the indices in ``calls`` that must be computed, if any; returns their outputs.
 
         Returns:
             One output per call, in order.
+
+        Raises:
+            AttachError: two calls of one run and branch, outputs that are not one per index, or as for :meth:`begin`
+                and :meth:`Run.forecast`.
         """
+        _check_batch(calls)
         runs = [self.begin(call.run_id, call.grid, call.policy) for call in calls]
-        outputs = [run.forecast(call.step, call.branch, call.inputs) for run, call in zip(runs, calls, strict=True)]
-        missing = [index for index, output in enumerate(outputs) if output is None]
-        for index, output in zip(missing, compute(missing) if missing else (), strict=True):
+        pairs = list(zip(runs, calls, strict=True))
+        missing = [
+            index
+            for index, (run, call) in enumerate(pairs)
+            if not run.can_forecast(call.step, call.branch, call.inputs)
+        ]
+        computed = dict(zip(missing, _outputs(compute, missing), strict=True))
+        forecasts = {
+            index: run.make_forecast(call.step, call.branch)
+            for index, (run, call) in enumerate(pairs)
+            if index not in computed
+        }
+        for index, output in computed.items():
             runs[index].computed(calls[index].step, output, calls[index].branch)
-            outputs[index] = output
-        return outputs
+        outputs = computed | forecasts
+        return [outputs[index] for index in range(len(pairs))]
 
     def end(self, run_id: Hashable) -> RunRecord:
         """Free the run ``run_id`` and return its record.
@@ -146,3 +163,29 @@ class Runs:
         if run is None:
             raise AttachError(f"There is no run {run_id!r}: it was ended or dropped, or forecast() was never called.")
         return run
+
+
+def _check_batch(calls: Sequence[RunCall]) -> None:
+    """Refuse what is not a batch of calls, or two calls of one run and branch."""
+    check_kind("calls", calls, Sequence, AttachError)
+    seen: set[tuple[Hashable, str]] = set()
+    for call in calls:
+        check_kind("A call", call, RunCall, AttachError)
+        if (call.run_id, call.branch) in seen:
+            raise AttachError(
+                f"The batch holds two calls of run {call.run_id!r}, branch {call.branch!r}: answer one step at a time, "
+                "and give the branches of a run different names."
+            )
+        seen.add((call.run_id, call.branch))
+
+
+def _outputs(compute: Callable[[list[int]], Sequence[Any]], indices: list[int]) -> list[Any]:
+    """Return one output per index."""
+    outputs = compute(indices) if indices else []
+    try:
+        outputs = list(outputs)
+    except TypeError as error:
+        raise AttachError(f"compute returned a {type(outputs).__name__}; expected a list of outputs.") from error
+    if len(outputs) != len(indices):
+        raise AttachError(f"compute returned {len(outputs)} outputs for {len(indices)} calls; expected one per call.")
+    return outputs

@@ -33,6 +33,7 @@ class _Branch:
     layout: tuple[Any, ...]
     template: Any = None
     needs_grad: bool = False
+    seconds: float = 0.0  # host time of the last check whether a forecast may be made
 
 
 class Run:
@@ -125,33 +126,50 @@ class Run:
         Raises:
             AttachError: ``step`` is not on the grid, or does not come after the branch's last step.
         """
+        return self.make_forecast(step, branch, onto) if self.can_forecast(step, branch, inputs, signal) else None
+
+    def can_forecast(self, step: int, branch: str = "", inputs: Sequence[Any] = (), signal: Signal = no_signal) -> bool:
+        """Decide whether ``step`` is forecast, without taking it: the same call may be repeated.
+
+        Arguments and errors are those of :meth:`forecast`. After it comes :meth:`make_forecast` or :meth:`computed`.
+        """
         self._check_order(step, branch)
         self._awaited[branch] = step
         if is_transformed():
             self._branches.pop(branch, None)
             self._note(step, branch, TRANSFORMED)
-            return None
+            return False
         state = self._branch_at(step, branch, inputs)
-        if state is None:
-            return None
-        if not state.applied.forecasts(step, signal):
-            return None
+        if state is None or not state.applied.forecasts(step, signal):
+            return False
         began = time.perf_counter()
         reason = state.applied.why_not(step)
         if _asks_for_gradients(inputs) or (state.needs_grad and torch.is_grad_enabled()):
             reason = GRADIENTS
         if reason is not None:
             self._note(step, branch, reason)
-            return None
+        state.seconds = time.perf_counter() - began
+        return reason is None
+
+    def make_forecast(self, step: int, branch: str = "", onto: tuple[Tensor, float] | None = None) -> Any:
+        """The forecast of ``step``, directly after :meth:`can_forecast` has returned True for it."""
+        began = time.perf_counter()
+        state = self._branches[branch]
         feature = state.applied.forecast(step)
         output = feature.onto(*onto) if onto is not None else rebuild(state.template, iter(feature))
         self._pass(step, branch)
-        row = step - state.applied.first_step
-        self.record.note_forecast(branch, step, state.applied.rows, row, time.perf_counter() - began)
+        seconds = state.seconds + time.perf_counter() - began
+        self.record.note_forecast(branch, step, state.applied.rows, step - state.applied.first_step, seconds)
         return output
 
-    def computed(self, step: int, output: Any, branch: str = "") -> None:
+    def computed(self, step: int, output: Any, branch: str = "", scale: float = 1.0) -> None:
         """Store the network's output at ``step``: a tensor, or a container of tensors.
+
+        Args:
+            step: for which :meth:`forecast` returned ``None``.
+            output: what the network returned.
+            branch: as for :meth:`forecast`.
+            scale: forecasts are of ``scale * output``; the product is not formed, the rows' weights are scaled.
 
         Raises:
             AttachError: :meth:`forecast` did not ask for this step to be computed.
@@ -178,11 +196,12 @@ class Run:
             template, state = state.template, self._begin(step, branch, state.layout)
             state.template = template
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)
-        state.applied.computed(step, [tensor.detach() for tensor in tensors])
+        if not state.applied.layout:
+            self.record.features[branch] = describe_parts(tensors)
+        state.applied.computed(step, [tensor.detach() for tensor in tensors], scale=scale)
         if self._parallel:
             state.applied.store.trust()
         self.record.plans[branch] = state.applied.rows
-        self.record.features[branch] = describe_parts(tensors)
 
     def free(self) -> None:
         """Free all features; a later call restarts its branch. The record stays."""
@@ -220,7 +239,9 @@ class Run:
         if self._warn and not self.record.failed_open:
             message = f"Step {step} is computed instead of forecast: {reason.rstrip('.')}."
             warnings.warn(f"{message} Said once; record.failed_open lists all.", ForeseerWarning, stacklevel=4)
-        self.record.failed_open.append(FailOpen(step, branch, reason))
+        failure = FailOpen(step, branch, reason)
+        if failure not in self.record.failed_open:  # a call may be repeated after an error
+            self.record.failed_open.append(failure)
 
     def _check_order(self, step: int, branch: str) -> None:
         if not hasattr(step, "__index__"):

@@ -15,7 +15,9 @@ from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.jobs import (
     PromptRuns,
     check_prompts,
+    check_seed,
     content,
+    make_folder,
     prompt_unit,
     without_repeats,
 )
@@ -37,7 +39,7 @@ SENSITIVITY_PROMPTS = 4
 
 def calibrate(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     num_inference_steps: int = 50,
     seed: int = 0,
@@ -57,7 +59,7 @@ def calibrate(
     Args:
         pipe: a diffusers pipeline, not attached; or, as workers need it, a name from which they build their own: see
             :class:`foreseer.scale.Model`.
-        prompts: a few; 4 are within about 1 dB of 64.
+        prompts: a few, or a single one; 4 are within about 1 dB of 64.
         num_inference_steps: number of steps T of the kernel's grid; the kernel serves other step counts too.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         site: where features are taken (`foreseer.site`): ``"output"``; ``"last_block"``, with the network's head run at
@@ -75,10 +77,11 @@ def calibrate(
         ScaleError: workers cannot be started, or are lost again and again.
         KernelError: an output is not finite.
     """
-    check_prompts(prompts)
+    prompts = [prompts] if isinstance(prompts, str) and prompts else prompts
+    prompts, seed = check_prompts(prompts), check_seed(seed)
     _check_options(num_inference_steps, sensitivity_prompts, site)
-    place = str(read_site(site))
-    store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
+    place, folder = str(read_site(site)), make_folder(checkpoint)
+    store = FolderStore(folder) if folder is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
     show = without_repeats(progress, len(prompts) + len(measured))
     with place_of(workers).pool() as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.record import gram, record_run
-from foreseer.calibration.references import Work
+from foreseer.calibration.references import REMEDY, Work
 from foreseer.calibration.replay import Outputs, PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.errors import CalibrationError
@@ -33,6 +32,7 @@ FINAL_FILE = Artifact(
     metadata=("identity",),
     error=CalibrationError,
     most_bytes=2**36,
+    remedy=REMEDY,
 )
 
 
@@ -90,22 +90,6 @@ def _read_sample(path: Path | None, identity: str) -> Tensor | None:
         return None
     arrays, metadata = FINAL_FILE.load(path)
     return torch.from_numpy(arrays["sample"].copy()) if metadata["identity"] == identity else None
-
-
-def make_folder(folder: str | os.PathLike[str] | None) -> Path | None:
-    """The folder of a checkpoint, made where it is missing.
-
-    Raises:
-        CalibrationError: it cannot be made.
-    """
-    if folder is None:
-        return None
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CalibrationError(f"Cannot keep a checkpoint in {path}: {error.strerror}.") from error
-    return path
 
 
 class FinalError:

@@ -63,7 +63,7 @@ def fit_teacache(
     Raises:
         CalibrationError: there is no prompt, the first block cannot be observed, or there are too few pairs.
     """
-    check_ready(pipe, prompts)
+    prompts, seed, _ = check_ready(pipe, prompts, seed)
     check_count("degree", degree, CalibrationError, least=1)
     call = {"output_type": "latent", **options, "num_inference_steps": num_inference_steps}
     recorder = _ChangeRecorder()

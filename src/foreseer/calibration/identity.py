@@ -65,7 +65,10 @@ def weights_of(denoisers: Iterable[nn.Module]) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a 16-digit hash of a value; of the contents if it is a tensor, an array or a picture."""
+    """Return a 16-digit hash of a value.
+
+    Tensors, arrays and pictures count by their contents, in lists and dictionaries too.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float().numpy() if value.is_floating_point() else value.numpy()
@@ -73,6 +76,8 @@ def fingerprint(value: Any) -> str:
         content = f"{value.dtype} {value.shape}".encode() + value.tobytes()
     elif hasattr(value, "tobytes") and hasattr(value, "mode"):
         content = f"{value.mode} {value.size}".encode() + value.tobytes()
+    elif isinstance(value, Mapping):
+        content = " ".join(f"{fingerprint(key)} {fingerprint(value[key])}" for key in sorted(value, key=repr)).encode()
     elif isinstance(value, list | tuple):
         content = " ".join(map(fingerprint, value)).encode()
     else:

@@ -3,42 +3,90 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.identity import identity_of
+from foreseer.checks import check_count, check_texts
 from foreseer.errors import CalibrationError
+from foreseer.files import reason
 from foreseer.pipelines import with_pictures
 from foreseer.scale import Failure, Task, Unit, Worker, run_units
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 
 IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
+MOST_SEED = 2**62  # half of a generator's range, which leaves room for the seeds of the next prompts
 OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Raise unless ``prompts`` is a list with at least one prompt.
+def check_prompts(prompts: Any, name: str = "prompts") -> list[str]:
+    """As :func:`foreseer.checks.check_texts`.
 
     Raises:
-        CalibrationError: no prompts or a single string.
+        CalibrationError: it is something else; the message calls it ``name``.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise CalibrationError(f"prompts is {prompts!r}; expected a list of a few prompts.")
+    return check_texts(name, prompts, CalibrationError)
 
 
-def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
-    """Raise unless both prompts and pipeline will do.
+def check_seed(seed: Any) -> int:
+    """Return ``seed`` as an ``int``.
 
     Raises:
-        CalibrationError: no prompts or a single string, no scheduler, or a policy is attached.
+        CalibrationError: it is not a whole number from 0 to ``MOST_SEED``.
     """
-    check_prompts(prompts)
+    check_count("seed", seed, CalibrationError, most=MOST_SEED)
+    return int(seed)
+
+
+def check_teacher(teacher_steps: Any, steps: int) -> int | None:
+    """Return the number of steps of a reference run that is at least as fine as a run of ``steps`` steps.
+
+    Raises:
+        CalibrationError: it is not a whole number of at least ``steps``, nor ``None``.
+    """
+    if teacher_steps is None:
+        return None
+    check_count("teacher_steps", teacher_steps, CalibrationError, least=steps)
+    return int(teacher_steps)
+
+
+def make_folder(folder: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of a checkpoint; it is created where it is missing.
+
+    Raises:
+        CalibrationError: it cannot be created or written to.
+    """
+    if folder is None:
+        return None
+    name = repr(str(folder))
+    try:
+        path = Path(os.fsdecode(folder))
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise CalibrationError(f"Cannot keep a checkpoint in {name}: {reason(error)}. Name a folder.") from error
+    if not os.access(path, os.W_OK):
+        raise CalibrationError(f"Cannot keep a checkpoint in {name}: permission denied. Name another folder.")
+    return path
+
+
+def check_ready(
+    pipe: Any, prompts: Any, seed: Any = 0, checkpoint: str | os.PathLike[str] | None = None
+) -> tuple[list[str], int, Path | None]:
+    """Check what every job on a pipeline takes; return the prompts, the seed and the checkpoint's folder.
+
+    Raises:
+        CalibrationError: as :func:`check_prompts`, :func:`check_seed`, :func:`check_pipeline` and :func:`make_folder`.
+    """
+    prompts, seed = check_prompts(prompts), check_seed(seed)
     check_pipeline(pipe)
+    return prompts, seed, make_folder(checkpoint)
 
 
 def check_pipeline(pipe: Any) -> None:

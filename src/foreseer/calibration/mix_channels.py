@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.final_error import FinalError, Reference
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import check_ready, check_teacher
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.refine import split_prompts
@@ -22,10 +22,11 @@ from foreseer.calibration.replay import PlannedRun, find_call, run_plan
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import ExpectedError, summarise
 from foreseer.plan import Plan
-from foreseer.plan.mixing import ChannelMixing, MixedSegment
+from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
 
 
 def mix_channels(
@@ -72,9 +73,13 @@ def mix_channels(
             that do not follow the plan from beginning to end.
         SamplerError: the scheduler is stochastic, or not linear.
     """
-    check_ready(pipe, prompts)
+    check_kind("plan", plan, Plan, CalibrationError)
+    check_teacher(teacher_steps, len(plan.grid))
+    if channel_axis is not None:
+        channel_axis = check_axis(channel_axis, CalibrationError)
     if plan.site != "output":
         raise CalibrationError(f"Channels are mixed at the output site; this plan takes features at {plan.site!r}.")
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
     fitted, judges = split_prompts(prompts, held_out, seed)
     plan = replace(plan, mixing=None)
     if not plan.forecast_steps:
@@ -85,14 +90,15 @@ def mix_channels(
     finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
     seeded = [*fitted, *judges]
     work = Work(progress, len(seeded) * (int(finer["num_inference_steps"]) + plan.nfe) + 2 * len(judges) * plan.nfe)
-    references = References(pipe, plan.grid, matrix, finer, checkpoint, branches=tuple(plan.branch_rows))
+    references = References(pipe, plan.grid, matrix, finer, folder, branches=tuple(plan.branch_rows))
     names, coefficients, students = references.students(seeded, work)
     if plan.branch_rows and names != tuple(plan.branch_rows):
         raise CalibrationError(
             f"The plan has rows for {', '.join(plan.branch_rows)}, and guidance does not combine these linearly: "
             "its channels cannot be mixed."
         )
-    fitting = _Fitting(pipe, call, matrix, names, coefficients, channel_axis)
+    axis = channel_axis_of(first.shape) if channel_axis is None else channel_axis
+    fitting = _Fitting(pipe, call, matrix, names, coefficients, axis)
     mixed, fits = plan, []
     for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
         if any(set(range(start, end)) - set(mixed.of_branch(name).computed_steps) for name in names or ("",)):
@@ -129,7 +135,7 @@ class _Fitting:
         matrix: the sampler matrix.
         names: branches with separate rows.
         coefficients: by which guidance combines them.
-        axis: of the channels; ``None`` until the first run shows it.
+        axis: of the channels.
         starts: by prompt and seed, the initial noise, flattened.
     """
 
@@ -138,7 +144,7 @@ class _Fitting:
     matrix: np.ndarray
     names: tuple[str, ...]
     coefficients: np.ndarray
-    axis: int | None
+    axis: int
     starts: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def segment(
@@ -179,8 +185,6 @@ class _Fitting:
                         f"{trajectory.shape}: their channels cannot be mixed."
                     )
                 features.append(tensors[0] if name else trajectory.outputs[step])
-        if self.axis is None:
-            self.axis = channel_axis_of(trajectory.shape)
         tokens = [_as_tokens(tensor, trajectory.shape, self.axis) for tensor in (*features, missing)]
         return tokens[:-1], tokens[-1]
 
@@ -195,7 +199,6 @@ class _Fitting:
             if steps:
                 shares = share_of_effects(self.matrix[end, 1:][steps])
                 segments.append(MixedSegment(name, tuple(steps), shares, sources, own.astype(np.float32)))
-        assert self.axis is not None
         return replace(plan, mixing=ChannelMixing(self.axis, tuple(segments)))
 
     def final(self, student: Student) -> Reference:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
+from foreseer.calibration.final_error import FinalError, Reference, run_references
+from foreseer.calibration.jobs import check_ready, check_teacher
 from foreseer.calibration.references import Work
 from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.replay import Outputs
 from foreseer.calibration.rollout import RIDGE, RolledPlan, RolloutFit, prepare_rollout
-from foreseer.checks import check_count
+from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
 from foreseer.plan import Plan
@@ -66,18 +67,21 @@ def move_steps(
         CalibrationError: too few prompts, a kernel of another grid, or branches at different steps.
         SamplerError: the scheduler is stochastic, or not linear.
     """
+    check_kind("plan", plan, Plan, CalibrationError)
+    check_kind("kernel", kernel, Kernel, CalibrationError)
     check_count("max_passes", max_passes, CalibrationError, least=1)
+    check_teacher(teacher_steps, len(plan.grid))
     if not plan.grid.matches(kernel.grid):
         raise CalibrationError("The kernel has another grid than the plan: calibrate with the plan's number of steps.")
     if any(plan.of_branch(name).computed_steps != plan.computed_steps for name in plan.branch_rows):
         raise CalibrationError("Branches of this plan compute at steps of their own: those are not moved.")
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
     fitted, judges = split_prompts(prompts, held_out, seed)
     silent = Work(None, 0)
     fit = prepare_rollout(
-        pipe, kernel, fitted, teacher_steps=teacher_steps, ridge=RIDGE, checkpoint=checkpoint, work=silent, **options
+        pipe, kernel, fitted, teacher_steps=teacher_steps, ridge=RIDGE, checkpoint=folder, work=silent, **options
     )
     finer = {**fit.call, "num_inference_steps": teacher_steps or fit.call["num_inference_steps"]}
-    folder = make_folder(checkpoint)
     references = run_references(pipe, judges, finer, folder=folder, work=silent, passes=0)
     work = Work(progress, max_passes)
     trials = _Trials(fit, FinalError(pipe, fit.call, work), references, work, max_passes)

@@ -64,8 +64,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
         if trajectory.scheduler is None:
             trajectory.scheduler = copy.deepcopy(scheduler)
             vars(trajectory.scheduler).pop("step", None)
-            begin = getattr(scheduler, "begin_index", None)
-            trajectory.first_step = int(begin) if begin is not None else 0
+            trajectory.first_step = _first_step(scheduler, timestep)
             trajectory.start = sample.detach().reshape(-1).clone()
             trajectory.shape = tuple(sample.shape)
         trajectory.outputs.append(model_output.detach().reshape(-1).clone())
@@ -77,6 +76,15 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
 
     with suppress(StopRun), stepping(scheduler, recorded_step):
         yield trajectory
+
+
+def _first_step(scheduler: Any, timestep: Any) -> int:
+    """First step of a run: the scheduler's ``begin_index``, else the index of ``timestep`` in its list."""
+    begin = getattr(scheduler, "begin_index", None)
+    if begin is not None:
+        return int(begin)
+    value = float(torch.as_tensor(timestep).reshape(-1)[0])
+    return next((index for index, level in enumerate(scheduler.timesteps) if float(level) == value), 0)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from foreseer.grid import Grid
 from foreseer.kernel.level_interpolation import interpolation_weights
 from foreseer.pipelines import call_arguments, run
 
+REMEDY = "Remove it: the same call makes it again."  # of a damaged file in a checkpoint
 REFERENCE_FILE = Artifact(
     "reference",
     version=1,
@@ -31,6 +32,7 @@ REFERENCE_FILE = Artifact(
     metadata=("identity", "names"),
     error=CalibrationError,
     most_bytes=2**40,
+    remedy=REMEDY,
 )
 
 
@@ -134,7 +136,8 @@ class References:
     def _identity(self, seed: int, prompt: str) -> str:
         steps = int(self._call["num_inference_steps"])
         words = identity_of(self._pipe, [prompt], steps, seed, self._call)
-        return json.dumps({**words, "grid": fingerprint(self._grid.key)}, sort_keys=True)
+        recorded = {"grid": fingerprint(self._grid.key), "branches": list(self._branches)}
+        return json.dumps({**words, **recorded}, sort_keys=True)
 
     def _path(self, identity: str) -> Path | None:
         if self._folder is None:
@@ -169,7 +172,7 @@ class References:
         branches = max(1, len(names))
         sizes = tuple(arrays[name].shape[:1] for name in ("reference", "targets", "mixing"))
         if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*self._branches}:
-            raise CalibrationError(f"{path} is no reference of {branches} branches and {steps} steps: remove it.")
+            raise CalibrationError(f"{path} is no reference of {branches} branches and {steps} steps. {REMEDY}")
         self._names, self._mixing = names, arrays["mixing"]
         device = getattr(self._pipe, "device", "cpu")
         reference, targets = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("reference", "targets"))
@@ -180,7 +183,7 @@ def _names_of(words: str, path: Path) -> tuple[str, ...]:
     try:
         return tuple(read_names(words))
     except ValueError as error:
-        raise CalibrationError(f"{path} is damaged or no reference: {reason(error)}.") from error
+        raise CalibrationError(f"{path} is damaged or no reference: {reason(error)}. {REMEDY}") from error
 
 
 @contextmanager

@@ -12,20 +12,21 @@ import numpy as np
 import torch
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
+from foreseer.calibration.final_error import FinalError, Reference, run_references
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint, identity_of
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready, check_teacher
 from foreseer.calibration.record import Trajectory
 from foreseer.calibration.references import Work
 from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
 from foreseer.calibration.replay import PlannedRun, find_call, run_plan
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
-from foreseer.checks import check_count
+from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import summarise
 from foreseer.plan import Plan
+from foreseer.plan.file import digest_of
 
 TRIES = 5  # dampings per iteration
 LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are rounded more coarsely
@@ -79,18 +80,22 @@ def refine(
         CalibrationError: too few prompts, a plan of another site, runs that do not follow the plan from beginning to
             end, or a checkpoint that cannot be read.
     """
-    check_ready(pipe, prompts)
+    check_kind("plan", plan, Plan, CalibrationError)
     check_count("iterations", iterations, CalibrationError, least=1)
+    if max_passes is not None:
+        check_count("max_passes", max_passes, CalibrationError, least=1)
+    check_teacher(teacher_steps, len(plan.grid))
     if plan.site != "output":
         raise CalibrationError(f"Refinement is for the output site; this plan takes features at {plan.site!r}.")
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
     fitted, judges = split_prompts(prompts, held_out, seed)
     latent = {**options, "output_type": "latent"}
     asked = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
     call, first = find_call(pipe, prompts[0], plan.grid, latent, asked)
-    folder = make_folder(checkpoint)
+    steps = call["num_inference_steps"]
+    finer = {**call, "num_inference_steps": check_teacher(teacher_steps, steps) or steps}
     start = run_plan(pipe, plan, prompts[0], seed, call)
     plan = _with_branch_rows(plan, start)
-    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
     work = Work(progress, 0)
     count = len(start.branches)
     per_iteration = _passes(plan, count, len(fitted), len(judges))
@@ -99,14 +104,14 @@ def refine(
     work.did(start.forward_passes)
     references = run_references(pipe, [*fitted, *judges], finer, folder=folder, work=work, passes=references_of)
     words = identity_of(pipe, [prompt for _, prompt in (*fitted, *judges)], len(plan.grid), seed, finer)
-    identity = json.dumps({**words, "plan": _fingerprint(plan), "fitted": str(len(fitted))}, sort_keys=True)
+    words |= {"plan": digest_of(plan), "fitted": fingerprint(fitted), "held_out": fingerprint(judges)}
     refinement = _Refinement(
         FinalError(pipe, call, work),
         references[: len(fitted)],
         references[len(fitted) :],
         _effects(first, len(plan.grid)),
         _difference(start),
-        RefineCheckpoint(folder, identity),
+        RefineCheckpoint(folder, json.dumps(words, sort_keys=True)),
     )
     state = refinement.descend(plan, iterations, lambda: max_passes is None or work.done + per_iteration <= max_passes)
     about = f"{len(fitted)} prompts, {len(judges)} held out, teacher {teacher_steps or 'same'}"
@@ -193,16 +198,14 @@ def split_prompts(
     """
     if held_out is None:
         held_out = max(1, len(prompts) // 4)
-    if isinstance(held_out, int):
+    if not isinstance(held_out, Sequence):
         check_count("held_out", held_out, CalibrationError, least=1)
         if held_out >= len(prompts):
             raise CalibrationError(
                 f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
             )
         held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
-    if isinstance(held_out, str) or not held_out:
-        raise CalibrationError("held_out is a number of prompts, or a list of prompts other than the fitted ones.")
-    seeded = list(enumerate([*prompts, *held_out], seed))
+    seeded = list(enumerate([*prompts, *check_prompts(held_out, "held_out")], seed))
     return seeded[: len(prompts)], seeded[len(prompts) :]
 
 
@@ -233,10 +236,6 @@ def _difference(found: PlannedRun) -> float:
     """Return the relative size of finite differences: the root of the outputs' rounding, or the least."""
     tensors = [tensor for output in found.outputs.values() for tensor in flatten(output)]
     return max(LEAST_DIFFERENCE, *(torch.finfo(tensor.dtype).eps ** 0.5 for tensor in tensors))
-
-
-def _fingerprint(plan: Plan) -> str:
-    return fingerprint([plan.rows, *plan.branch_rows.values(), *plan.cross_rows.values()])
 
 
 def _mean_square(errors: np.ndarray) -> float:

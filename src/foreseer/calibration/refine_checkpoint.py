@@ -11,9 +11,11 @@ import numpy as np
 
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments
 from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.references import REMEDY
 from foreseer.errors import CalibrationError, PlanFileError
 from foreseer.files import Artifact, read_json, read_names, reason
 from foreseer.plan import Plan
+from foreseer.plan.file import digest_of
 
 REFINE_FILE = Artifact(
     "refinement",
@@ -28,6 +30,7 @@ REFINE_FILE = Artifact(
     metadata=("identity", "plan", "descent", "samples", "branches"),
     error=CalibrationError,
     most_bytes=2**30,
+    remedy=REMEDY,
 )
 
 
@@ -74,7 +77,7 @@ class RefineCheckpoint:
         """
         if self._path is None:
             return
-        path = self._plan_path(fingerprint([state.plan.rows, *state.plan.branch_rows.values()]))
+        path = self._plan_path(digest_of(state.plan)[:16])
         arrays = {"errors": np.array([state.descent.error, state.descent.damping, state.before])}
         moments, samples = state.moments, 0
         if moments is not None:
@@ -113,7 +116,7 @@ class RefineCheckpoint:
         try:
             return self._state(arrays, metadata, plan)
         except (ValueError, TypeError, PlanFileError) as error:
-            raise CalibrationError(f"{self._path} is damaged or no refinement: {reason(error)}.") from error
+            raise CalibrationError(f"{self._path} is damaged or no refinement: {reason(error)}. {REMEDY}") from error
 
     def _state(self, arrays: dict[str, np.ndarray], metadata: dict[str, str], plan: Plan) -> RefineState:
         found = Plan.load(self._plan_path(metadata["plan"].split(".")[0].rpartition("-")[2]))

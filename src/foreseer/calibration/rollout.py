@@ -13,11 +13,12 @@ import numpy as np
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.jobs import check_prompts, check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready, check_seed, check_teacher, make_folder
 from foreseer.calibration.references import References, Work
 from foreseer.calibration.replay import Outputs, find_call, run_plan
 from foreseer.calibration.rollout_moments import Moments, Student
 from foreseer.calibration.sampler import sampler_matrix
+from foreseer.checks import check_kind, check_number, one_target
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
@@ -84,8 +85,12 @@ def rollout(
             a teacher that is not finer, or a checkpoint that cannot be read.
         SamplerError: the scheduler is stochastic, or not linear.
     """
-    check_prompts(prompts)
+    check_kind("kernel", kernel, Kernel, CalibrationError)
+    check_number("ridge", ridge, CalibrationError)
+    check_teacher(teacher_steps, len(kernel.grid))
+    prompts, seed = check_prompts(prompts), check_seed(seed)
     rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
+    checkpoint = make_folder(checkpoint)
     if workers is not None or isinstance(pipe, str | Path | Model):
         from foreseer.calibration.rollout_workers import rollout_on
 
@@ -102,13 +107,13 @@ def rollout(
 
 
 def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
-    given = {name: value for name, value in budget.items() if value is not None}
-    if len(given) + (schedule is not None) != 1:
-        raise CalibrationError("A rollout needs one of nfe, forward_passes and schedule.")
+    target = one_target(CalibrationError, {**budget, "schedule": schedule}, required=True)
     if schedule is not None:
+        check_kind("schedule", schedule, Schedule, CalibrationError)
         return schedule
     steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    return Joint(steered, given["forward_passes"]) if "forward_passes" in given else Optimal(steered, nfe=given["nfe"])
+    joint = "forward_passes" in target
+    return Joint(steered, target["forward_passes"]) if joint else Optimal(steered, nfe=target["nfe"])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 
 from foreseer.checks import check_count
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, in_one_line
 from foreseer.grid import has_steps, visited
 
 LINEAR_TOLERANCE = 1e-3  # schedulers compute in float32
@@ -90,7 +90,24 @@ def _run(scheduler: Any, start: torch.Tensor, outputs: list[torch.Tensor], first
     for t, output in zip(visited(scheduler)[first_step:], outputs, strict=True):
         if scale is not None:
             scale(sample, t)  # some schedulers require the call; its result is an input of the network only
-        result = scheduler.step(output[None, :, None, None], t, sample, return_dict=False)
-        sample = result[0].to(torch.float64)
+        sample = _step(scheduler, output[None, :, None, None], t, sample).to(torch.float64)
         samples.append(sample)
     return [sample.reshape(-1) for sample in samples]
+
+
+def _step(scheduler: Any, output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """One step; the timestep has one dimension if the scheduler cannot use a scalar.
+
+    Raises:
+        SamplerError: the scheduler cannot step on these tensors (it wants a learned variance, say).
+    """
+    try:
+        return scheduler.step(output, timestep, sample, return_dict=False)[0]
+    except IndexError:
+        pass
+    except Exception as error:
+        raise SamplerError(f"{type(scheduler).__name__} cannot step on unit vectors: {in_one_line(error)}.") from error
+    try:
+        return scheduler.step(output, timestep.reshape(1), sample, return_dict=False)[0]
+    except Exception as error:
+        raise SamplerError(f"{type(scheduler).__name__} cannot step on unit vectors: {in_one_line(error)}.") from error

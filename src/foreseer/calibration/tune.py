@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import __version__
-from foreseer.calibration.calibrate import calibrate
-from foreseer.calibration.final_error import make_folder
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.calibrate import SENSITIVITY_PROMPTS, calibrate
+from foreseer.calibration.jobs import check_prompts, check_ready
 from foreseer.calibration.mix_channels import mix_channels
-from foreseer.calibration.refine import refine, split_prompts
+from foreseer.calibration.refine import TRIES, refine, split_prompts
 from foreseer.calibration.rollout import rollout
-from foreseer.checks import check_count
+from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
@@ -60,20 +59,20 @@ def tune(
         CalibrationError: the pipeline cannot be calibrated, there are fewer than two prompts, or a budget does not fit
             the steps.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_ready(pipe, prompts)
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
-    if budgets is None:
-        budgets = [nfe for nfe in BUDGETS if nfe < num_inference_steps]
-    for nfe in budgets:
+    if budgets is not None:
+        check_kind("budgets", budgets, Sequence, CalibrationError)
+    for nfe in budgets or ():
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-    stages = _Stages(pipe, prompts, seed, make_folder(checkpoint), progress, options)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
+    stages = _Stages(pipe, prompts, seed, folder, progress, options)
     kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
     plans: list[Plan] = []
-    for nfe in sorted(set(budgets), reverse=True):
+    for nfe in _in_order(budgets, num_inference_steps):
         plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
         if iterations:
             plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
@@ -82,6 +81,36 @@ def tune(
         plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
+
+
+def stage_costs(
+    prompts: int, steps: int, budgets: Sequence[int] | None, *, iterations: int, mix: bool
+) -> dict[str, int]:
+    """Estimate the forward passes of each stage of :func:`tune` without guidance, by name and in order.
+
+    Args:
+        prompts: number of prompts, held-out ones included.
+        steps: steps of the reference runs.
+        budgets: as of :func:`tune`.
+        iterations: as of :func:`tune`.
+        mix: as of :func:`tune`.
+    """
+    held_out = max(1, prompts // 4)
+    fitted = prompts - held_out
+    costs = {"calibrate": (fitted + SENSITIVITY_PROMPTS) * steps}
+    for nfe in _in_order(budgets, steps):
+        costs[f"roll out {nfe}"] = fitted * (steps + nfe)
+        if iterations:
+            per_prompt = nfe * (nfe + 1) * (nfe - 1) // 6 + nfe
+            costs[f"refine {nfe}"] = prompts * steps + iterations * (fitted * per_prompt + held_out * nfe * (1 + TRIES))
+        if mix:
+            costs[f"mix channels {nfe}"] = prompts * (steps + nfe)
+    return costs
+
+
+def _in_order(budgets: Sequence[int] | None, steps: int) -> list[int]:
+    """The budgets, each once, descending; by default those of ``BUDGETS`` that are below ``steps``."""
+    return sorted({nfe for nfe in BUDGETS if nfe < steps} if budgets is None else set(budgets), reverse=True)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from foreseer.cli.methods_command import methods
 from foreseer.cli.plan_command import plan_app
 from foreseer.cli.portrait_command import portrait
 from foreseer.cli.rollout_command import rollout
+from foreseer.cli.tune_command import tune
 from foreseer.cli.workers import with_address
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, naming_the_extra
 
 
 def _print_version(requested: bool) -> bool:
@@ -49,7 +50,7 @@ def options(version: Version = False) -> None:
     """Sample diffusion models faster: compute a few steps, forecast the others."""
 
 
-for command in (demo, bench, generate, methods, calibrate, frontier, portrait, rollout, env):
+for command in (demo, bench, generate, methods, tune, calibrate, frontier, portrait, rollout, env):
     app.command()(command)
 app.add_typer(plan_app, name="plan")
 
@@ -57,14 +58,12 @@ app.add_typer(plan_app, name="plan")
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; errors print one readable line and exit with code 2."""
     try:
-        return app(with_address(sys.argv[1:] if arguments is None else arguments))
+        with naming_the_extra():
+            return app(with_address(sys.argv[1:] if arguments is None else arguments))
     except ForeseerError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
     except ModuleNotFoundError as error:
-        errors.print(
-            f"[bold red]Error:[/] {error.name} is not installed: pip install 'foreseer\\[diffusers,report]'.",
-            soft_wrap=True,
-        )
+        errors.print(f"[bold red]Error:[/] {error.name} is not installed.", soft_wrap=True)
     except OSError as error:
         message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         errors.print(f"[bold red]Error:[/] {escape(message)}.", highlight=False)

@@ -30,6 +30,7 @@ from foreseer.cli.common import (
 )
 from foreseer.cli.pipeline_options import takes_call_options
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
+from foreseer.kernel import Kernel
 
 if TYPE_CHECKING:
     from foreseer.evaluate.bench.prepare import BenchRequest, PreparedBench
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     Make = Callable[[], PreparedBench]
 
-DEFAULT_SPEEDUP = 5  # steps of the reference over the budget, unless budgets are given
+BUDGET_FRACTION = 5  # steps of the reference over the budget, unless budgets are given: methods differ clearly there
 
 
 class ScaleName(StrEnum):
@@ -107,6 +108,8 @@ def bench(
         raise typer.BadParameter("it already includes every method: leave --methods out.", param_hint="--all")
     prompts, real, matrix = (path if path is None else path.absolute() for path in (prompts, real, matrix))
     kernel, plan = ([path.absolute() for path in paths or ()] for paths in (kernel, plan))
+    for path in kernel:
+        Kernel.load(path)  # refused here, not in a row of the table
     request = BenchRequest(
         *(prompts, limit, steps, seed),
         options=call,
@@ -252,7 +255,7 @@ def _names(text: str | None) -> list[str] | None:
 def _budgets(text: str | None, steps: int) -> list[int | None]:
     names = _names(text)
     if not names:
-        return [max(1, round(steps / DEFAULT_SPEEDUP))]
+        return [max(1, round(steps / BUDGET_FRACTION))]
     try:
         return [None if name == PUBLISHED else int(name) for name in dict.fromkeys(names)]
     except ValueError as error:

@@ -43,9 +43,9 @@ def calibrate(
 ) -> None:
     """Record second moments of a pipeline's outputs over a few prompts; resumes after an interruption."""
     place = chosen_place(workers, ray, gpus_per_worker)
+    pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
     from foreseer.calibration.calibrate import calibrate as run
 
-    pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
     partial = created(out).with_name(f".{out.name}.partial")

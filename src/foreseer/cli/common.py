@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from foreseer.checks import one_target
 from foreseer.errors import PlanError
 from foreseer.methods import resolve
 from foreseer.site import SITES, read_site
@@ -56,8 +57,8 @@ ForwardPasses = Annotated[
     int | None,
     typer.Option(min=1, help="Calls of the network under guidance; each branch computes its own steps."),
 ]
-Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe (with a kernel).")]
-MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (with a kernel).")]
+Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe.")]
+MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (kernel, profile).")]
 
 
 def file_to_write(path: Path | None) -> Path | None:
@@ -72,9 +73,11 @@ def file_to_write(path: Path | None) -> Path | None:
 def folder_to_write(folder: Path) -> None:
     """Refuse a folder that cannot be created or written to; it is created when a file is written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "permission denied" if existing.is_dir() else f"{existing} is a file"
-        raise typer.BadParameter(f"Cannot write to the folder {folder}: {reason}.", param_hint="--out")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        reason = error.strerror if existing.is_dir() else f"{existing} is a file"
+        raise typer.BadParameter(f"Cannot write to the folder {folder}: {reason}.", param_hint="--out") from error
 
 
 def created(path: Path) -> Path:
@@ -102,12 +105,7 @@ def kernel_policy(
     if matrix is not None and method != "l2p":
         raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
     targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
-    received = [name for name, value in targets.items() if value is not None]
-    if len(received) != 1:
-        raise typer.BadParameter(
-            f"a kernel takes exactly one of {', '.join(targets)}; received {', '.join(received) or 'none'}.",
-            param_hint="--nfe",
-        )
+    one_target(typer.BadParameter, targets, required=True)
     if forward_passes is None:
         return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, profile=kernel, matrix=matrix)
     if method != KERNEL:
@@ -116,14 +114,6 @@ def kernel_policy(
     from foreseer.methods.learned import learned
 
     return learned(Kernel.load(kernel), forward_passes=forward_passes)
-
-
-def gated_policy(kernel: Path, nfe: float | None, max_error: float | None, max_nfe: int | None) -> Policy:
-    """Make the policy of the forecast-error gate on a kernel file."""
-    from foreseer.kernel import Kernel
-    from foreseer.methods.gated import gated
-
-    return gated(Kernel.load(kernel), nfe=nfe, max_error=max_error, max_nfe=max_nfe)
 
 
 def planned(policy: Policy, grid: Grid) -> Plan:
@@ -169,6 +159,9 @@ def open_model(
     """Load a pipeline, its prompts and the options of its call."""
     from foreseer.pipelines import (
         PipelineError,
+        check_call,
+        check_model,
+        check_placement,
         load_pipeline,
         read_pictures,
         read_prompts,
@@ -177,6 +170,8 @@ def open_model(
         with_pictures,
     )
 
+    check_placement(dtype, device)
+    check_call(check_model(model), call)
     file_prompts = read_prompts(prompts) if prompts is not None else None
     if not load:
         from foreseer.scale import Model

@@ -18,6 +18,7 @@ from foreseer.cli.common import (
     print_line,
     progress_bar,
 )
+from foreseer.kernel import Kernel
 
 if TYPE_CHECKING:
     from foreseer.calibration.frontier import FrontierPoint
@@ -35,10 +36,9 @@ def frontier(
     as_json: Json = False,
 ) -> None:
     """Trace the expected error of the final sample over computed steps, and mark the knee."""
-    from foreseer.calibration.frontier import branches_of, draw_frontier, trace_frontier
-    from foreseer.kernel import Kernel
-
     loaded = Kernel.load(kernel)
+    from foreseer.calibration.frontier import branches_of, draw_frontier, trace_frontier
+
     branches = branches_of(loaded) if forward_passes else 1
     limit = min(most or 25 * branches, branches * len(loaded.grid) - 1)
     with progress_bar(as_json) as bar:

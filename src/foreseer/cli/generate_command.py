@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foreseer.checks import one_target
 from foreseer.cli.common import (
     Device,
     Dtype,
@@ -22,15 +23,12 @@ from foreseer.cli.common import (
     Speedup,
     errors,
     file_to_write,
-    gated_policy,
-    kernel_policy,
-    method_policy,
+    folder_to_write,
     print_line,
 )
 from foreseer.cli.pipeline_options import PICTURE, takes_call_options
+from foreseer.cli.policy_request import TARGETS, PolicyRequest
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
-from foreseer.methods import find
-from foreseer.plan import FixedPlan, Plan
 
 if TYPE_CHECKING:
     from foreseer.plan import Policy
@@ -52,15 +50,19 @@ def generate(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt per line; --out is a folder.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="With --prompts: pictures of each prompt.")] = 1,
-    method: Annotated[str | None, typer.Option(help="Name of a method; without one every step is computed.")] = None,
+    method: Annotated[str | None, typer.Option(help="Name of a method (foreseer methods).")] = None,
+    profile: Annotated[str | None, typer.Option(help="A profile from foreseer tune: a file, or OWNER/NAME.")] = None,
+    kernel: Annotated[Path | None, typer.Option(help="A kernel file: learned rows and steps.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan file.")] = None,
     nfe: Nfe = None,
     forward_passes: ForwardPasses = None,
-    kernel: Annotated[Path | None, typer.Option(help="A kernel file: learned rows and steps.")] = None,
     speedup: Speedup = None,
     max_error: MaxError = None,
+    quality: Annotated[
+        str | None, typer.Option(help="exact, lossless, high, balanced or fast; but for exact with a profile.")
+    ] = None,
     gated: Gated = False,
     max_nfe: MaxNfe = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan file.")] = None,
     matrix: Matrix = None,
     site: SiteOption = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
@@ -76,44 +78,30 @@ def generate(
     *,
     call: dict[str, Any],
 ) -> None:
-    """Draw pictures with any diffusers pipeline, accelerated by a method, a kernel or a plan."""
-    if (prompt is None) == (prompts is None):
-        raise typer.BadParameter("give --prompt TEXT, or --prompts FILE.", param_hint="--prompt")
+    """Draw pictures with any diffusers pipeline, by default with TaylorSeer at a speedup of 2.5."""
+    one_target(typer.BadParameter, {"--prompt": prompt, "--prompts": prompts}, required=True)
     place = chosen_place(workers, ray, gpus_per_worker)
     if prompts is None and place is not None:
         raise typer.BadParameter("workers draw the prompts of a file: give --prompts.", param_hint="--workers")
-    _check_learned(kernel, plan, method, site)
-    _check_budget(kernel, method, nfe, (forward_passes, speedup, max_error), gated=gated, max_nfe=max_nfe)
-    if matrix is not None and method != "l2p":
-        raise typer.BadParameter("--matrix belongs to --method l2p.", param_hint="--matrix")
+    targets = dict(zip(TARGETS, (nfe, forward_passes, speedup, max_error, quality), strict=True))
+    request = PolicyRequest(method, profile, kernel, plan, targets, gated, max_nfe, matrix, site)
+    run_steps = _check_request(model, prompt or [], steps, (dtype, device), out if prompts is None else None, call)
     if prompts is None:
         file_to_write(out)
-    run_steps = _check_request(model, prompt or [], steps, dtype, out if prompts is None else None)
-
-    @cache
-    def policy_for(run_steps: int) -> tuple[Policy | None, int]:
-        if plan is not None:
-            return FixedPlan(Plan.load(plan)), run_steps
-        if kernel is not None and gated:
-            return gated_policy(kernel, nfe, max_error, max_nfe), run_steps
-        if kernel is not None:
-            return kernel_policy(kernel, nfe, speedup, max_error, forward_passes=forward_passes), run_steps
-        if method is None:
-            return None, run_steps
-        if find(method).reduces_steps:
-            return None, nfe or run_steps
-        return method_policy(method, run_steps, nfe, site, matrix), run_steps
-
+    else:
+        folder_to_write(out)
+    policy_for = cache(request.policy)
     policy, policy_steps = policy_for(run_steps)
     if not (force or PICTURE in call):
-        _check_savings(policy, run_steps, nfe)
+        request.check_savings(policy, run_steps)
     if prompts is not None:
-        _generate_many((model, dtype, device), prompts, out, (policy_steps, policy, seed, seeds, call), place, as_json)
+        settings = (policy_steps, policy, seed, seeds, call, request.fallback)
+        _generate_many((model, dtype, device), prompts, out, settings, place, as_json)
         return
     from foreseer.evaluate.sampling.generate import PictureRequest, generate_all
 
-    request = PictureRequest(model, prompt or [], steps, seed, out, call, dtype, device)
-    for picture in generate_all(request, policy_for, quiet=as_json):
+    pictures = PictureRequest(model, prompt or [], steps, seed, out, call, dtype, device, request.fallback)
+    for picture in generate_all(pictures, policy_for, quiet=as_json):
         if as_json:
             typer.echo(json.dumps(picture.to_dict()))
         else:
@@ -124,7 +112,7 @@ def _generate_many(
     model: tuple[str, str | None, str | None],
     prompts: Path,
     folder: Path,
-    settings: tuple[int, Policy | None, int, int, dict[str, Any]],
+    settings: tuple[int, Policy | None, int, int, dict[str, Any], bool],
     place: Place | None,
     as_json: bool,
 ) -> None:
@@ -136,8 +124,8 @@ def _generate_many(
     from foreseer.scale import Failure, Model
     from foreseer.scale.unit import sum_up
 
-    *most, call = settings
-    drawing = Drawing(*most, options=read_pictures(call))  # pyright: ignore[reportArgumentType]
+    *most, call, fallback = settings
+    drawing = Drawing(*most, options=read_pictures(call), fallback=fallback)  # pyright: ignore[reportArgumentType]
     with work_bar("Drawing", as_json) as progress:
         results = generate_many(Model(*model), texts, folder, drawing, workers=place, progress=progress)
     failures = [result for result in results if isinstance(result, Failure)]
@@ -153,63 +141,24 @@ def _generate_many(
         raise typer.Exit(1)
 
 
-def _check_request(model: str, prompts: list[str], steps: int | None, dtype: str | None, out: Path | None) -> int:
+def _check_request(
+    model: str,
+    prompts: list[str],
+    steps: int | None,
+    placement: tuple[str | None, str | None],
+    out: Path | None,
+    call: dict[str, Any],
+) -> int:
     """Refuse what needs no model to be refused; return the steps of the run."""
     from foreseer import zoo
     from foreseer.evaluate.sampling.picture_files import check_format
-    from foreseer.pipelines import check_dtype, check_model
+    from foreseer.pipelines import check_call, check_model, check_placement, draws_pictures
 
     if any(not text.strip() for text in prompts):
         raise typer.BadParameter("the prompt is empty: describe a picture.", param_hint="--prompt")
-    check_dtype(dtype)
+    check_placement(*placement)
+    folder = check_model(model)
+    check_call(folder, call)
     if out is not None:
-        check_format(out)
-    return steps or int(zoo.sampling(check_model(model)).get("num_inference_steps", 50))
-
-
-def _check_savings(policy: Policy | None, steps: int, nfe: int | None) -> None:
-    """Refuse a policy that would compute every step, as far as this is known before the run."""
-    remedy = "or give --force to compute every step"
-    if policy is None or policy.decides_while_sampling:
-        return
-    if isinstance(policy, FixedPlan):
-        plan_steps = len(policy.plan.grid)
-        if plan_steps != steps:
-            message = (
-                f"the plan is for another grid ({plan_steps} steps, this run has {steps}): give --steps {plan_steps}"
-            )
-            raise typer.BadParameter(f"{message}, {remedy}.", param_hint="--plan")
-    elif nfe is not None and nfe >= steps:
-        raise typer.BadParameter(
-            f"{nfe} computed steps of {steps} save nothing: give less, {remedy}.", param_hint="--nfe"
-        )
-
-
-def _check_learned(kernel: Path | None, plan: Path | None, method: str | None, site: str | None) -> None:
-    """Refuse several ways to sample, and a site beside a file that has one."""
-    chosen = [name for name, value in (("--method", method), ("--kernel", kernel), ("--plan", plan)) if value]
-    if len(chosen) > 1:
-        raise typer.BadParameter(f"give one of {', '.join(chosen)}.", param_hint=chosen[1])
-    if site is not None and (kernel or plan):
-        raise typer.BadParameter("the kernel or plan sets the site: leave --site out.", param_hint="--site")
-
-
-def _check_budget(
-    kernel: Path | None,
-    method: str | None,
-    nfe: int | None,
-    kernel_budgets: tuple[int | None, float | None, float | None],
-    *,
-    gated: bool,
-    max_nfe: int | None,
-) -> None:
-    """Refuse a budget beside a method that cannot keep it."""
-    forward_passes, speedup, _ = kernel_budgets
-    if not kernel and any(value is not None for value in kernel_budgets):
-        raise typer.BadParameter("--forward-passes, --speedup and --max-error need --kernel.", param_hint="--kernel")
-    if nfe and not (method or kernel):
-        raise typer.BadParameter("a budget needs --method or --kernel.", param_hint="--nfe")
-    if gated and (kernel is None or speedup is not None or forward_passes is not None):
-        raise typer.BadParameter("it needs --kernel, and --nfe or --max-error.", param_hint="--gated")
-    if max_nfe is not None and not gated:
-        raise typer.BadParameter("it needs --gated; without a gate, give --nfe.", param_hint="--max-nfe")
+        check_format(out, picture=draws_pictures(folder))
+    return steps or int(zoo.sampling(folder).get("num_inference_steps", 50))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from foreseer.checks import unknown_name
 from foreseer.cli.common import (
     KERNEL,
     ForwardPasses,
@@ -25,6 +26,7 @@ from foreseer.cli.common import (
     parse_shape,
     planned,
 )
+from foreseer.errors import PlanError
 from foreseer.grid import Grid
 from foreseer.methods import METHODS
 from foreseer.plan import Plan
@@ -95,7 +97,7 @@ def plan_explain(
     elif Path(what).exists():
         plan = Plan.load(what)
     else:
-        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+        raise PlanError(unknown_name("file or method", what, METHODS))
     explanation = plan.explain(parse_shape(shape), dtype)
     typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
 
@@ -134,7 +136,7 @@ def _policy_and_grid(
             raise typer.BadParameter("--forward-passes, --speedup and --max-error need a kernel; a method takes --nfe.")
         return method_policy(what, steps or 50, nfe, site, matrix), Grid.uniform(steps or 50)
     if not Path(what).exists():
-        raise typer.BadParameter(f"{what!r} is neither a file nor a method ({', '.join(METHODS)}).")
+        raise PlanError(unknown_name("file or method", what, METHODS))
     if site is not None:
         raise typer.BadParameter("the kernel sets the site: leave it out.", param_hint="--site")
     kernel = Kernel.load(what)

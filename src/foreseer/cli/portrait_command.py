@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from foreseer.cli.common import created, file_to_write, print_line
+from foreseer.kernel import Kernel
+from foreseer.methods.learned import learned
 
 
 def portrait(
@@ -18,10 +20,9 @@ def portrait(
     ),
 ) -> None:
     """Draw a kernel: projection fidelity, expected error per step, weights, trajectories."""
-    from foreseer.calibration.analysis import plot_kernel
-    from foreseer.kernel import Kernel
-    from foreseer.methods.learned import learned
-
     loaded = Kernel.load(kernel)
-    plot_kernel(loaded, learned(loaded, nfe=nfe).compile(loaded.grid), created(out))
+    plan = learned(loaded, nfe=nfe).compile(loaded.grid)
+    from foreseer.calibration.analysis import plot_kernel
+
+    plot_kernel(loaded, plan, created(out))
     print_line(f"wrote {out}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foreseer.checks import one_target
 from foreseer.cli.common import (
     Device,
     Dtype,
@@ -21,6 +22,7 @@ from foreseer.cli.common import (
 )
 from foreseer.cli.pipeline_options import takes_call_options
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
+from foreseer.kernel import Kernel
 
 
 @takes_call_options
@@ -46,15 +48,13 @@ def rollout(
 ) -> None:
     """Fit a plan's rows on the trajectories that the plan itself produces; resumes after an interruption."""
     place = chosen_place(workers, ray, gpus_per_worker)
-    from foreseer.calibration.rollout import rollout as run
-    from foreseer.kernel import Kernel
-
     loaded = Kernel.load(kernel)
-    if (nfe is None) == (forward_passes is None):
-        raise typer.BadParameter("give one of --nfe and --forward-passes.", param_hint="--nfe")
+    one_target(typer.BadParameter, {"--nfe": nfe, "--forward-passes": forward_passes}, required=True)
     if nfe is not None and nfe > len(loaded.grid):
         raise typer.BadParameter(f"{nfe} computed steps do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
     pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
+    from foreseer.calibration.rollout import rollout as run
+
     options.pop("num_inference_steps", None)
     partial = created(out).with_name(f".{out.name}.partial")
     with work_bar("Rolling out") as progress:

@@ -86,7 +86,10 @@ def work_bar(title: str, quiet: bool = False) -> Iterator[Progress]:
             yield show
         except KeyboardInterrupt as error:
             bar.stop()
-            errors.print("Interrupted. What is done is kept: the same command continues.", highlight=False)
+            doing = bar.tasks[task].description
+            at = f" at {bar.tasks[task].percentage:.0f} %" if bar.tasks[task].total else ""
+            message = f"{doing}: interrupted{at}. What is done is kept: the same command continues."
+            errors.print(message, highlight=False, markup=False)
             raise typer.Exit(130) from error
 
 

@@ -29,6 +29,7 @@ class Artifact:
         metadata: required keys, in addition to format and version.
         error: class of the errors raised.
         most_bytes: limit; a larger file is rejected unread.
+        remedy: what to do about a damaged file, as a sentence; ends the message.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Artifact:
         metadata: tuple[str, ...],
         error: type[ForeseerError],
         most_bytes: int,
+        remedy: str = "",
     ) -> None:
         self.kind = kind
         self.version = version
@@ -49,6 +51,7 @@ class Artifact:
         self.metadata = metadata
         self.error = error
         self.most_bytes = most_bytes
+        self.remedy = remedy
 
     def save(self, path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Write a file atomically.
@@ -56,11 +59,12 @@ class Artifact:
         Raises:
             ForeseerError: of class ``error``; the file cannot be written, or is too large to be read again.
         """
-        data = self.encode(arrays, metadata, os.fspath(path))
+        name = self._name_of(path)
+        data = self.encode(arrays, metadata, name)
         try:
-            write_atomically(Path(path), data)
+            write_atomically(Path(name), data)
         except (OSError, ValueError) as error:
-            raise self.error(f"Cannot write {os.fspath(path)}: {reason(error)}.") from error
+            raise self.error(f"Cannot write {name}: {reason(error)}.") from error
 
     def encode(self, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], name: str) -> bytes:
         """Return the bytes of a file, equal for equal content; ``name`` appears in messages.
@@ -91,11 +95,23 @@ class Artifact:
         Raises:
             ForeseerError: of class ``error``; the file cannot be read or is not of this kind.
         """
+        name = self._name_of(path)
         try:
-            content = read_whole(path, self.most_bytes)
+            content = read_whole(name, self.most_bytes)
         except (OSError, ValueError) as error:
-            raise self.error(f"Cannot read {os.fspath(path)}: {reason(error)}.") from error
-        return self.decode(content, os.fspath(path))
+            raise self.error(f"Cannot read {name}: {reason(error)}.") from error
+        return self.decode(content, name)
+
+    def _name_of(self, path: str | os.PathLike[str]) -> str:
+        """The path as text.
+
+        Raises:
+            ForeseerError: of class ``error``; it cannot be a file's.
+        """
+        name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+        if not name or "\0" in name:
+            raise self.error(f"The path of a {self.kind} is {path!r}; expected the name of a file.")
+        return name
 
     def decode(self, content: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Read arrays and metadata from a file's bytes; ``name`` appears in messages.
@@ -105,15 +121,25 @@ class Artifact:
         """
         try:
             metadata, header, start = read_header(content)
+            self._check_kind(metadata, name)
             self._check(metadata)
             arrays = read_arrays(content, start, header)
             self._check_arrays(arrays)
             stored_checksum = metadata.pop("checksum")
             if stored_checksum != checksum(arrays, metadata):
                 raise ValueError("its checksum does not match its content")
+        except self.error:
+            raise
         except (ValueError, OverflowError, MemoryError) as error:
-            raise self.error(f"{name} is damaged or not a {self.kind}: {reason(error)}.") from error
+            message = f"{name} is damaged or not a {self.kind}: {reason(error)}. {self.remedy}"
+            raise self.error(message.rstrip()) from error
         return arrays, metadata
+
+    def _check_kind(self, metadata: Mapping[str, str], name: str) -> None:
+        """Name the kind of a whole file of another kind."""
+        project, _, kind = metadata.get("format", "").partition(".")
+        if project == "foreseer" and kind != self.kind and "checksum" in metadata and kind.isidentifier():
+            raise self.error(f"{name} is a {shortened(kind, 60)}; expected a {self.kind}.")
 
     def _check(self, metadata: Mapping[str, str]) -> None:
         file_format = metadata.get("format")

@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from foreseer.checks import check_count, check_kind, check_number
+from foreseer.checks import check_count, check_kind, check_target, one_target, unknown_name
 from foreseer.errors import ForeseerError
+from foreseer.forecast import Reuse
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.gate import GatedPolicy
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile, output_methods
-from foreseer.hosts.schedules import AtSpeedup, WithEnds
+from foreseer.hosts.schedules import WithEnds
 from foreseer.kernel import Kernel
 from foreseer.methods import find
+from foreseer.methods.defaults import DEFAULT_METHOD, DEFAULT_SPEEDUP
 from foreseer.methods.profile import Profile
 from foreseer.methods.quality import QUALITIES
 from foreseer.methods.validate import expected_error, formula_error
-from foreseer.plan import Policy, ScheduledPolicy
-
-DEFAULT_METHOD = "adams-bashforth"
-DEFAULT_SPEEDUP = 2.0
+from foreseer.plan import Plan, Policy, RunDecisions, ScheduledPolicy
+from foreseer.schedule import Uniform
+from foreseer.schedule.base import budget_at
 
 
 class ChoiceError(ForeseerError, ValueError):
@@ -34,8 +35,8 @@ class Choice:
     """Method and budget of a host, for runs on any grid.
 
     Args:
-        method: a name from :func:`output_methods`; by default the profile's rows, or ``adams-bashforth`` without one.
-        speedup: steps per computed step; by default 2.
+        method: a name from :func:`output_methods`; by default the profile's rows, or ``taylorseer`` without one.
+        speedup: steps per computed step; without a target the profile's default, or 2.5 without a profile.
         nfe: computed steps per run, in place of a speedup.
         quality: one of :data:`QUALITIES`, in place of a speedup; needs a profile, except ``"exact"``.
         profile: the model's profile.
@@ -62,13 +63,7 @@ class Choice:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        targets = [name for name in ("speedup", "nfe", "quality") if getattr(self, name) is not None]
-        if len(targets) > 1:
-            raise ChoiceError(f"Received {' and '.join(targets)}; expected at most one of them.")
-        if self.speedup is not None:
-            check_number("speedup", self.speedup, ChoiceError, least=1.0, most=1000.0)
-        if self.nfe is not None:
-            check_count("nfe", self.nfe, ChoiceError, least=1)
+        check_target(self._target, ChoiceError)
         check_count("first_steps", self.first_steps, ChoiceError)
         check_count("last_steps", self.last_steps, ChoiceError)
         if isinstance(self.profile, Kernel):
@@ -78,9 +73,9 @@ class Choice:
             if self._kernel.site != "output":
                 raise ChoiceError(f"The profile's site is {self._kernel.site!r}; a host needs one of the output.")
         if self.method and self.method not in output_methods():
-            raise ChoiceError(f"Unknown method {self.method!r}; expected one of {', '.join(output_methods())}.")
+            raise ChoiceError(unknown_name("method", self.method, output_methods()))
         if self.quality is not None and self.quality not in QUALITIES:
-            raise ChoiceError(f"quality is {self.quality!r}; expected one of {', '.join(QUALITIES)}.")
+            raise ChoiceError(unknown_name("quality", self.quality, QUALITIES))
         if self.quality not in (None, "exact") and (self.profile is None or self.method):
             raise ChoiceError(
                 f"quality={self.quality!r} needs a profile and no method, as only its errors are known in advance."
@@ -132,14 +127,9 @@ class Choice:
         """
         if self.quality == "exact":
             return None
-        if self.profile is not None and not self.method:
-            return self._ended(self._profile_policy(), self.first_steps)
-        method = find(self.method or DEFAULT_METHOD)
-        if method.gate is not None:
-            raise ChoiceError(f"{method.title} decides while sampling, and this host needs steps known in advance.")
-        assert method.forecaster is not None
-        schedule = AtSpeedup(method.name, None if self.nfe else self.speedup or DEFAULT_SPEEDUP, self.nfe)
-        return self._ended(ScheduledPolicy(schedule, method.forecaster, "output"), self.first_steps)
+        if self.method and find(self.method).gate is not None:
+            raise ChoiceError(f"{self.method} decides while sampling, and this host needs steps known in advance.")
+        return ChoicePolicy(self)
 
     def expected_error(self, grid: Grid) -> float | None:
         """Return the expected relative error of the final latent of a run on ``grid``.
@@ -161,28 +151,25 @@ class Choice:
         assert isinstance(self.profile, Profile)
         return self.profile.kernel
 
-    def _profile_policy(self, nfe: int | None = None) -> Policy:
-        """Return the profile's policy for ``nfe`` computed steps, else for the chosen target."""
-        assert isinstance(self.profile, Profile)
-        if nfe is not None or self.nfe is not None:
-            return self.profile.policy(nfe=nfe if nfe is not None else self.nfe)
-        if self.quality is not None:
-            return self.profile.policy(quality=self.quality)
-        return self.profile.policy(speedup=self.speedup or DEFAULT_SPEEDUP)
+    @property
+    def _target(self) -> dict[str, Any]:
+        targets = {"speedup": self.speedup, "nfe": self.nfe, "quality": self.quality}
+        return one_target(ChoiceError, targets)
 
     def _policy(self, grid: Grid, first: int) -> Policy | None:
         steps = len(grid)
         if self.quality == "exact":
             return None
-        if self.quality is not None:
-            policy = self._ended(self._profile_policy(), first)
+        profile = self.profile if isinstance(self.profile, Profile) and not self.method else None
+        if profile is not None and (self.quality is not None or not self._target):
+            policy = self._ended(profile.policy(**self._target), first)
             return policy if policy.compile(grid).nfe < steps else None
-        budget = self.nfe if self.nfe is not None else max(1, round(steps / (self.speedup or DEFAULT_SPEEDUP)))
+        budget = budget_at(steps, self.nfe, self.speedup or DEFAULT_SPEEDUP)
         if budget >= steps:
             return None
         for nfe in range(budget, 0, -1):  # the ends are part of the budget if that is possible
-            if self.profile is not None and not self.method:
-                policy = self._profile_policy(nfe)
+            if profile is not None:
+                policy = profile.policy(nfe=nfe)
             else:
                 policy = find(self.method or DEFAULT_METHOD).policy(steps, nfe, site="output")
             if isinstance(policy, GatedPolicy):
@@ -199,3 +186,35 @@ class Choice:
             return policy
         schedule = WithEnds(policy.schedule, first, self.last_steps)
         return ScheduledPolicy(schedule, policy.forecaster, policy.site)
+
+
+@dataclass(frozen=True, eq=False)
+class ChoicePolicy(Policy):
+    """A choice as one policy for runs of any step count; each run follows :meth:`Choice.policy`.
+
+    Args:
+        choice: method and budget, known in advance.
+    """
+
+    choice: Choice
+    site = "output"
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """Provenance of the profile's kernel, if its rows are used."""
+        profile = self.choice.profile
+        return profile.kernel.provenance if isinstance(profile, Profile) and not self.choice.method else {}
+
+    def begin(self, grid: Grid) -> RunDecisions:
+        """Decisions of the choice for this grid."""
+        return self._on(grid).begin(grid)
+
+    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
+        """The plan of the choice for this grid; see :meth:`foreseer.plan.Policy.compile`."""
+        return self._on(grid).compile(grid, first_step, spent)
+
+    def _on(self, grid: Grid) -> Policy:
+        return self.choice.policy(grid) or EVERY_STEP
+
+
+EVERY_STEP = ScheduledPolicy(Uniform(interval=1), Reuse())

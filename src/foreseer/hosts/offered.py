@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from foreseer.files import kind_of
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS
@@ -18,10 +20,14 @@ def output_methods() -> tuple[str, ...]:
     return tuple(names)
 
 
-def load_profile(path: str) -> Profile:
-    """The profile in a file, which may hold a kernel alone.
+def load_profile(name: str) -> Profile:
+    """The profile in a file, which may hold a kernel alone, in a folder or in a repository on the Hub.
 
     Raises:
-        ForeseerError: the file cannot be read, or holds something else.
+        ForeseerError: it cannot be read or downloaded, or holds something else.
     """
-    return Profile(Kernel.load(path)) if kind_of(path) == "kernel" else Profile.load(path)
+    if kind_of(name) == "kernel":
+        return Profile(Kernel.load(name))
+    if os.path.isfile(name) or name.endswith(".safetensors"):
+        return Profile.load(name)
+    return Profile.from_pretrained(name)

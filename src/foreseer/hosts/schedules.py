@@ -1,4 +1,4 @@
-"""Schedules for hosts: first and last steps always compute; the budget follows each run's step count."""
+"""Schedule for hosts: first and last steps always compute."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from foreseer.grid import Grid
-from foreseer.methods import find
 from foreseer.schedule import Schedule
 
 
@@ -42,28 +41,3 @@ class WithEnds(Schedule):
     def _with_ends(self, computed: tuple[int, ...], steps: int, first: int) -> tuple[int, ...]:
         ends = {*range(min(max(first, 0), steps)), *range(max(steps - self.last, 0), steps)}
         return tuple(sorted({*computed, *ends}))
-
-
-@dataclass(frozen=True)
-class AtSpeedup(Schedule):
-    """The schedule of a named method, at the budget that a speedup gives for each run.
-
-    Args:
-        method: the method's name.
-        speedup: steps per computed step; ``None`` with ``nfe``.
-        nfe: computed steps per run.
-
-    >>> AtSpeedup("reuse", 4.0).computed_steps(12), len(AtSpeedup("reuse", 4.0).computed_steps(40))
-    ((0, 4, 8), 10)
-    """
-
-    method: str
-    speedup: float | None
-    nfe: int | None = None
-
-    def _computed_steps(self, steps: int) -> Iterable[int]:
-        nfe = self.nfe if self.nfe is not None else max(1, round(steps / (self.speedup or 1.0)))
-        if nfe >= steps:
-            return range(steps)
-        schedule = find(self.method).policy(steps, nfe, site="output").schedule  # pyright: ignore[reportAttributeAccessIssue]
-        return schedule.computed_steps(steps)

@@ -5,22 +5,18 @@ Written against the source of sglang 0.5.23.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from foreseer.attach.single_run import Run
-from foreseer.errors import ForeseerError, in_one_line
 from foreseer.grid import Grid, GridError
 from foreseer.hosts.choice import Choice
+from foreseer.hosts.served import ServedRun
 
 STAGE = "sglang.multimodal_gen.runtime.pipelines_core.stages.denoising.DenoisingStage"
 DIFFUSERS_STAGE = "sglang.multimodal_gen.runtime.pipelines.diffusers_pipeline.DiffusersExecutionStage"
 KEY = "_foreseer"  # in Req.extra; the underscore keeps it out of transfers between workers
 SERVED_QUALITY = "high"  # the level at which requests allow approximations such as feature caching
-
-log = logging.getLogger("foreseer")
 
 
 def register(options: Mapping[str, Any]) -> None:
@@ -35,26 +31,6 @@ def register(options: Mapping[str, Any]) -> None:
     hooks = SGLangHooks.from_options(options, get_forward_context)
     for target, hook in hooks.targets().items():
         HookRegistry.register(target, hook, HookType.AROUND)
-
-
-class RequestRun:
-    """The run of one request: its forecasts, and which call of a step comes next."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._step = -1
-        self._calls: dict[str, int] = {}
-        self._models: list[int] = []
-
-    def branch(self, step: int, model: Any, is_negative: bool) -> str:
-        """A name per model, per side of guidance and per call of a step."""
-        if step != self._step:
-            self._step, self._calls = step, {}
-        if id(model) not in self._models:
-            self._models.append(id(model))
-        name = f"{'uncond' if is_negative else 'cond'} of model {self._models.index(id(model)) + 1}"
-        self._calls[name] = self._calls.get(name, 0) + 1
-        return name if self._calls[name] == 1 else f"{name}, call {self._calls[name]}"
 
 
 class SGLangHooks:
@@ -92,13 +68,9 @@ class SGLangHooks:
         result = original(stage, ctx, batch, server_args)
         batch.extra.pop(KEY, None)
         if self._serves(batch) and not getattr(stage, "_cache_dit_enabled", False):
-            try:
-                grid = _grid(ctx)
-                policy = self._choice.policy(grid)
-                if policy is not None:
-                    batch.extra[KEY] = RequestRun(Run(policy, grid, warn=False, parallel=True))
-            except ForeseerError as error:
-                log.warning("Foreseer computes every step of a request: %s", in_one_line(error))
+            request = ServedRun.begin(self._choice, lambda: _grid(ctx))
+            if request.run is not None:
+                batch.extra[KEY] = request
         return result
 
     def predict(
@@ -115,23 +87,19 @@ class SGLangHooks:
         request = context.forward_batch.extra.get(KEY) if context.forward_batch is not None else None
         if request is None:
             return original(stage, current_model, latent_model_input, *args, **kwargs)
-        step = int(context.current_timestep)
-        branch = request.branch(step, current_model, bool(getattr(context.forward_batch, "is_cfg_negative", False)))
-        output = request.run.forecast(step, branch, (latent_model_input,))
-        if output is None:
-            output = original(stage, current_model, latent_model_input, *args, **kwargs)
-            request.run.computed(step, output, branch)
-        return output
+        return request.predict(
+            int(context.current_timestep),
+            current_model,
+            (latent_model_input,),
+            lambda: original(stage, current_model, latent_model_input, *args, **kwargs),
+            "uncond" if getattr(context.forward_batch, "is_cfg_negative", False) else "cond",
+        )
 
     def end(self, original: Callable[..., Any], stage: Any, ctx: Any, batch: Any, server_args: Any) -> Any:
         """The loop has ended: free the run before the picture is decoded."""
         request = batch.extra.pop(KEY, None)
         if request is not None:
-            request.run.free()
-            record = request.run.record
-            log.info("Foreseer: %d of %d steps computed", record.nfe, record.steps)
-            for failure in record.failed_open[:1]:
-                log.warning("Foreseer: step %d was computed: %s", failure.step, failure.reason)
+            request.end()
         return original(stage, ctx, batch, server_args)
 
     def run_diffusers(self, original: Callable[..., Any], stage: Any, batch: Any, server_args: Any) -> Any:

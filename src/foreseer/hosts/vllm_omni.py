@@ -6,18 +6,15 @@ Written against the source of vllm-omni 0.30.0.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from foreseer.attach.single_run import Run
-from foreseer.errors import ForeseerError, in_one_line
+from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.hosts.choice import Choice
+from foreseer.hosts.served import ServedRun
 
 NAME = "foreseer"
-
-log = logging.getLogger("foreseer")
 
 
 class BackendError(ForeseerError, RuntimeError):
@@ -76,7 +73,7 @@ class ForeseerBackend:
         self.enabled = False
         self._choice = Choice.from_options(_options(config))
         self._choice.standing_policy()  # refuses gates, which ranks could answer differently
-        self._run: _PipelineRun | None = None
+        self._run: ServedRun | None = None
 
     def enable(self, pipeline: Any) -> None:
         """Wrap the pipeline's ``predict_noise``.
@@ -118,46 +115,14 @@ class ForeseerBackend:
         if self._run is not None and step < self._run.step:
             self._end()  # a generation that began without refresh
         if self._run is None:
-            self._run = _PipelineRun(self._choice, scheduler)
-        return self._run.predict(step, predict_noise, args, kwargs)
+            self._run = ServedRun.begin(self._choice, lambda: Grid.from_scheduler(scheduler))
+        inputs = (*args, *kwargs.values())
+        return self._run.predict(step, kwargs.get("current_model"), inputs, lambda: predict_noise(*args, **kwargs))
 
     def _end(self) -> None:
         run, self._run = self._run, None
-        if run is not None and run.run is not None:
-            run.run.free()
-            log.info("Foreseer: %d of %d steps computed", run.run.record.nfe, run.run.record.steps)
-
-
-class _PipelineRun:
-    """One generation of one pipeline; ``run`` is ``None`` where every step computes."""
-
-    def __init__(self, choice: Choice, scheduler: Any) -> None:
-        self.step = -1
-        self.run: Run | None = None
-        self._calls = 0
-        self._models: list[int] = []
-        try:
-            grid = Grid.from_scheduler(scheduler)
-            policy = choice.policy(grid)
-            self.run = None if policy is None else Run(policy, grid, warn=False, parallel=True)
-        except ForeseerError as error:
-            log.warning("Foreseer computes every step of a generation: %s", in_one_line(error))
-
-    def predict(self, step: int, predict_noise: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """One call: guidance calls once per branch at a step, always in the same order."""
-        self._calls = self._calls + 1 if step == self.step else 1
-        self.step = step
-        if self.run is None or step >= len(self.run.grid):
-            return predict_noise(*args, **kwargs)
-        model = id(kwargs.get("current_model"))
-        if model not in self._models:
-            self._models.append(model)
-        branch = f"call {self._calls} of model {self._models.index(model) + 1}"
-        output = self.run.forecast(step, branch, (*args, *kwargs.values()))
-        if output is None:
-            output = predict_noise(*args, **kwargs)
-            self.run.computed(step, output, branch)
-        return output
+        if run is not None:
+            run.end()
 
 
 def _step(scheduler: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.checks import check_kind, frozen
+from foreseer.checks import check_kind, check_provenance, frozen
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
@@ -100,7 +100,7 @@ class Kernel:
             object.__setattr__(self, "output_squares", squares)
         if self.parts is not None and self.parts.steps != steps:
             raise KernelError(f"The parts hold {self.parts.steps} steps; expected {steps}.")
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance, KernelError)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = (

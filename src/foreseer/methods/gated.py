@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foreseer.checks import one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel_rows import KernelRows
@@ -41,8 +42,7 @@ def gated(
         ScheduleError: not exactly one target was given, or it cannot be met.
         GateError: an option is out of range, or the kernel has no final error.
     """
-    if (max_error is None) == (nfe is None):
-        raise ScheduleError(f"Give one of max_error and nfe; received {max_error!r} and {nfe!r}.")
+    one_target(ScheduleError, {"max_error": max_error, "nfe": nfe}, required=True)
     gate = ForecastErrorGate(kernel, max_error if max_error is not None else 1.0, trust)
     if forecaster is None:
         trial = Replanner(kernel, KernelRows(kernel, ridge=SEARCH_RIDGE), trust)

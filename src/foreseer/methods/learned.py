@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from foreseer.checks import check_target, one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast import Reuse
 from foreseer.forecast.kernel_rows import KernelRows
@@ -46,9 +47,9 @@ def learned(
     Raises:
         ScheduleError: not exactly one target was given, or ``forward_passes`` for a kernel without branches.
     """
+    targets = {"nfe": nfe, "forward_passes": forward_passes, "speedup": speedup, "max_error": max_error}
+    check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
     if forward_passes is not None:
-        if (nfe, speedup, max_error) != (None, None, None):
-            raise ScheduleError("Give one of nfe, forward_passes, speedup and max_error.")
         return _joint(kernel, forward_passes, ridge)
     schedule = Optimal(kernel, nfe, speedup, max_error, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE))
     if nfe is not None and nfe > len(kernel.grid):  # for finer grids only: no comparison on the kernel's grid

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
-from foreseer.checks import check_count, check_number
-from foreseer.errors import PlanError
+from foreseer.checks import check_target, one_target
+from foreseer.errors import PlanError, naming_the_extra
 from foreseer.forecast import L2P, Forecaster, Reuse
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy, RunDecisions, ScheduledPolicy
 from foreseer.schedule import Schedule, Uniform
+from foreseer.schedule.base import budget_at
 
 Budget = Callable[[int, int], Schedule]
 
@@ -60,7 +61,8 @@ class Method:
             ScheduleError: the budget does not fit.
         """
         if self.gate is not None and self.forecaster is not None:
-            from foreseer.gate import GatedPolicy
+            with naming_the_extra():
+                from foreseer.gate import GatedPolicy
 
             return GatedPolicy(self.gate(), self.forecaster, site or self.site, nfe, self.decided_by)
         if self.schedule is None:
@@ -150,19 +152,15 @@ class BudgetPolicy(Policy):
     _policies: dict[int, Policy] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if (self.nfe is None) == (self.speedup is None):
-            raise PlanError(f"Give one of nfe and speedup; received {self.nfe!r} and {self.speedup!r}.")
-        if self.nfe is not None:
-            check_count("nfe", self.nfe, PlanError, least=1)
-        else:
-            check_number("speedup", self.speedup, PlanError, least=1.0)
+        targets = {"nfe": self.nfe, "speedup": self.speedup}
+        check_target(one_target(PlanError, targets, required=True), PlanError)
         self.of_run(max(50, self.nfe or 0))
 
     def of_run(self, steps: int) -> Policy:
         """The method's policy for runs of ``steps`` steps."""
         policy = self._policies.get(steps)
         if policy is None:
-            nfe = self.nfe if self.nfe is not None else max(1, round(steps / (self.speedup or 1.0)))
+            nfe = budget_at(steps, self.nfe, self.speedup)
             policy = self._policies[steps] = self.method.policy(steps, nfe, self.site_override)
         return policy
 

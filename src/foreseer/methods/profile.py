@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foreseer.checks import check_count, check_kind, check_number
-from foreseer.errors import ForeseerError, PlanError
+from foreseer.checks import check_kind, check_provenance, check_target, one_target
+from foreseer.errors import ForeseerError, PlanError, naming_the_extra
 from foreseer.files import Artifact, read_json, read_strings, reason
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
+from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.learned import learned
 from foreseer.methods.quality import error_of
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.plan.file import decode_plan, encode_plan
 from foreseer.schedule import Uniform
-
-DEFAULT_SPEEDUP = 4.0
+from foreseer.schedule.base import budget_at
 
 
 class ProfileError(ForeseerError, ValueError):
@@ -53,7 +54,8 @@ class Profile:
         provenance: text about the model, the scheduler, the options, the prompts and the held-out figures.
 
     Raises:
-        ProfileError: a part has the wrong type, or takes features at another site than the kernel.
+        ProfileError: a part has the wrong type, provenance is not text, or a plan takes features at another site than
+            the kernel.
     """
 
     kernel: Kernel
@@ -62,7 +64,9 @@ class Profile:
 
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ProfileError)
+        check_kind("plans", self.plans, Sequence, ProfileError)
         object.__setattr__(self, "plans", tuple(self.plans))
+        object.__setattr__(self, "provenance", check_provenance(self.provenance, ProfileError))
         for plan in self.plans:
             check_kind("a plan", plan, Plan, ProfileError)
             if plan.site != self.kernel.site:
@@ -82,31 +86,31 @@ class Profile:
             nfe: number of computed steps; or
             speedup: steps divided by computed steps; or
             max_error: expected relative error of the final latent; or
-            quality: a level of `foreseer.methods.quality`. Without a target: a speedup of 4.
+            quality: a level of `foreseer.methods.quality`. Without a target: the refined plan with the most computed
+                steps, and its speedup on other grids; without plans the default speedup.
 
         Raises:
             PlanError: several targets were given, or one is out of range.
             ScheduleError: the target cannot be met.
         """
         targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
-        given = {name: value for name, value in targets.items() if value is not None}
-        if len(given) > 1:
-            raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
+        target = one_target(PlanError, targets)
+        check_target(target, PlanError)
         if quality is not None:
             max_error = error_of(quality)
             if max_error is None:
                 return ScheduledPolicy(Uniform(interval=1), Reuse(), self.kernel.site)
         if max_error is not None:
-            check_number("max_error", max_error, PlanError)
             good = [plan for plan in self.plans if plan.expected_error is not None and plan.expected_error <= max_error]
             return self._with_kernel(min(good, key=lambda plan: plan.nfe, default=None), max_error=max_error)
         if nfe is not None:
-            check_count("nfe", nfe, PlanError, least=1)
             return self._with_kernel(next((plan for plan in self.plans if plan.nfe == nfe), None), nfe=nfe)
-        speedup = DEFAULT_SPEEDUP if speedup is None else speedup
-        check_number("speedup", speedup, PlanError, least=1.0)
-        plan = next((plan for plan in self.plans if plan.nfe == round(len(plan.grid) / speedup)), None)
-        return self._with_kernel(plan, speedup=speedup)
+        if speedup is not None:
+            plan = next((plan for plan in self.plans if plan.nfe == budget_at(len(plan.grid), None, speedup)), None)
+            return self._with_kernel(plan, speedup=speedup)
+        careful = max(self.plans, key=lambda plan: plan.nfe, default=None)
+        default = DEFAULT_SPEEDUP if careful is None else len(careful.grid) / careful.nfe
+        return self._with_kernel(careful, speedup=default)
 
     def _with_kernel(self, plan: Plan | None, **target: Any) -> Policy:
         """``plan`` on its own grid if there is one, kernel rows for the target elsewhere."""
@@ -158,53 +162,50 @@ class Profile:
         Args:
             repository: "user/name" on the Hub, or a folder that holds ``profile.safetensors``.
             revision: branch, tag or commit on the Hub.
-            options: for ``huggingface_hub.hf_hub_download`` (token, cache_dir, ...).
+            options: of ``huggingface_hub.ModelHubMixin.from_pretrained`` (token, cache_dir, local_files_only, ...).
 
         Raises:
             ProfileError: the file cannot be downloaded, or is not a profile.
         """
         if Path(repository).is_dir():
             return cls.load(Path(repository) / FILE_NAME)
-        from huggingface_hub import hf_hub_download
+        if not HUB_ID.fullmatch(repository):
+            raise ProfileError(f"{repository!r} is not the name of a repository: expected OWNER/NAME, or a folder.")
+        with naming_the_extra():
+            from foreseer.methods.hub import HubProfile
 
         try:
-            path = hf_hub_download(repository, FILE_NAME, revision=revision, **options)
+            return HubProfile.from_pretrained(repository, revision=revision, **options).profile
+        except ProfileError:
+            raise
         except Exception as error:  # the Hub's client raises many kinds
-            raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}: {reason(error)}.") from error
-        return cls.load(path)
+            at = f" at {revision!r}" if revision is not None else ""
+            raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}{at}: {reason(error)}.") from error
 
-    def push_to_hub(self, repository: str, *, revision: str | None = None, **options: Any) -> str:
+    def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload the profile and its card to the Hugging Face Hub; return the commit's address.
 
         Args:
-            repository: "user/name".
-            revision: branch to commit to.
-            options: for ``huggingface_hub.HfApi`` (endpoint, token).
+            repository: "user/name"; created if it does not exist.
+            options: of ``huggingface_hub.ModelHubMixin.push_to_hub`` (branch, private, token, create_pr, ...).
 
         Raises:
             ProfileError: the upload failed.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
+        with naming_the_extra():
+            from foreseer.methods.hub import HubProfile
 
         try:
-            api = HfApi(**options)
-            api.create_repo(repository, exist_ok=True)
-            with tempfile.TemporaryDirectory() as folder:
-                self.save(Path(folder) / FILE_NAME)
-                (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
-                commit = api.upload_folder(
-                    repo_id=repository, folder_path=folder, revision=revision, commit_message="Add the Foreseer profile"
-                )
+            message = "Upload the Foreseer profile"
+            return str(HubProfile.of(self).push_to_hub(repository, **{"commit_message": message, **options}))
         except Exception as error:
             raise ProfileError(f"Cannot upload the profile to {repository!r}: {reason(error)}.") from error
-        return str(commit)
 
     def card(self) -> str:
         """The model card: what the profile was learned on, and its plans with their expected errors."""
         model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
-        base = f"base_model: {model}\n" if "/" in model and not model.startswith(("/", ".")) else ""
+        hub_id = model.rpartition(" ")[2]  # after the pipeline's class
+        base = f"base_model: {hub_id}\n" if "/" in hub_id else ""
         rows = [
             f"| {plan.nfe} of {len(plan.grid)} | {'unknown' if error is None else format(error, '.4f')} |"
             for plan, error in ((plan, plan.expected_error) for plan in self.plans)
@@ -225,6 +226,7 @@ class Profile:
 
 
 FILE_NAME = "profile.safetensors"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 
 
 def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:

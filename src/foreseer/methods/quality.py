@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from foreseer.checks import unknown_name
 from foreseer.errors import PlanError
 
 # Expected relative error of the final latent; None: every step is computed.
@@ -24,6 +25,6 @@ def error_of(quality: str) -> float | None:
     >>> error_of("high")
     0.02
     """
-    if quality not in QUALITIES:
-        raise PlanError(f"Unknown quality {quality!r}: expected one of {', '.join(QUALITIES)}.")
+    if not isinstance(quality, str) or quality not in QUALITIES:
+        raise PlanError(unknown_name("quality", str(quality), QUALITIES))
     return QUALITIES[quality]

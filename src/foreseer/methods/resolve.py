@@ -7,26 +7,28 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from foreseer.errors import ForeseerWarning, PlanError, ScheduleError, in_one_line
+from foreseer.checks import one_target, unknown_name
+from foreseer.errors import ForeseerWarning, PlanError, in_one_line, naming_the_extra
 from foreseer.files import kind_of
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
+from foreseer.methods.defaults import DEFAULT_METHOD, DEFAULT_SPEEDUP
 from foreseer.methods.method import BudgetPolicy, Method, method_of
 from foreseer.methods.profile import Profile
+from foreseer.methods.quality import error_of
 from foreseer.methods.registry import METHODS
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.schedule import Optimal, Uniform
+from foreseer.schedule.base import budget_at
+from foreseer.site import read_site
 
 GROUP = "foreseer.methods"  # entry points of installed packages
 LEARNED = ("kernel", "gated")  # methods that a kernel alone makes
 Learned = Kernel | str | os.PathLike[str]
-DEFAULT_METHOD = "taylorseer"
-DEFAULT_SPEEDUP = 2.5
 
 
 @lru_cache(maxsize=1)
@@ -60,9 +62,7 @@ def find(name: str) -> Method:
     installed = _installed()
     if name in installed:
         return installed[name]
-    near = get_close_matches(str(name), names(), 1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    raise PlanError(f"Unknown method {name!r}: expected one of {', '.join(names())}.{guess}")
+    raise PlanError(unknown_name("method", name, names()))
 
 
 def _imported(name: str) -> Method:
@@ -103,11 +103,12 @@ def resolve(
         PlanError: the name is unknown, or something is missing or does not go together.
         ScheduleError: the budget does not fit.
     """
+    target = one_target(PlanError, {"nfe": nfe, "speedup": speedup, "max_error": max_error})
     kernel = _kernel(profile)
     if name in LEARNED:
         if kernel is None:
             raise PlanError(f"{name!r} needs a kernel: give profile=, from fs.calibrate(pipe, prompts).")
-        return _learned(name, kernel, nfe, speedup, max_error)
+        return _learned(name, kernel, **target)
     method = find(name)
     if matrix is not None:
         method = method.with_matrix(matrix)
@@ -115,14 +116,12 @@ def resolve(
         from foreseer.methods.train_l2p import train_l2p
 
         method = replace(method, forecaster=train_l2p(kernel))
-    if kernel is not None and method.forecaster is not None and method.gate is None and _count(nfe, speedup, max_error):
+    if kernel is not None and method.forecaster is not None and method.gate is None and target:
         schedule = Optimal(kernel, nfe, speedup, max_error, method.forecaster)
         return ScheduledPolicy(schedule, method.forecaster, site or kernel.site)
     if max_error is not None:
         raise PlanError(f"{method.title} expects no error without a kernel: give nfe or speedup, or profile=.")
-    if _count(nfe, speedup) == 2:
-        raise ScheduleError(f"Give one of nfe and speedup; received {nfe!r} and {speedup!r}.")
-    if not _count(nfe, speedup):
+    if not target:
         return method.policy(steps or 50, None, site)
     if steps is None:
         return BudgetPolicy(method, nfe, speedup, site)
@@ -142,7 +141,7 @@ def policy_for(
 
     Args:
         request: a method's name, a policy, a plan, a profile, a kernel, a file of one of these, or a profile's
-            repository on the Hugging Face Hub; ``None`` for the default, TaylorSeer at a speedup of 2.5.
+            repository on the Hugging Face Hub; ``None`` for the default (`foreseer.methods.defaults`).
         nfe: number of computed steps; or
         speedup: steps divided by computed steps; or
         max_error: relative error of the final latent to keep, with a kernel or profile; or
@@ -153,27 +152,28 @@ def policy_for(
         PlanError: the request is not understood, or the target does not go with it.
     """
     targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
-    given = {name: value for name, value in targets.items() if value is not None}
-    if len(given) > 1:
-        raise PlanError(f"Give one of {', '.join(targets)}; received {', '.join(given)}.")
+    target = one_target(PlanError, targets)
     request = _opened(request)
     if site is not None and not (request is None or isinstance(request, str)):
         raise PlanError(f"A {type(request).__name__} has its own site; leave site={site!r} out.")
     if isinstance(request, Policy | Plan):
-        if given:
-            raise PlanError(f"A {type(request).__name__} has its own budget; leave {next(iter(given))} out.")
+        if target:
+            raise PlanError(f"A {type(request).__name__} has its own budget; leave {next(iter(target))} out.")
         return request if isinstance(request, Policy) else FixedPlan(request)
     if isinstance(request, Kernel):
         request = Profile(request)
     if isinstance(request, Profile):
-        return request.policy(**given)
-    if quality is not None and quality != "exact":
+        return request.policy(**target)
+    if site is not None:
+        site = str(read_site(site))
+    if quality is not None and error_of(quality) is not None:
         raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
     if quality == "exact":
-        return ScheduledPolicy(Uniform(interval=1), Reuse())
-    if request is None and not given:
+        return ScheduledPolicy(Uniform(interval=1), Reuse(), site or "output")
+    if request is None and not target:
         speedup = DEFAULT_SPEEDUP
-    return resolve(request or DEFAULT_METHOD, nfe=nfe, speedup=speedup, max_error=max_error, site=site)
+    method = DEFAULT_METHOD if request is None else request
+    return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, site=site)
 
 
 def _opened(request: Any) -> Any:
@@ -208,16 +208,17 @@ def _of_file(path: str) -> Any:
     return loaders[kind](path)
 
 
-def _learned(name: str, kernel: Kernel, nfe: int | None, speedup: float | None, max_error: float | None) -> Policy:
+def _learned(name: str, kernel: Kernel, **target: Any) -> Policy:
     if name == "gated":
-        from foreseer.methods.gated import gated
+        with naming_the_extra():
+            from foreseer.methods.gated import gated
 
-        if speedup is not None:
-            nfe = max(2, round(len(kernel.grid) / speedup))
-        return gated(kernel, nfe=nfe, max_error=max_error)
+        if "speedup" in target:
+            target = {"nfe": max(2, budget_at(len(kernel.grid), None, target["speedup"]))}
+        return gated(kernel, **target)
     from foreseer.methods.learned import learned
 
-    return learned(kernel, nfe=nfe, speedup=speedup, max_error=max_error)
+    return learned(kernel, **target)
 
 
 def _kernel(profile: Learned | None) -> Kernel | None:
@@ -226,7 +227,3 @@ def _kernel(profile: Learned | None) -> Kernel | None:
     if isinstance(profile, str | os.PathLike):
         return Kernel.load(profile)
     raise PlanError(f"profile is a {type(profile).__name__}; expected a Kernel or a file of one.")
-
-
-def _count(*values: Any) -> int:
-    return sum(value is not None for value in values)

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from foreseer.errors import ForeseerError, PlanFileError
-from foreseer.files import Artifact, read_json, read_names, read_strings, reason
+from foreseer.files import Artifact, checksum, read_json, read_names, read_strings, reason
 from foreseer.grid import Grid
 from foreseer.plan.mixing import mixing_arrays, read_mixing
 from foreseer.plan.plan import Plan
@@ -47,6 +47,11 @@ def encode_plan(plan: Plan) -> bytes:
     """Return the bytes of a plan file."""
     arrays, metadata = _content(plan)
     return PLAN_FILE.encode(arrays, metadata, "the plan")
+
+
+def digest_of(plan: Plan) -> str:
+    """Return the SHA-256 of everything that the plan's file holds."""
+    return checksum(*_content(plan))
 
 
 def _content(plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, str]]:

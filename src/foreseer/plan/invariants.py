@@ -106,15 +106,3 @@ def _check_rows(rows: np.ndarray, computed: tuple[int, ...]) -> None:
     if np.any(outside):
         step, column = (int(index) for index in np.unravel_index(np.argmax(outside), outside.shape))
         raise PlanError(f"Row {step} weighs step {column}; only computed steps before it may carry a weight.")
-
-
-def check_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of ``provenance``.
-
-    Raises:
-        PlanError: it is not a mapping of strings to strings.
-    """
-    words = provenance.items() if isinstance(provenance, Mapping) else [(provenance, None)]
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in words):
-        raise PlanError("Provenance holds words only: every key and value must be a string.")
-    return dict(provenance)

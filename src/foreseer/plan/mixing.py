@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from foreseer.checks import check_count, check_kind
-from foreseer.errors import PlanError
+from foreseer.errors import ForeseerError, PlanError
 
 MOST_CHANNELS = 4096
 AXES = (-1, 1, 2)  # of the channels: packed tokens, pictures and videos, videos with frames first
@@ -94,8 +94,7 @@ class ChannelMixing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "segments", tuple(self.segments))
-        if self.axis not in AXES or isinstance(self.axis, bool):
-            raise PlanError(f"The channel axis is {self.axis!r}; expected one of {', '.join(map(str, AXES))}.")
+        object.__setattr__(self, "axis", check_axis(self.axis, PlanError))
         if not self.segments or not all(isinstance(segment, MixedSegment) for segment in self.segments):
             raise PlanError("Channel mixing holds segments, one at least.")
         if len({segment.channels for segment in self.segments}) > 1:
@@ -129,6 +128,17 @@ class ChannelMixing:
                 for step, share in zip(one.steps, one.shares, strict=True)
             }
         )
+
+
+def check_axis(axis: Any, error: type[ForeseerError]) -> int:
+    """Return the axis of the channels as an ``int``.
+
+    Raises:
+        ForeseerError: of class ``error``; it is not one of ``AXES``.
+    """
+    if not isinstance(axis, int | np.integer) or isinstance(axis, bool) or axis not in AXES:
+        raise error(f"The channel axis is {axis!r}; expected one of {', '.join(map(str, AXES))}.")
+    return int(axis)
 
 
 def check_mixing(mixing: ChannelMixing | None, computed: Mapping[str, tuple[int, ...]], steps: int) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.checks import check_provenance
 from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.plan.compiled import CompiledRows
-from foreseer.plan.invariants import are_equal, check_cross_rows, check_provenance, checked_rows
+from foreseer.plan.invariants import are_equal, check_cross_rows, checked_rows
 from foreseer.plan.mixing import ChannelMixing, check_mixing
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
@@ -72,7 +73,7 @@ class Plan:
         object.__setattr__(self, "rows", checked_rows(self.rows, computed, steps))
         object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
         object.__setattr__(self, "cross_rows", MappingProxyType(cross))
-        object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance)))
+        object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance, PlanError)))
         own = {name: tuple(np.flatnonzero(np.diag(matrix)).tolist()) for name, matrix in of_branches.items()}
         check_mixing(self.mixing, {"": computed, **own}, steps)
 

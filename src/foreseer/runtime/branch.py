@@ -115,13 +115,14 @@ class BranchRun:
         if reason is not None:
             return reason
         cross_terms = self.rows.sparse_cross_rows.get(step - self.first_step, ())
-        sources: set[int] = set()
-        for name in dict.fromkeys(self._names) or ("",):
-            used, _ = self._row(name, step) if name else self.rows.sparse_rows[step - self.first_step]
-            if not used and not cross_terms:
-                return "its row holds no weight"
-            sources.update(used)
-        reason = self.store.why_unusable(*sorted(sources))
+        if self._names:
+            rows = [self._row(name, step) for name in dict.fromkeys(self._names)]
+        else:
+            rows = [self.rows.sparse_rows[step - self.first_step]]
+        if not cross_terms and not all(used for used, _ in rows):
+            return "its row holds no weight"
+        sources = rows[0][0] if len(rows) == 1 else sorted({source for used, _ in rows for source in used})
+        reason = self.store.why_unusable(*sources)
         if reason is not None:
             return reason
         for other, used, _ in cross_terms:
@@ -152,15 +153,18 @@ class BranchRun:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
         return not self.layout or not tensors or self.layout == _layout(tensors)
 
-    def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> None:
+    def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = (), scale: float = 1.0) -> None:
         """Note the feature that the network computed at ``step``; kept only if a later row needs it.
 
         Args:
             step: the run's step.
             tensors: the feature; of the layout of the earlier ones (:meth:`accepts`).
             names: the network part of each tensor, if parts may have separate rows.
+            scale: the feature is ``scale`` times the tensors.
         """
         local = step - self.first_step
+        if scale != 1.0 and (self._mixer is not None or not isinstance(self._decisions, PlanDecisions)):
+            tensors, scale = [tensor * scale for tensor in tensors], 1.0  # mixers and gates read values
         self._decisions.computed(local, tensors, lambda: self._preview(step))
         self._names = tuple(names)
         self.layout = _layout(tensors)
@@ -172,7 +176,7 @@ class BranchRun:
             self.store.drop([kept for kept in self.store.steps if self.rows.last_uses.get(kept, -1) < local])
         self.last_step = step
         if local in self.rows.last_uses:
-            self.store.put(local, tensors)
+            self.store.put(local, tensors, scale)
         self._free(local)
 
     def forecast(self, step: int) -> Forecast:
@@ -192,19 +196,19 @@ class BranchRun:
         borrowed: list[Summand] = []
         borrowed_weights: list[float] = []
         for other, used, weights in self.rows.sparse_cross_rows.get(step - self.first_step, ()):
-            borrowed += [self._others[other].store.get(source) for source in used]
-            borrowed_weights += weights
+            lent, scaled = self._others[other].store.terms(used, weights)
+            borrowed += lent
+            borrowed_weights += scaled
         if not self._names:
-            used, weights = self.rows.sparse_rows[step - self.first_step]
-            features: list[Summand] = [*self.store.take(used), *borrowed]
+            kept, weights = self.store.terms(*self.rows.sparse_rows[step - self.first_step])
+            features: list[Summand] = [*kept, *borrowed]
             weights = weights + borrowed_weights
             if self._mixer is not None:
                 correction, share = self._mixer.correction(step - self.first_step, self.store)
                 features, weights = [*features, *correction], weights + share
             return Forecast([(features, weights)] * len(features[0]))
-        rows = {name: self._row(name, step) for name in dict.fromkeys(self._names)}
-        kept = {name: [self.store.get(source) for source in used] for name, (used, _) in rows.items()}
-        return Forecast([([*kept[name], *borrowed], rows[name][1] + borrowed_weights) for name in self._names])
+        terms = {name: self.store.terms(*self._row(name, step)) for name in dict.fromkeys(self._names)}
+        return Forecast([([*terms[name][0], *borrowed], terms[name][1] + borrowed_weights) for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
         """Return the computed steps used in the forecast of network part ``name``, and their weights."""

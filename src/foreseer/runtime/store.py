@@ -54,12 +54,14 @@ class Kept:
         devices: devices to which host copies return; ``None`` if the tensors stay on theirs.
         versions: how often each was written to; ``None`` for inference tensors, which are copies and count no writes.
         totals: numbers that are finite exactly where every element is; ``None`` once read.
+        scale: the feature is ``scale`` times the tensors.
     """
 
     tensors: list[Tensor]
     devices: list[torch.device] | None
     versions: list[int] | None
     totals: list[Total] | None
+    scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -81,23 +83,23 @@ class FeatureStore:
     keep: Keep = "device"
     _kept: dict[int, Kept] = field(default_factory=dict)
 
-    def put(self, step: int, tensors: Sequence[Tensor]) -> None:
-        """Keep the feature of ``step``."""
+    def put(self, step: int, tensors: Sequence[Tensor], scale: float = 1.0) -> None:
+        """Keep the feature of ``step``, which is ``scale`` times ``tensors``."""
         totals = [Total.of(total) for total in _by_device([_total(tensor) for tensor in tensors])]
         on_host = self.keep == "host"
         kept = [_to_host(tensor) if on_host else _owned(tensor) for tensor in tensors]
         versions = None if any(tensor.is_inference() for tensor in kept) else [tensor._version for tensor in kept]
         devices = [tensor.device for tensor in tensors] if on_host else None
-        self._kept[step] = Kept(kept, devices, versions, totals)
+        self._kept[step] = Kept(kept, devices, versions, totals, scale)
 
     def get(self, step: int) -> Kept:
         """The feature of ``step``; whoever has it may go on using it when it is dropped."""
         return self._kept[step]
 
-    def take(self, steps: Sequence[int]) -> list[Kept]:
-        """The features of ``steps``; they may be used on after they are dropped."""
-        kept = self._kept
-        return [kept[step] for step in steps]
+    def terms(self, steps: Sequence[int], weights: Sequence[float]) -> tuple[list[Kept], list[float]]:
+        """The tensors kept for ``steps``, and ``weights`` of their features as weights of these tensors."""
+        kept = [self._kept[step] for step in steps]
+        return kept, [weight * feature.scale for weight, feature in zip(weights, kept, strict=True)]
 
     def why_unusable(self, *steps: int) -> str | None:
         """Reason why the feature of one of ``steps`` must not be used: missing, not finite, changed."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foreseer.checks import check_kind
 from foreseer.errors import ScaleError
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -30,6 +31,7 @@ class Model:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        check_kind("The name of a model", self.name, str, ScaleError)
         # Workers may run in another folder.
         if os.sep in self.name and Path(self.name).is_dir():
             object.__setattr__(self, "name", str(Path(self.name).absolute()))

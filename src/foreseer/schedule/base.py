@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -44,6 +43,15 @@ class Schedule(ABC):
     def _computed_steps(self, steps: int) -> Iterable[int]: ...
 
 
+def budget_at(steps: int, nfe: int | None, speedup: float | None) -> int:
+    """Return the computed steps of a run: ``nfe``, or ``steps / speedup`` rounded, at least 1.
+
+    >>> budget_at(50, None, 4.0), budget_at(20, 9, None)
+    (12, 9)
+    """
+    return nfe if nfe is not None else max(1, round(steps / (speedup or 1.0)))
+
+
 def remaining_budget(nfe: int, spent: int, steps: int) -> int:
     """Return what remains of a budget for ``steps`` steps: at least one evaluation, for the first step."""
     return min(max(1, nfe - spent), steps)
@@ -52,8 +60,8 @@ def remaining_budget(nfe: int, spent: int, steps: int) -> int:
 def check_budget(nfe: int, steps: int) -> None:
     """Raise unless ``nfe`` is in [1, steps]."""
     check_count("steps", steps, ScheduleError, least=1)
-    check_count("nfe", nfe, ScheduleError, least=-sys.maxsize)
-    if not 1 <= nfe <= steps:
+    check_count("nfe", nfe, ScheduleError, least=1)
+    if nfe > steps:
         raise ScheduleError(f"nfe={nfe} does not fit a run of {steps} steps; expected 1 to {steps}.")
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foreseer.checks import check_count, check_kind, check_number
+from foreseer.checks import check_kind, check_target, one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
-from foreseer.schedule.base import Schedule, check_computed_steps, remaining_budget
+from foreseer.schedule.base import Schedule, budget_at, check_computed_steps, remaining_budget
 
 EXHAUSTIVE = 3000  # try every set of steps if there are at most this many
 BEAM = 8  # prefixes kept per length and last step
@@ -24,7 +24,7 @@ LONGEST_GAP = 4  # between two computed steps, in mean gaps
 FINE = 64  # longer grids are searched on every n-th step first
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Optimal(Schedule):
     """Computed steps with the least expected final error (:func:`foreseer.kernel.expected.final_errors`).
 
@@ -52,19 +52,18 @@ class Optimal(Schedule):
     _cache: dict[tuple[bytes, int], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        targets = [target for target in (self.nfe, self.speedup, self.max_error) if target is not None]
         check_kind("kernel", self.kernel, Kernel, ScheduleError)
         if self.forecaster is not None:
             check_kind("forecaster", self.forecaster, Forecaster, ScheduleError)
-        if self.nfe is not None:
-            check_count("nfe", self.nfe, ScheduleError, least=1)
-        for name, value in (("speedup", self.speedup), ("max_error", self.max_error)):
-            if value is not None:
-                check_number(name, value, ScheduleError)
-        if len(targets) != 1 or targets[0] == 0:
-            raise ScheduleError(f"Give one of nfe, speedup and max_error, positive; received {self!r}.")
+        targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": self.max_error}
+        check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
         if self.max_error is not None and not self.kernel.has_final_error:
             raise ScheduleError("This kernel has no final error (stochastic scheduler): give nfe or speedup.")
+
+    def __repr__(self) -> str:
+        targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": self.max_error, "forecaster": self.forecaster}
+        given = ", ".join(f"{name}={value!r}" for name, value in targets.items() if value is not None)
+        return f"Optimal({given})"
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """Return the best steps found for the part of a run that starts at ``first_step``, counted from there.
@@ -87,7 +86,7 @@ class Optimal(Schedule):
     def _budget(self, grid: Grid, spent: int) -> int:
         if spent:
             return remaining_budget(self.nfe or 1, spent, len(grid))
-        nfe = self.nfe if self.nfe is not None else max(1, round(len(grid) / (self.speedup or 1.0)))
+        nfe = budget_at(len(grid), self.nfe, self.speedup)
         if nfe > len(grid):
             raise ScheduleError(f"nfe={nfe} does not fit a run of {len(grid)} steps; expected at most {len(grid)}.")
         return nfe

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foreseer.checks import check_count
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, naming_the_extra
 from foreseer.files import read_json, read_text, reason, shortened
 
 NAMES = ("emoji",)
@@ -35,9 +35,11 @@ def load(name: str = "emoji", **options: Any) -> Any:
 
     Raises:
         ZooError: no pipeline of that name is bundled.
+        MissingPackageError: torch or diffusers is not installed.
     """
     folder = path(name)
-    from foreseer.zoo.pipeline import FluxPipeline
+    with naming_the_extra():
+        from foreseer.zoo.pipeline import FluxPipeline
 
     return FluxPipeline.from_pretrained(folder, local_files_only=True, **options)
 

@@ -82,7 +82,7 @@ def test_a_model_compiled_as_a_whole_is_served_at_its_output() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("taylorsear", {}, "Did you mean 'taylorseer'"),
+        ("taylorsear", {}, "did you mean 'taylorseer'"),
         (7, {}, "received int"),
         ("newton", {"nfe": 3, "speedup": 2}, "Give one of"),
         (policy(), {"nfe": 3}, "leave nfe out"),

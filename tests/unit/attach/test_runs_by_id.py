@@ -14,6 +14,7 @@ from torch import Tensor
 import foreseer as fs
 from foreseer.errors import AttachError, ForeseerWarning, PlanError
 from foreseer.gate import StepControl
+from tests.unit.runtime.test_mix import plan_with_mixing
 
 POLICY = fs.Policy(fs.schedule.Uniform(interval=2, warmup=1), fs.forecast.Newton(order=1))
 GRID = fs.Grid.uniform(10)
@@ -272,3 +273,75 @@ def test_a_forecast_added_to_a_tensor_is_the_sum(dtype: torch.dtype, mode: Any) 
                 assert added.dtype == x.dtype or dtype == torch.float64
                 tolerance = 1e-5 if dtype != torch.bfloat16 else 5e-2
                 torch.testing.assert_close(added.double(), x.double() - 2.5 * plain.double(), rtol=0, atol=tolerance)
+
+
+def _fails(indices: list[int]) -> list[Tensor]:
+    raise MemoryError
+
+
+def test_a_batch_whose_computation_failed_may_be_repeated() -> None:
+    gated = fs.GatedPolicy(StepControl(0.05, order=1), fs.forecast.TaylorSeer(1))
+    every = fs.Policy(fs.schedule.Uniform(1), fs.forecast.Reuse())
+    wrong: list[Any] = [_fails, lambda _: [], lambda _: None, lambda indices: [torch.ones(1)] * (len(indices) + 1)]
+
+    def run(disturbed: bool) -> tuple[list[Tensor], list[Any]]:
+        runs, outputs = fs.Runs(), []
+        for step, t in enumerate(GRID):
+            policies = {"every": every, "plan": POLICY, "gated": gated}
+            calls = [fs.RunCall(name, step, GRID, policy=policy) for name, policy in policies.items()]
+            for compute in wrong if disturbed else []:
+                with pytest.raises((MemoryError, AttachError)):
+                    runs.answer(calls, compute)
+            outputs += runs.answer(calls, lambda indices, t=float(t): [network(start(index), t) for index in indices])
+        records = [runs.end(name) for name in ("every", "plan", "gated")]
+        return outputs, [(record.computed, record.forecast, record.failed_open) for record in records]
+
+    outputs, records = run(disturbed=True)
+    expected, expected_records = run(disturbed=False)
+    assert all(map(torch.equal, outputs, expected))
+    assert records == expected_records
+    assert all(forecast for _, forecast, _ in records[1:])
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_what_is_no_batch_is_refused_and_begins_no_run() -> None:
+    call = fs.RunCall("a", 0, GRID, policy=POLICY)
+    other = fs.RunCall("a", 1, GRID, policy=POLICY)
+    for calls, message in (
+        ([call, call], "two calls of run 'a', branch ''"),
+        ([call, other], "two calls of run 'a', branch ''"),
+        (None, "calls is a NoneType"),
+        ([call, None], "A call is a NoneType"),
+    ):
+        runs = fs.Runs()
+        with pytest.raises(AttachError, match=message):
+            runs.answer(calls, _fails)  # pyright: ignore[reportArgumentType]
+        assert len(runs) == 0
+    runs.begin("a", GRID, POLICY)
+    for grid in (None, 5):
+        with pytest.raises(AttachError, match="grid is a"):
+            runs.forecast("a", 0, grid)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("kind", ["plan", "gate", "channel mixing"])
+def test_an_output_with_a_scale_is_forecast_as_their_product(kind: str) -> None:
+    policies = {
+        "plan": POLICY,
+        "gate": fs.GatedPolicy(StepControl(0.2, order=1), fs.forecast.TaylorSeer(1)),
+        "channel mixing": plan_with_mixing(-1),
+    }
+    grid = policies[kind].grid if kind == "channel mixing" else GRID
+    whole, scaled = fs.Run(policies[kind], grid), fs.Run(policies[kind], grid)
+    x, decided = start(3, 70).reshape(2, 7, 5), []
+    for step, t in enumerate(grid):
+        expected, found = whole.forecast(step), scaled.forecast(step)
+        decided.append(expected is None)
+        assert (found is None) == (expected is None)
+        if expected is None:
+            output, scale = network(x, t), 0.25 * (step + 1)
+            whole.computed(step, output)
+            scaled.computed(step, output / scale, scale=scale)
+        else:
+            assert torch.allclose(found, expected, atol=1e-5)
+    assert {True, False} == set(decided)
+    assert scaled.record.to_dict()["features"] == whole.record.to_dict()["features"]

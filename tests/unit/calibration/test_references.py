@@ -1,5 +1,6 @@
 """An interrupted rollout does not repeat its reference runs, and takes none of another."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_a_damaged_reference_is_named(loop, kernel, tmp_path):
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CalibrationError, match=file.name):
+    with pytest.raises(CalibrationError, match=f"{file.name} is damaged .* Remove it"):
         fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
 
 
@@ -100,12 +101,27 @@ def test_fingerprints_tell_values_apart():
         None,
         "words",
         {"a": 1},
+        {"a": torch.zeros(2000)},
+        {"a": torch.arange(2000) == 1000},
+        {"a": torch.arange(2000) == 1001},
     ]
     assert len({fingerprint(value) for value in values}) == len(values)
     assert fingerprint(picture) == fingerprint(picture.copy())
 
 
+def test_a_reference_without_branches_does_not_serve_rows_per_branch(loop, tmp_path):
+    options = {"num_inference_steps": 8, "guidance_scale": 3.0}
+    kernel = fs.calibrate(loop, TRAINING[:1], sensitivity_prompts=0, **options)
+    assert kernel.branches is not None
+    expected = fs.rollout(loop, kernel, TRAINING[:1], nfe=3, guidance_scale=3.0)
+    shared = dataclasses.replace(kernel, branches=None)
+    for used in (shared, kernel, shared):
+        plan = fs.rollout(loop, used, TRAINING[:1], nfe=3, checkpoint=tmp_path, guidance_scale=3.0)
+        assert bool(plan.branch_rows) == (used is kernel)
+        assert plan == expected or used is shared
+
+
 def test_a_folder_that_cannot_be_is_named(loop, kernel, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(CalibrationError, match=r"Cannot keep references in .*taken"):
+    with pytest.raises(CalibrationError, match=r"Cannot keep a checkpoint in .*taken"):
         fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path / "taken")

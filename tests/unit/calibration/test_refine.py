@@ -14,7 +14,8 @@ from foreseer.calibration.references import Work
 from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import sampler_matrix
-from tests.support.loop_pipeline import LoopPipeline, relative, sample
+from foreseer.plan.mixing import ChannelMixing, MixedSegment
+from tests.support.loop_pipeline import SIZE, LoopPipeline, relative, sample
 
 STEPS, NFE = 10, 4
 PROMPTS = [f"training prompt {index}" for index in range(5)]
@@ -232,3 +233,18 @@ def test_what_cannot_be_refined_is_refused(loop, kernel, rolled):
         fs.refine(loop, dataclasses.replace(rolled, grid=fs.Grid.uniform(STEPS)), PROMPTS)
     fitted, judges = split_prompts(["a", "b"], ["c"], seed=7)
     assert (fitted, judges) == ([(7, "a"), (8, "b")], [(9, "c")])
+
+
+def test_a_checkpoint_of_a_plan_that_differs_in_its_mixing_alone_is_not_resumed(loop, tmp_path):
+    loop.scheduler.set_timesteps(6)
+    grid = fs.Grid.from_scheduler(loop.scheduler)
+    plan = fs.Policy(fs.schedule.Uniform(interval=2), fs.forecast.Reuse()).compile(grid)
+    matrices = 0.05 * np.random.default_rng(0).normal(size=(1, SIZE, SIZE)).astype(np.float32)
+    mixing = ChannelMixing(-1, (MixedSegment("", (1,), np.ones(1), (0,), matrices),))
+    mixed = dataclasses.replace(plan, mixing=mixing)
+    options = {"held_out": 1, "iterations": 1}
+    expected = fs.refine(loop, mixed, PROMPTS[:2], **options)
+    fs.refine(loop, plan, PROMPTS[:2], checkpoint=tmp_path, **options)
+    resumed = fs.refine(loop, mixed, PROMPTS[:2], checkpoint=tmp_path, **options)
+    assert resumed == expected
+    assert resumed.mixing == mixed.mixing

@@ -241,7 +241,7 @@ def test_forward_passes_are_a_budget_of_every_command(folder, guided, tmp_path):
     assert seen[0] == seen[1] == seen[2]
     assert len(set(map(len, seen[0].values()))) == 2
     result = CliRunner().invoke(app, [*map(str, (*words, "--method", "reuse", "--forward-passes", calls))])
-    assert "--max-error need --kernel" in " ".join(result.output.replace("│", " ").split())
+    assert "needs --kernel" in " ".join(result.output.replace("│", " ").split())
 
 
 def test_a_frontier_over_forward_passes(folder, guided, tmp_path):

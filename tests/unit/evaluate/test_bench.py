@@ -184,7 +184,7 @@ def test_a_video_is_stored_without_loss(tmp_path):
 
 
 def test_a_bench_without_prompts_or_with_an_unknown_measure_is_refused():
-    with pytest.raises(BenchError, match="at least one prompt"):
+    with pytest.raises(BenchError, match="list of a few prompts"):
         small_bench(prompts=[])
     with pytest.raises(BenchError, match="'magic': expected one of psnr"):
         small_bench(measures=["magic"])

@@ -94,12 +94,20 @@ TEXT_WIDTHS = {"SD3": 32, "WAN21_T2V": 4096, "SD15": 32}
 FAMILIES = {"SD3": (SD3, (1, 16, 8, 8)), "WAN21_T2V": (WAN, (1, 16, 3, 8, 8)), "SD15": (SD15, (1, 4, 8, 8))}
 
 
+# Families that loaders recognise by their weights, with what must not be smaller for it, and the text's width.
+SERVED: dict[str, tuple[dict[str, int], int]] = {
+    "SD3": ({}, 32),
+    "WAN21_T2V": ({}, 4096),
+    "SD15": ({"model_channels": 320, "context_dim": 768}, 768),
+}
+
+
 @cache
-def model(family: str) -> Any:
-    """A patcher around a tiny model with fixed random weights."""
+def model(family: str, served: bool = False) -> Any:
+    """A patcher around a tiny model with fixed random weights; one that loaders recognise if it is to be served."""
     package = comfy()
-    config, _ = FAMILIES[family]
-    description = getattr(package.supported_models, family)(dict(config))
+    config = {**FAMILIES[family][0], **(SERVED[family][0] if served else {})}
+    description = getattr(package.supported_models, family)(config)
     description.set_inference_dtype(torch.float32, None)
     network = description.get_model({}, "", device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)

@@ -18,7 +18,7 @@ from foreseer.hosts.choice import Choice, ChoiceError
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, take_off
 from foreseer.hosts.comfyui.pieces import cut
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
-from foreseer.hosts.comfyui.sampler_run import RunReport
+from foreseer.hosts.comfyui.sampler_run import RunReport, SamplingRun
 from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
 
 STEPS = 12
@@ -186,6 +186,20 @@ def test_a_budget_of_all_steps_computes_all() -> None:
     assert torch.equal(sample(model), sample(Patcher(Network())))
 
 
+@pytest.mark.parametrize(("speedup", "reads"), [(1.0, 0), (2.0, STEPS)])
+def test_the_noise_level_is_read_once_per_call_and_not_if_all_compute(
+    speedup: float, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each read waits for the device."""
+    levels, x, read = sigmas(STEPS), noise(), Tensor.tolist
+    run = SamplingRun(Choice(speedup=speedup), levels.tolist(), {})
+    seen: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: seen.append(tensor) or read(tensor))
+    for level in levels[:-1]:
+        run.denoised(x, level.expand(2), lambda: x * 0.5)
+    assert len(seen) == reads
+
+
 def test_parts_of_a_run_each_have_their_own_budget() -> None:
     """Image to image and split samplers are slices of the levels."""
     model = patched(speedup=3.0)
@@ -290,12 +304,47 @@ def test_methods_by_name(method: str) -> None:
     assert float((found - expected).norm() / expected.norm()) < 0.5
 
 
-def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8) -> Recording:
-    recording = Recording()
+def recorded(sampler: str = "euler", runs: int = 4, steps: int = 8, keep: bool = False) -> Recording:
+    recording = Recording(keep)
     model = recording.put_on(Patcher(Network()))
     for seed in range(runs):
         sample(model, sampler, sigmas(steps), seed=seed)
     return recording
+
+
+def test_refined_rows_are_fitted_through_the_samplers_matrix_and_beat_the_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patcher, recording, nfe = Patcher(Network()), Recording(keep=True), 3
+    monkeypatch.setattr("foreseer.hosts.comfyui.recording.SPEEDUPS", (4.0,))
+
+    def run(wrappers: Any, seed: int) -> Tensor:
+        model = wrappers.put_on(patcher)
+        return Guider(model).sample(noise(seed, (1, 16, 16, 16)), Sampler(SAMPLERS["two_step"]), sigmas(12))
+
+    for seed in range(4):
+        run(recording, seed)
+    patcher.model.calls = 0
+    profile = recording.profile({"model": "stand-in"}, run)
+    assert patcher.model.calls == (3 + 2) * nfe  # three rolled out; one held out, and run under both kinds of rows
+    assert "(refined rows)" in summarise(profile)
+    (plan,) = profile.plans
+    errors = []
+    for served in (profile, profile.kernel):
+        patch = ModelPatch(Choice(profile=served, nfe=nfe))
+        for seed in (50, 51):
+            expected, found = run(SimpleNamespace(put_on=take_off), seed), run(patch, seed)
+            errors.append(float((found - expected).norm() / expected.norm()))
+            assert patch.reports[-1].forward_passes == nfe
+    assert max(errors[:2]) < 0.95 * min(errors[2:])
+    assert plan.expected_error == pytest.approx(errors[0], rel=0.1)
+
+
+@pytest.mark.parametrize(("sampler", "runs"), [("ancestral", 4), ("heun", 2), ("euler", 1)])
+def test_without_a_matrix_or_a_run_to_hold_out_the_profile_has_kernel_rows(sampler: str, runs: int) -> None:
+    profile = recorded(sampler, runs, keep=True).profile({}, lambda wrappers, index: pytest.fail("sampled again"))
+    assert profile.plans == ()
+    assert runs == 1 or "(kernel rows)" in summarise(profile)
 
 
 def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> None:
@@ -315,7 +364,7 @@ def test_recording_changes_nothing_and_learns_rows_that_beat_the_default() -> No
 
 def test_a_quality_of_a_profile_keeps_its_expected_error() -> None:
     profile = recorded(runs=2).kernel({})
-    assert "speedup 3: " in summarise(profile)
+    assert "speedup 3: " in summarise(fs.Profile(profile))
     model = ModelPatch(Choice(profile=profile, quality="fast")).put_on(Patcher(Network()))
     sample(model, levels=sigmas(8))
     assert 0 < report(model).expected_error <= 0.1
@@ -363,7 +412,7 @@ def test_recording_refuses_what_cannot_be_learned_from() -> None:
         ({"speedup": 2.0, "nfe": 3}, "speedup and nfe"),
         ({"method": "fora"}, "Unknown method 'fora'"),
         ({"quality": "high"}, "needs a profile"),
-        ({"quality": "best"}, "quality is 'best'"),
+        ({"quality": "best"}, "Unknown quality 'best'"),
         ({"profil": "x"}, "Unknown options profil"),
         ({"first_steps": -1}, "first_steps"),
         ({"profile": 3}, "profile is a int"),

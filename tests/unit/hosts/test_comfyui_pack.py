@@ -190,7 +190,8 @@ def test_a_workflow_from_tuning_to_the_report(nodes: dict[str, Any], tmp_path: P
     )
     profile, summary = tuned.values
     assert profile.kernel.prompts == 4
-    assert "expected error" in summary
+    assert model.model.calls == 4 * 8 + (3 + 2) * (4 + 3 + 2)  # three rolled out, one held out and run under both rows
+    assert "speedup 2: " in summary
     assert SENT[-1] == ("7", summary)
     saved = nodes["ForeseerSaveProfile"].execute(profile=profile, name="tiny")
     assert Path(saved.values[0]) == tmp_path / "models" / "foreseer" / "tiny.profile.safetensors"

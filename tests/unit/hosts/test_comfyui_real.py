@@ -12,7 +12,7 @@ from torch import Tensor
 from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.matrix import sampler_matrix
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of
-from foreseer.hosts.comfyui.recording import Recording
+from foreseer.hosts.comfyui.recording import Recording, summarise
 from foreseer.hosts.comfyui.sampler_run import RunReport
 from tests.unit.hosts import comfyui_real as real
 
@@ -228,6 +228,31 @@ def test_a_recorded_profile_serves_the_sampler(family: str) -> None:
     assert torch.isfinite(found).all()
     assert found.shape == expected.shape
     assert package is not None
+
+
+def test_a_profile_is_refined_on_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreseer.hosts.comfyui.recording.SPEEDUPS", (2.0,))
+    plain = real.model("SD3")
+    recording = Recording(keep=True)
+
+    def sample(wrappers: Any, index: int) -> Tensor:
+        patched_ = wrappers.put_on(plain)
+        found = real.sample(patched_, "SD3", "dpmpp_2m", seed=index, positive=real.conditioning(10 + index))
+        assert "foreseer" not in patched_.model_options["transformer_options"]
+        return found
+
+    for index in range(4):
+        sample(recording, index)
+    with real.Counter(plain) as counter:
+        profile = recording.profile({}, sample)
+    assert counter.calls == (3 + 2) * 4  # three rolled out, one held out and run under both kinds of rows
+    for plan in profile.plans:
+        assert plan.nfe == 4
+        model = ModelPatch(Choice(profile=profile, nfe=4)).put_on(plain)
+        real.sample(model, "SD3", "dpmpp_2m", seed=20)
+        assert report(model).forward_passes == 4
+        assert report(model).expected_error == plan.expected_error
+    print(summarise(profile))
 
 
 @pytest.mark.parametrize(

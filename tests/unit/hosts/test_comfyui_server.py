@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import foreseer as fs
 from tests.unit.hosts import comfyui_real as real
 
 pytestmark = pytest.mark.skipif(not real.COMFYUI_PATH, reason="COMFYUI_PATH names no checkout of ComfyUI")
@@ -46,6 +48,15 @@ class RandomConditioning:
         return ([[embeddings, {"pooled_output": torch.randn(1, 64, generator=generator)} if pooled else {}]],)
 
 
+class FourConditionings(RandomConditioning):
+    """A list of four, one after the other seed."""
+
+    OUTPUT_IS_LIST = (True,)
+
+    def make(self, seed, width, pooled):
+        return ([super(FourConditionings, self).make(seed + index, width, pooled)[0] for index in range(4)],)
+
+
 class ZeroLatent:
     """A latent of any shape."""
 
@@ -61,7 +72,7 @@ class ZeroLatent:
         return ({"samples": torch.zeros([int(size) for size in shape.split()])},)
 
 
-NODE_CLASS_MAPPINGS = {"RandomConditioning": RandomConditioning, "ZeroLatent": ZeroLatent}
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (RandomConditioning, FourConditionings, ZeroLatent)}
 '''
 
 
@@ -73,8 +84,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        for family in ("SD3", "WAN21_T2V"):
-            weights = real.model(family).model.diffusion_model.state_dict()
+        for family in real.SERVED:
+            weights = real.model(family, served=True).model.diffusion_model.state_dict()
             path = folder / "models" / "diffusion_models" / f"{family}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             named = {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in weights.items()}
@@ -144,7 +155,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 def prompt(family: str, enabled: bool, seed: int = 5, speedup: float = 2.0, steps: int = 8, **options: Any) -> Any:
     """Model, Foreseer, sampler, report, latent; ids as in :meth:`Server.latent`."""
     shape = " ".join(map(str, real.FAMILIES[family][1]))
-    text = {"width": real.TEXT_WIDTHS[family], "pooled": family == "SD3"}
+    text = {"width": real.SERVED[family][1], "pooled": family == "SD3"}
     widgets = {"quality": "by speedup", "method": "auto", "first_steps": 1, "last_steps": 1, **options}
     sampling = {"steps": steps, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
@@ -177,9 +188,9 @@ def test_the_nodes_are_offered_with_their_help_and_texts(server: Server) -> None
     assert "Foreseer Tune" in json.dumps(server.call("/i18n"))
 
 
-@pytest.mark.parametrize("family", ["SD3", "WAN21_T2V"])
+@pytest.mark.parametrize("family", real.SERVED)
 def test_prompts(server: Server, family: str) -> None:
-    """All computed is bit-identical to the node switched off; half computed is reported; two prompts may queue."""
+    """All computed is bit-identical to the node switched off; half computed is reported."""
     ids = [
         server.queue(prompt(family, enabled=False)),
         server.queue(prompt(family, enabled=True, speedup=1.0)),
@@ -198,16 +209,33 @@ def test_prompts(server: Server, family: str) -> None:
     assert "8 steps: 4 calls computed, 4 forecast" in text
 
 
+def test_two_prompts_queued_at_once_are_each_as_if_alone(server: Server) -> None:
+    """They share the cached model that the Foreseer node patched."""
+    jobs = [{"family": "SD3", "enabled": True, "speedup": 2.5, "seed": seed, "steps": 40} for seed in (21, 22)]
+    with ThreadPoolExecutor(2) as pool:
+        ids = list(pool.map(lambda job: server.queue(prompt(**job)), jobs))
+        together = list(pool.map(server.result, ids))
+    for job, result in zip(jobs, together, strict=True):
+        assert result["status"]["status_str"] == "success", result["status"]
+        assert "40 steps: 16 calls computed, 24 forecast" in result["outputs"]["7"]["text"][0]
+        alone = server.result(server.queue(prompt(**{**job, "speedup": 2.51})))  # another patched model
+        assert torch.equal(server.latent(result), server.latent(alone))
+
+
 def test_a_profile_is_tuned_saved_and_loaded(server: Server) -> None:
     tuning = prompt("SD3", enabled=False)
     del tuning["2"], tuning["6"], tuning["7"], tuning["8"]
     sampling = {"steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["1", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
+    tuning["3"] = node("FourConditionings", seed=1, width=real.SERVED["SD3"][1], pooled=True)
     tuning["10"] = node("ForeseerTune", seed=0, **sampling, **links)
     tuning["11"] = node("ForeseerSaveProfile", profile=["10", 0], name="tiny")
+    tuning["13"] = node("PreviewAny", source=["10", 1])
     result = server.result(server.queue(tuning))
     assert result["status"]["status_str"] == "success", result["status"]
-    assert (server.folder / "models" / "foreseer" / "tiny.profile.safetensors").exists()
+    assert "4 runs of 8 steps, with the sampler's matrix" in result["outputs"]["13"]["text"][0]
+    profile = fs.Profile.load(server.folder / "models" / "foreseer" / "tiny.profile.safetensors")
+    assert profile.kernel.prompts == 4
     served = prompt("SD3", enabled=True, seed=7, profile=["12", 0])
     served["12"] = node("ForeseerLoadProfile", file="tiny.profile.safetensors")
     result = server.result(server.queue(served))

@@ -46,6 +46,14 @@ def test_plugins_that_are_not_chosen_import_nothing_heavy() -> None:
     assert {"torch", "numpy", "diffusers", "sglang"}.isdisjoint(json.loads(python("-c", program)))
 
 
+def test_the_comfyui_pack_needs_no_diffusers() -> None:
+    program = (
+        "import sys; sys.modules['diffusers'] = sys.modules['transformers'] = None; "
+        "from foreseer.hosts.comfyui import patch, recording; print('imported')"
+    )
+    assert python("-c", program) == "imported\n"
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_the_vllm_omni_plugin_patches_the_runner_whenever_it_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool

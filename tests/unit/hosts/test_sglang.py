@@ -161,6 +161,25 @@ def test_requests_follow_each_other_as_if_alone_also_after_an_abort() -> None:
         assert torch.equal(found, hooked({"speedup": 2}, Network()).denoise(request(seed=seed, steps=steps)))
 
 
+def test_a_loop_that_goes_back_to_earlier_steps_computes_them() -> None:
+    network, network_alone = Network(), Network()
+    stage, alone = hooked({"speedup": 2}, network), DenoisingStage(network_alone)
+    batch, scheduler = request(), FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(STEPS)
+    ctx = SimpleNamespace(scheduler=scheduler, timesteps=scheduler.timesteps)
+    stage._before_denoising_loop(ctx, batch, None)
+    CONTEXT.forward_batch, batch.is_cfg_negative = batch, False
+    outputs = {}
+    for step in (0, 1, 2, 3, 1, 2, STEPS):
+        CONTEXT.current_timestep = step
+        arguments_ = (batch.latents, scheduler.timesteps[min(step, STEPS - 1)], torch.float32, None)
+        outputs[step] = stage._predict_noise(network, *arguments_, prompt=1.0)
+    assert torch.equal(
+        outputs[1], alone._predict_noise(network_alone, batch.latents, scheduler.timesteps[1], None, None, prompt=1.0)
+    )
+    assert network.calls == 3 + len(batch.extra[KEY].run.record.computed["cond of model 1"])
+
+
 def test_a_loop_that_begins_late_on_its_scheduler_is_served() -> None:
     hooks = SGLangHooks.from_options({"speedup": 2}, lambda: CONTEXT)
     scheduler = FlowMatchEulerDiscreteScheduler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,24 @@ def test_generations_follow_each_other_as_if_alone_also_after_an_abort(refreshed
         alone = Pipeline()
         served(alone, speedup=2)
         assert torch.equal(pipeline.generate(steps, seed), alone.generate(steps, seed))
+
+
+def test_the_end_of_a_generation_reports_steps_that_failed_open(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = Pipeline()
+    backend = served(pipeline, speedup=2)
+    predict, written = pipeline.predict_noise, []
+
+    def write_to_output(**kwargs: Any) -> Tensor:
+        written.append(predict(**kwargs).mul_(1.0))
+        return written[-1].clone()
+
+    pipeline.predict_noise = write_to_output
+    with caplog.at_level(logging.INFO, "foreseer"):
+        pipeline.generate()
+        backend.refresh(pipeline, STEPS)
+    assert pipeline.calls == 2 * STEPS
+    assert f"{STEPS} of {STEPS} steps computed" in caplog.text
+    assert "calls failed open, the first at step 2: the feature of step 0 was changed in place" in caplog.text
 
 
 def test_a_scheduler_without_a_grid_computes_every_step() -> None:

@@ -13,6 +13,7 @@ import foreseer as fs
 from foreseer.errors import ForeseerError, ForeseerWarning, PlanError
 from foreseer.forecast import Forecaster, Reuse
 from foreseer.gate import GatedPolicy
+from foreseer.hosts.choice import Choice
 from foreseer.methods import METHODS, BudgetPolicy, find, names, policy_for, resolve
 from foreseer.methods import resolve as resolve_function
 from foreseer.methods.method import method_of
@@ -64,7 +65,7 @@ def test_with_a_kernel_steps_are_searched_and_l2p_is_trained():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("taylorsear",), "Did you mean 'taylorseer'"),
+        (("taylorsear",), "did you mean 'taylorseer'"),
         (("kernel",), "needs a kernel"),
         (("steps",), "no plan"),
         (("l2p",), "needs its trained matrix"),
@@ -146,6 +147,50 @@ def test_requests_in_every_form(tmp_path):
         assert policy_for(request, speedup=4).compile(KERNEL.grid).nfe == 4
     assert policy_for(str(tmp_path / "plan.safetensors")).compile(KERNEL.grid) == plan
     assert policy_for("newton", quality="exact").compile(GRID).nfe == 50
+
+
+def test_the_default_is_one_for_calls_hosts_and_profiles():
+    plan = policy_for(None).compile(GRID)
+    assert plan == policy_for("taylorseer", speedup=2.5).compile(GRID)
+    for policy in (Choice().policy(GRID), Choice().standing_policy()):
+        compiled = policy.compile(GRID)
+        assert compiled.computed_steps == plan.computed_steps
+        assert np.array_equal(compiled.rows, plan.rows)
+    grid, learned = KERNEL.grid, [fs.learned(KERNEL, nfe=nfe).compile(KERNEL.grid) for nfe in (8, 5)]
+    assert policy_for(KERNEL).compile(grid).nfe == round(len(grid) / 2.5)
+    profile = Profile(KERNEL, tuple(learned))
+    for policy in (policy_for(profile), Choice(profile=profile).standing_policy()):
+        assert policy.compile(grid) is learned[0]  # the refined plan with the most computed steps
+        assert policy.compile(fs.Grid.uniform(10)).nfe == 5  # its speedup on another grid
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda **target: fs.learned(KERNEL, **target),
+        lambda **target: fs.gated(KERNEL, **target),
+        lambda **target: fs.schedule.Optimal(KERNEL, **target),
+        lambda **target: BudgetPolicy(METHODS["reuse"], **target),
+    ],
+)
+def test_a_target_is_asked_for_in_the_same_way_everywhere(call):
+    with pytest.raises(ForeseerError, match=r"Give exactly one of .* and \w+; received none\.$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"speedup": 0.5}, r"^speedup is 0.5; expected a finite number of at least 1\.$"),
+        ({"nfe": 0}, r"^nfe is 0; expected a whole number of at least 1\.$"),
+        ({"max_error": 0.0}, r"^max_error is 0; expected a positive number"),
+    ],
+)
+def test_a_target_out_of_range_is_named_as_it_was_given(target, message):
+    for call in (fs.learned, policy_for, fs.schedule.Optimal):
+        with pytest.raises(ForeseerError, match=message):
+            call(KERNEL, **target)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from foreseer import cli, zoo
 from foreseer.evaluate.sampling.generate_many import Drawing, Manifest, generate_many
 from foreseer.methods import find
-from foreseer.scale import Failure, Model
+from foreseer.scale import Failure, Model, ScaleError
 from tests.unit.scale.loopback import Loopback
 
 PROMPTS = ["a red apple", "a rocket", "a panda"]
@@ -66,6 +66,35 @@ def test_only_what_is_missing_or_changed_is_drawn(local, tmp_path):
     generate_many(EMOJI, PROMPTS, tmp_path, drawing(3), progress=lambda done, total, state: seen.append((done, total)))
     assert seen[0] == (0, 6)
     assert pictures(tmp_path) != pictures(local)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9] + b"x" + content[-8:]])
+def test_a_damaged_picture_or_a_line_that_lacks_an_entry_is_drawn_again(local, tmp_path, damage):
+    for path in local.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lines = lines_of(tmp_path)
+    picture = tmp_path / lines[1]["file"]
+    picture.write_bytes(damage(picture.read_bytes()))
+    del lines[4]["forward_passes"]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seen = []
+    generate_many(EMOJI, PROMPTS, tmp_path, drawing(), progress=lambda done, total, state: seen.append(done))
+    assert seen == [4, 5, 6]
+    assert pictures(tmp_path) == pictures(local)
+    assert [line["forward_passes"] for line in lines_of(tmp_path)] == [2] * 6
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(capsys, tmp_path):
+    taken, folder = tmp_path / "taken", tmp_path / "folder"
+    taken.write_text("a file")
+    (folder / "manifest.jsonl").mkdir(parents=True)
+    for out, why in ((taken, "File exists"), (taken / "below", "Not a directory"), (folder, "Is a directory")):
+        with pytest.raises(ScaleError, match=f"Cannot use .*manifest.jsonl: .*{why}"):
+            generate_many(Model("nothing"), PROMPTS, out, drawing())
+    (tmp_path / "prompts.txt").write_text("a rocket")
+    code, _, err = run(capsys, "generate", "emoji", "--prompts", tmp_path / "prompts.txt", "-o", taken)
+    assert code == 2
+    assert "Cannot write to the folder" in " ".join(err.replace("│", " ").split())
 
 
 def test_a_cut_line_is_mended_before_the_next_one(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foreseer.checks import check_texts
 from foreseer.errors import ForeseerWarning
 from foreseer.evaluate.bench.result_store import BenchError, ResultStore
 from foreseer.evaluate.bench.results import BenchResults
@@ -67,8 +68,7 @@ class Bench:
     arguments: ArgumentBuilder = call_arguments
 
     def __post_init__(self) -> None:
-        if not self.prompts:
-            raise BenchError("A bench needs at least one prompt.")
+        check_texts("prompts", self.prompts, BenchError)
         check_measures(self.measures, BenchError)
 
     def call_options(self) -> CallOptions:

@@ -17,6 +17,7 @@ from torch import Tensor
 from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.record import record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
+from foreseer.checks import check_texts
 from foreseer.evaluate.entries.base import Entry
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.evaluate.peers.noise_path import NoisePath
@@ -52,6 +53,7 @@ class CalibrationPrompts:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
+        check_texts("prompts", self.prompts, PeerError)
         if len(self.prompts) < 2 or self.batch < 1:
             raise PeerError(
                 f"Learned solvers need two prompts or more and a batch of at least 1; received {len(self.prompts)} "

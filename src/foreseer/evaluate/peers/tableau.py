@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.checks import frozen
+from foreseer.checks import check_kind, frozen
+from foreseer.errors import in_one_line
 from foreseer.evaluate.peers.base import PeerError
 from foreseer.files import Artifact, read_json
 
@@ -41,10 +42,11 @@ class Tableau:
         start: shape (N, *E): $a_i$. E is empty, or the shape of a sample without its batch axis.
         weights: shape (N, N, *E): $b_{ij}$, zero for j > i.
         constant: shape (N, *E): $c_i$; ``None`` for zero.
-        settings: where the numbers come from, as reports show it.
+        settings: where the numbers come from, as reports show it; by name, values that JSON can hold.
 
     Raises:
-        PeerError: shapes that do not belong together, numbers that are not finite, weights on later outputs.
+        PeerError: shapes that do not belong together, numbers that are not finite, weights on later outputs, or
+            settings that JSON cannot hold.
 
     >>> weights = np.array([[-0.5, 0], [-0.5, -0.5]])
     >>> euler = Tableau(np.array([1000.0, 500.0]), np.ones(2), weights)
@@ -63,8 +65,9 @@ class Tableau:
 
     def __post_init__(self) -> None:
         for name in ("times", "start", "weights", "constant"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, frozen(getattr(self, name)))
+            if name != "constant" or self.constant is not None:
+                object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        _check_settings(self.settings)
         steps, element = self.times.size, self.start.shape[1:]
         shapes = [self.times.shape, self.start.shape, self.weights.shape]
         expected = [(steps,), (steps, *element), (steps, steps, *element)]
@@ -131,3 +134,18 @@ class Tableau:
         if not isinstance(settings, dict):
             raise PeerError(f"{os.fspath(path)} is damaged: its settings are no JSON object.")
         return cls(**arrays, settings=settings)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return frozen(values)
+    except (TypeError, ValueError) as error:
+        raise PeerError(f"A solver's {name} must be an array of real numbers: {in_one_line(error)}.") from error
+
+
+def _check_settings(settings: Any) -> None:
+    check_kind("settings", settings, Mapping, PeerError)
+    try:
+        json.dumps(dict(settings))
+    except (TypeError, ValueError) as error:
+        raise PeerError(f"A solver's settings must be values that JSON can hold: {in_one_line(error)}.") from error

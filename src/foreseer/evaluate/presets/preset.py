@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from foreseer.evaluate.entries.base import Entry, PlainEntry, PolicyEntry
 from foreseer.forecast import Chebyshev, Forecaster, Reuse, TaylorSeer
 from foreseer.grid import Grid
 from foreseer.methods import L2P_STEPS
+from foreseer.pipelines import accepted_arguments
 from foreseer.plan import Policy
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 
@@ -199,7 +199,7 @@ class Preset:
         """
         if not self.is_for(pipe):
             return {}
-        accepted = inspect.signature(pipe.__call__).parameters
+        accepted = accepted_arguments(pipe)
         return {name: value for name, value in self.options.items() if name in accepted}
 
     def is_for(self, pipe: Any) -> bool:

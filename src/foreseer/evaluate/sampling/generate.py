@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foreseer import pipelines
-from foreseer.attach.accelerate import accelerate
+from foreseer.attach.accelerate import attach
 from foreseer.attach.run_record import RunRecord
 from foreseer.evaluate.sampling.picture_files import write_picture
 from foreseer.evaluate.sampling.timing import time_loop
@@ -32,6 +32,7 @@ class PictureRequest:
         options: more keyword arguments for the pipeline, pictures as paths; ``None`` keeps the model folder's value.
         dtype: dtype of the weights.
         device: device to run on.
+        fallback: whether the output is forecast where the policy's site is not available.
     """
 
     model: str
@@ -42,6 +43,7 @@ class PictureRequest:
     options: dict[str, Any]
     dtype: str | None = None
     device: str | None = None
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def generate_all(
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     explicit = {name: value for name, value in request.options.items() if value is not None}
     options = {**defaults, **pipelines.with_pictures(pipe, explicit), "num_inference_steps": steps}
-    with accelerate(pipe, policy) if policy is not None else nullcontext() as handle:
+    attached = nullcontext() if policy is None else attach(pipe, policy, fallback=request.fallback)
+    with attached as handle:
         for index, prompt in enumerate(request.prompts):
             arguments = call_arguments(pipe, prompt, options)
             seed = request.seed + index

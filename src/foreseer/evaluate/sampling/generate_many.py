@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from foreseer import pipelines
-from foreseer.attach.accelerate import accelerate
+from foreseer.attach.accelerate import attach
 from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.jobs import PromptRuns, prompt_unit
+from foreseer.calibration.jobs import PromptRuns, check_prompts, check_seed, prompt_unit
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, ScaleError
 from foreseer.evaluate.sampling.environment import device_name
@@ -29,6 +31,13 @@ from foreseer.scale.units import Progress
 
 MANIFEST = "manifest.jsonl"
 MOST_BYTES = 2**32
+# What each line of a manifest holds.
+LINE: dict[str, type] = {
+    **dict.fromkeys(("file", "sha256", "prompt", "host", "device", "fingerprint"), str),
+    **dict.fromkeys(("seed", "steps", "nfe", "forward_passes"), int),
+    "seconds": float,
+    "failed_open": list,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Drawing:
         seed: of the first picture.
         seeds_per_prompt: pictures of each prompt; prompt i has the seeds ``seed + i * seeds_per_prompt`` and following.
         options: more keyword arguments of the pipeline's call.
+        fallback: whether the output is forecast where the policy's site is not available.
     """
 
     steps: int
@@ -48,10 +58,11 @@ class Drawing:
     seed: int = 0
     seeds_per_prompt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    fallback: bool = False
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, ForeseerError, least=1)
-        check_count("seed", self.seed, ForeseerError)
+        check_seed(self.seed)
         check_count("seeds_per_prompt", self.seeds_per_prompt, ForeseerError, least=1)
 
     def units(self, prompts: Sequence[str], identity: Mapping[str, str]) -> list[Unit]:
@@ -75,8 +86,8 @@ def generate_many(
 ) -> list[dict[str, Any] | Failure]:
     """Draw every prompt with every seed, and write a manifest.
 
-    A picture that is there, with its line in the manifest, is not drawn again unless the model, the policy, an option
-    or a version changed. A picture that cannot be drawn is left out, and is tried again by the next call.
+    A picture that is there, with the SHA-256 that its line in the manifest states, is not drawn again unless the model,
+    the policy, an option or a version changed. A picture that cannot be drawn is left out; the next call tries again.
 
     Args:
         model: a pipeline, or for workers its name: see :class:`foreseer.scale.Model`.
@@ -92,13 +103,13 @@ def generate_many(
     Raises:
         ScaleError: workers cannot be started, or the folder cannot be written.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise ForeseerError("Give a list of prompts with at least one.")
+    prompts = check_prompts(prompts)
     store = Manifest(folder)
     with place_of(workers).pool() as pool:
         count = len(prompts) * drawing.seeds_per_prompt
         runs = PromptRuns(model_of(model), drawing.steps, drawing.options).identified(pool, count)
-        task, units = DrawPicture(runs, drawing.policy, str(folder.absolute())), drawing.units(prompts, runs.identity)
+        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback)
+        units = drawing.units(prompts, runs.identity)
         results = run_units(pool, task, units, store=store, progress=progress, on_failure="keep")
     lines = [result if isinstance(result, Failure) else json.loads(result) for result in results]
     store.rewrite([line for line in lines if not isinstance(line, Failure)])
@@ -112,12 +123,15 @@ class DrawPicture(Task):
     runs: PromptRuns
     policy: Policy | None
     folder: str
+    fallback: bool
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One picture. The policy stays attached between the units of a worker."""
         prompt, seed = unit.payload
         pipe, options = self.runs.on(worker)
-        handle = worker.enter(lambda: nullcontext() if self.policy is None else accelerate(pipe, self.policy))
+        handle = worker.enter(
+            lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, fallback=self.fallback)
+        )
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
             output = pipelines.run(pipe, arguments, seed)
@@ -127,6 +141,7 @@ class DrawPicture(Task):
         record = handle.record if handle is not None else None
         line = {
             "file": name,
+            "sha256": _sha256(Path(self.folder) / name),
             "prompt": prompt,
             "seed": seed,
             "steps": loop.steps,
@@ -158,22 +173,32 @@ def _counted_calls(pipe: Any) -> Iterator[list[int]]:
 class Manifest(Store):
     """The manifest of a folder: one JSON object per line, appended as pictures are done.
 
-    A line that was cut by a crash is ignored, and its picture is drawn again.
+    A line that was cut by a crash, or lacks an entry, is ignored, and its picture is drawn again.
+
+    Raises:
+        ScaleError: the folder cannot be created or written to, or its manifest cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / MANIFEST
         self._cut = False
-        self._lines = {line["file"]: line for line in self._read()}
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "permission denied")
+            self._lines = {line["file"]: line for line in self._read()}
 
     def get(self, unit: Unit) -> bytes | None:
-        """The line of a unit whose picture is there."""
+        """The line of a unit whose picture is there and unchanged."""
         for suffix in (".png", ".gif"):
             name = f"{unit.name.rpartition('-')[2]}-{unit.payload[1]}{suffix}"
             line = self._lines.get(name)
-            if line is not None and line.get("fingerprint") == _digest(unit) and (self.folder / name).is_file():
-                return json.dumps(line).encode()
+            if line is None or line["fingerprint"] != _digest(unit):
+                continue
+            with suppress(OSError):
+                if line["sha256"] == _sha256(self.folder / name):
+                    return json.dumps(line).encode()
         return None
 
     def put(self, unit: Unit, result: bytes) -> None:
@@ -189,13 +214,12 @@ class Manifest(Store):
         """Replace the manifest atomically; lines without a fingerprint get the stored one."""
         content = "".join(f"{json.dumps(self._lines.get(line['file'], line))}\n" for line in lines)
         with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, content.encode())
 
     def _read(self) -> Iterator[dict[str, Any]]:
         try:
             content = read_whole(self.path, MOST_BYTES)
-        except OSError:
+        except FileNotFoundError:
             return
         self._cut = bool(content) and not content.endswith(b"\n")
         for text in content.splitlines():
@@ -203,7 +227,7 @@ class Manifest(Store):
                 line = read_json(text)
             except ValueError:
                 continue
-            if isinstance(line, dict) and isinstance(line.get("file"), str):
+            if isinstance(line, dict) and all(isinstance(line.get(name), kind) for name, kind in LINE.items()):
                 yield line
 
     @contextmanager
@@ -212,9 +236,13 @@ class Manifest(Store):
             yield
         except OSError as error:
             raise ScaleError(
-                f"Cannot write {self.path}: {error.strerror or error}. Mend that and start again: pictures are kept."
+                f"Cannot use {self.path}: {error.strerror or error}. Mend that and start again: pictures are kept."
             ) from error
 
 
 def _digest(unit: Unit) -> str:
     return hashlib.sha256(unit.fingerprint.encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_whole(path, MOST_BYTES)).hexdigest()

@@ -13,14 +13,20 @@ from foreseer.files.writing import FormatError, write_atomically, write_encoded
 from foreseer.pipelines import PipelineError
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path, *, picture: bool = False) -> None:
     """Refuse a file name whose suffix no picture or video can be written with, before anything is drawn.
+
+    Args:
+        path: the file.
+        picture: whether a picture is drawn, not a video.
 
     Raises:
         FormatError: the suffix is unknown, or needs a package that is missing.
     """
     suffix = path.suffix.lower()
     if suffix == ".mp4":
+        if picture:
+            raise FormatError(f"Cannot write {path}: this model draws pictures, and mp4 is for video. Name it .png.")
         if find_spec("imageio_ffmpeg") is None:
             raise FormatError(f"Cannot write {path}: mp4 needs pip install imageio-ffmpeg. Name it .gif without it.")
         return

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from foreseer.hosts.comfyui.levels import step_at
+
 LINEAR_TOLERANCE = 1e-3  # samplers work in float32
-SAME_LEVEL = 1e-4
 
 
 class _NotOnGridError(Exception):
@@ -29,7 +30,7 @@ class _Outputs:
     def __call__(self, x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         step = len(self.samples)
         level = float(sigma.reshape(-1)[0])
-        if step == len(self._levels) or abs(level - self._levels[step]) > SAME_LEVEL * max(level, 1e-12):
+        if step == len(self._levels) or step_at(self._levels, level, expected=step) != step:
             raise _NotOnGridError
         self.samples.append(x.reshape(-1).clone())
         return x - level * self._outputs[step].reshape(x.shape)

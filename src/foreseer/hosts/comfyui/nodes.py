@@ -17,6 +17,7 @@ from foreseer.hosts.comfyui.profile_nodes import (
 )
 from foreseer.hosts.comfyui.sampler_run import describe
 from foreseer.hosts.offered import output_methods
+from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.profile import Profile
 from foreseer.methods.quality import QUALITIES
 
@@ -37,7 +38,9 @@ class Foreseer(io.ComfyNode):
             description="Samples faster: computes a few steps, forecasts the others. Put it last before the sampler.",
             inputs=[
                 io.Model.Input("model", tooltip="The model, after LoRA and other patches."),
-                io.Float.Input("speedup", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="Steps per computed step."),
+                io.Float.Input(
+                    "speedup", default=DEFAULT_SPEEDUP, min=1.0, max=10.0, step=0.1, tooltip="Steps per computed step."
+                ),
                 io.Combo.Input(
                     "quality",
                     options=qualities,
@@ -48,7 +51,7 @@ class Foreseer(io.ComfyNode):
                     "method",
                     options=["auto", *output_methods()],
                     default="auto",
-                    tooltip="auto: the profile's rows, or Adams-Bashforth without a profile.",
+                    tooltip="auto: the profile's rows, or TaylorSeer without a profile.",
                 ),
                 io.Boolean.Input("enabled", default=True, tooltip="Off: the model is passed on without Foreseer."),
                 io.Int.Input(

@@ -72,7 +72,7 @@ class ModelPatch:
             return executor(x, timestep, model_options, *args, **kwargs)
         return run.denoised(
             x,
-            timestep.tolist(),
+            timestep,
             lambda: executor(x, timestep, model_options, *args, **kwargs),
             _post_cfg_functions(model_options),
         )

@@ -13,10 +13,12 @@ from foreseer.calibration.record import gram
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
 from foreseer.hosts.choice import Choice
+from foreseer.hosts.comfyui.levels import step_at
 from foreseer.hosts.comfyui.matrix import sampler_matrix
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
-from foreseer.hosts.comfyui.sampler_run import SAME_LEVEL
+from foreseer.hosts.comfyui.rolling import ReferenceRun, Sample, on_host, roll_out
 from foreseer.kernel import Kernel
+from foreseer.methods.profile import Profile
 
 SPEEDUPS = (2.0, 3.0, 4.0)
 
@@ -28,12 +30,18 @@ class RecordError(ForeseerError, RuntimeError):
 class Recording:
     """Wrappers that record the feature at every level of each run; every step computes.
 
+    Args:
+        keep: whether the runs are kept, as a rollout needs them.
+
     Attributes:
         grams: one matrix per recorded run.
+        references: the recorded runs, if they are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = False) -> None:
         self.grams: list[np.ndarray] = []
+        self.references: list[ReferenceRun] = []
+        self._keep = keep
         self._final_squares: list[float] = []
         self._grid: Grid | None = None
         self._matrix: np.ndarray | None = None
@@ -68,6 +76,8 @@ class Recording:
                 f"The sampler visited {len(kept)} of {len(grid)} noise levels, so nothing can be learned."
             )
         self.grams.append(gram(kept, kept))
+        if self._keep and self._matrix is not None:
+            self.references.append(ReferenceRun([on_host(feature) for feature in kept], sample))
         self._final_squares.append(float(sample.double().square().mean()))
         return sample
 
@@ -80,8 +90,8 @@ class Recording:
         if features is not None:
             assert self._grid is not None
             level = float(timestep.reshape(-1)[0])
-            step = int(np.argmin(np.abs(self._grid.levels - level)))
-            if features[step] is None and abs(self._grid.levels[step] - level) <= SAME_LEVEL * level:
+            step = step_at(self._grid.levels.tolist(), level)
+            if step is not None and features[step] is None:
                 features[step] = ((x - denoised) / level).detach().reshape(-1).to(torch.float32)
         return denoised
 
@@ -105,16 +115,35 @@ class Recording:
             provenance={"steps": str(len(self._grid)), **provenance},
         )
 
+    def profile(self, provenance: Mapping[str, str], sample: Sample) -> Profile:
+        """The kernel, with refined plans at a few speedups where they can be fitted.
 
-def summarise(kernel: Kernel) -> str:
-    """Expected errors of a kernel at a few speedups, as text."""
+        The sampler must have a matrix, and two runs or more must have been kept.
+
+        Args:
+            provenance: text about model, sampler and options.
+            sample: runs the sampler on a conditioning with other wrappers, as for :func:`roll_out`.
+
+        Raises:
+            RecordError: nothing was recorded.
+        """
+        kernel = self.kernel(provenance)
+        budgets = [round(len(kernel.grid) / speedup) for speedup in SPEEDUPS] if len(self.references) > 1 else []
+        plans = [roll_out(kernel, self.references, sample, nfe) for nfe in dict.fromkeys(budgets) if nfe > 1]
+        return Profile(kernel, tuple(plan for plan in plans if plan is not None), kernel.provenance)
+
+
+def summarise(profile: Profile) -> str:
+    """Expected errors of a profile at a few speedups, as text."""
+    kernel = profile.kernel
     grid = kernel.grid
     matrix = "with" if kernel.sampler is not None else "without"
     lines = [f"{kernel.prompts} runs of {len(grid)} steps, {matrix} the sampler's matrix"]
     for speedup in SPEEDUPS:
-        choice = Choice(profile=kernel, speedup=speedup)
+        choice = Choice(profile=profile, speedup=speedup)
         policy = choice.policy(grid)
         error = choice.expected_error(grid)
         if policy is not None and error is not None:
-            lines.append(f"speedup {speedup:g}: {100 * error:.1f} % expected error of the final latent")
+            rows = "refined" if any(policy.compile(grid) is plan for plan in profile.plans) else "kernel"
+            lines.append(f"speedup {speedup:g}: {100 * error:.1f} % expected error of the final latent ({rows} rows)")
     return "\n".join(lines)

@@ -13,9 +13,8 @@ from foreseer.attach.single_run import Run
 from foreseer.errors import AttachError, ForeseerError, in_one_line
 from foreseer.grid import Grid
 from foreseer.hosts.choice import Choice
+from foreseer.hosts.comfyui.levels import step_at
 from foreseer.hosts.comfyui.pieces import Conditions, Piece, cut
-
-SAME_LEVEL = 1e-4  # relative: a call nearer to a level than this is a call at that level
 
 
 @dataclass
@@ -58,7 +57,6 @@ class _PieceRun:
         self.piece = piece
         self.run = run
         self.visits: list[int] = [0] * (piece.stop - piece.start)
-        self.last_steps: dict[str, int] = {}
 
 
 class SamplingRun:
@@ -78,6 +76,7 @@ class SamplingRun:
         self.report = RunReport(steps=len(self.levels))
         self._choice = choice
         self._post_cfg_functions = post_cfg_functions
+        self._next = 0  # the step that is expected
         self._pieces = [self._begin(choice, sigmas, piece) for piece in cut(self.levels, conditions)]
 
     def _begin(self, choice: Choice, sigmas: Sequence[float], piece: Piece) -> _PieceRun:
@@ -93,16 +92,14 @@ class SamplingRun:
             self.report.records.append(run.record)
         return _PieceRun(piece, run)
 
-    def denoised(
-        self, x: Tensor, sigma: Sequence[float], network: Callable[[], Tensor], post_cfg_functions: int = 0
-    ) -> Tensor:
+    def denoised(self, x: Tensor, sigma: Tensor, network: Callable[[], Tensor], post_cfg_functions: int = 0) -> Tensor:
         r"""Return the denoised sample $D$ at one call, computed or forecast.
 
         The forecast is $x - \sigma \hat F$ with $F = (x - D) / \sigma$.
 
         Args:
             x: the noisy sample, of any shape.
-            sigma: the noise level of each sample of the batch.
+            sigma: shape (B,), noise level of each sample; reading waits for its device, and is left out if all compute.
             network: computes $D$.
             post_cfg_functions: how many post-CFG functions the model has now.
         """
@@ -110,17 +107,17 @@ class SamplingRun:
         place = self._place(sigma, post_cfg_functions)
         if place is None:
             return self._compute(network)
-        run, step, branch = place
+        run, step, branch, level = place
         try:
-            forecast = run.forecast(step, branch, (x,), onto=(x, -sigma[0]))
-        except AttachError as error:
-            self.report.add_reason(in_one_line(error))
+            forecast = run.forecast(step, branch, (x,), onto=(x, -level))
+        except AttachError:
+            self.report.add_reason("the sampler goes back to higher noise levels out of order")
             return self._compute(network)
         if forecast is not None:
             return forecast
         denoised = self._compute(network)
         if denoised.shape == x.shape:
-            run.computed(step, _feature(x, denoised, sigma[0]), branch)
+            run.computed(step, _difference(x, denoised), branch, scale=1.0 / level)
         else:
             self.report.add_reason("the network's output has another shape than its input")
             run.computed(step, denoised, branch)
@@ -132,32 +129,25 @@ class SamplingRun:
         self.report.forward_passes += 1
         return denoised
 
-    def _place(self, sigma: Sequence[float], post_cfg_functions: int) -> tuple[Run, int, str] | None:
-        """The run, step and branch of a call; ``None`` if it must be computed."""
+    def _place(self, sigma: Tensor, post_cfg_functions: int) -> tuple[Run, int, str, float] | None:
+        """The run, step, branch and noise level of a call; ``None`` if it must be computed."""
+        if not self.report.records:
+            return None
         if post_cfg_functions > self._post_cfg_functions:
             self.report.add_reason("the sampler reads the unconditional prediction (cfg++), which a forecast skips")
             return None
-        level = sigma[0]
-        step = min(range(len(self.levels)), key=lambda index: abs(self.levels[index] - level), default=None)
-        if (
-            step is None
-            or level <= 0
-            or abs(self.levels[step] - level) > SAME_LEVEL * level
-            or min(sigma) != max(sigma)
-        ):
+        level, *others = sigma.tolist()
+        step = step_at(self.levels, level, self._next)
+        if step is None or any(other != level for other in others):
             self.report.between_levels += 1
             return None
+        self._next = step + 1
         part = next(part for part in self._pieces if part.piece.start <= step < part.piece.stop)
         if part.run is None:
             return None
         local = step - part.piece.start
-        branch = f"visit {part.visits[local] + 1}"
         part.visits[local] += 1
-        if local <= part.last_steps.get(branch, -1):
-            self.report.add_reason("the sampler goes back to higher noise levels out of order")
-            return None
-        part.last_steps[branch] = local
-        return part.run, local, branch
+        return part.run, local, f"visit {part.visits[local]}", level
 
     def end(self) -> None:
         """Free all features and gather the reasons of steps computed against the plan."""
@@ -170,14 +160,15 @@ class SamplingRun:
             self.report.expected_error = self._choice.expected_error(self._pieces[0].run.grid)
 
 
-def _feature(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
-    """Return the feature F as a tensor that counts writes to it.
+def _difference(x: Tensor, denoised: Tensor) -> Tensor:
+    """Return ``x - denoised`` as a tensor that counts writes to it.
 
     Tensors made in inference mode do not count writes and would have to be copied.
     """
-    wants_grad = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(wants_grad):
-        return torch.sub(x, denoised).mul_(1.0 / sigma)
+    if not torch.is_inference_mode_enabled():
+        return x - denoised
+    with torch.inference_mode(False):
+        return x - denoised
 
 
 def describe(report: RunReport) -> str:

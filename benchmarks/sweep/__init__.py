@@ -1,0 +1,1 @@
+"""Runs upstream's own tiny fixture of every diffusers pipeline with Foreseer attached; see ``__main__``."""

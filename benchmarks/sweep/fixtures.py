@@ -1,0 +1,181 @@
+"""Upstream's fixtures: found in a checkout of diffusers without importing it, and built in a process of their own."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.sweep import offline
+
+STEPS = 8
+MARKS = {"pipeline_class": "pipelines", "pretrained_model_name_or_path": "modular_pipelines"}
+_ADAPTERS = {"StableDiffusionMultiAdapterPipelineFastTests": "multi_adapter"}
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A test class of upstream that builds a pipeline.
+
+    Attributes:
+        file: its file, relative to the checkout.
+        name: the class.
+        pipeline: the name of the pipeline's class.
+        modular: whether it is a modular pipeline, whose components upstream keeps on the Hub.
+    """
+
+    file: str
+    name: str
+    pipeline: str
+    modular: bool = False
+
+    @property
+    def key(self) -> str:
+        """Identifies the fixture in results."""
+        return f"{self.file}::{self.name}"
+
+
+def find_fixtures(checkout: Path) -> list[Fixture]:
+    """All pipeline and modular fixtures of a checkout, the first of each folder first."""
+    fixtures = [
+        fixture
+        for mark, folder in MARKS.items()
+        for path in sorted((checkout / "tests" / folder).rglob("test_*.py"))
+        if "onnx" not in path.name
+        for fixture in _fixtures_of(path, checkout, mark)
+    ]
+    place: Counter[str] = Counter()
+    order = {}
+    for fixture in fixtures:
+        folder = str(Path(fixture.file).parent)
+        order[fixture] = place[folder]
+        place[folder] += 1
+    return sorted(fixtures, key=lambda fixture: order[fixture])
+
+
+def _fixtures_of(path: Path, checkout: Path, mark: str) -> Iterator[Fixture]:
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        values = {
+            target.id: ast.unparse(statement.value)
+            for statement in node.body
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+        if mark in values:
+            file, pipeline = str(path.relative_to(checkout)), values.get("pipeline_class", node.name)
+            yield Fixture(file, node.name, pipeline, mark != "pipeline_class")
+
+
+class Built:
+    """A fixture's pipeline, and calls of it.
+
+    Attributes:
+        pipe: the pipeline, on the CPU.
+        steps_name: the argument that holds the number of steps, ``None`` if the call has none.
+        options: arguments in place of the fixture's own.
+    """
+
+    def __init__(self, fixture: Fixture) -> None:
+        offline.install()
+        self.options: dict[str, Any] = {}
+        self.steps_name: str | None = None
+        module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
+        kind = getattr(module, fixture.name)
+        self._case: Any = kind("__init__") if hasattr(kind, "assertEqual") else kind()
+        torch.manual_seed(0)
+        self.pipe = kind.pipeline_class(**self._components())
+        self.pipe.set_progress_bar_config(disable=True)
+        offline.fit(self.pipe)
+        _fill_zeros(self.pipe)
+        for part in modules_of(self.pipe).values():
+            part.eval()
+        names = inspect.signature(self.pipe.__call__).parameters
+        inputs = self.inputs(0)
+        wanted = [name for name in ("num_inference_steps", *inputs) if name.endswith("num_inference_steps")]
+        self.steps_name = next((name for name in wanted if name in names or name in inputs), None)
+
+    def inputs(self, seed: int) -> dict[str, Any]:
+        """The arguments of a call."""
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        make = self._case.get_dummy_inputs
+        accepted = inspect.signature(make).parameters
+        given = {"device": "cpu", "seed": seed}
+        inputs = make(**{name: value for name, value in given.items() if name in accepted})
+        if isinstance(inputs.get("generator"), torch.Generator):
+            inputs["generator"] = torch.Generator().manual_seed(seed)
+        if self.steps_name is not None:
+            inputs[self.steps_name] = STEPS
+            inputs.pop("timesteps", None)
+        return {**inputs, **self.options}
+
+    def run(self, seed: int = 0) -> list[np.ndarray]:
+        """One call; the arrays that it returns."""
+        inputs = self.inputs(seed)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return list(arrays(self.pipe(**inputs)))
+
+    def _components(self) -> dict[str, Any]:
+        make = self._case.get_dummy_components
+        parameters = inspect.signature(make).parameters.values()
+        missing = [each.name for each in parameters if each.default is each.empty]
+        if missing == ["adapter_type"]:
+            return make(_ADAPTERS.get(type(self._case).__name__, "full_adapter"))
+        return make()
+
+
+def arrays(value: Any) -> Iterator[np.ndarray]:
+    """All numbers in what a pipeline returns."""
+    if isinstance(value, torch.Tensor):
+        yield value.detach().float().numpy()
+    elif isinstance(value, np.ndarray):
+        yield value
+    elif hasattr(value, "getpixel"):
+        yield np.asarray(value)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from arrays(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from arrays(each)
+    elif hasattr(value, "__dict__"):
+        for each in vars(value).values():
+            yield from arrays(each)
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    """Whether both hold the same numbers, bit for bit."""
+    return len(first) == len(second) > 0 and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _fill_zeros(pipe: Any) -> None:
+    """Put small numbers into parameters that are all zeros: a zero head would make every output equal."""
+    generator = torch.Generator().manual_seed(1)
+    for module in modules_of(pipe).values():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and not parameter.any():
+                noise = torch.randn(parameter.shape, generator=generator) * 0.02
+                parameter.data.copy_(noise.to(parameter.dtype))
+
+
+def modules_of(pipe: Any) -> dict[str, torch.nn.Module]:
+    """The pipeline's modules by name."""
+    parts = {**vars(pipe), **getattr(pipe, "components", {})}
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}

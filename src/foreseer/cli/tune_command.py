@@ -1,0 +1,117 @@
+"""``foreseer tune``."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foreseer.checks import one_target
+from foreseer.cli.common import Device, Dtype, Seed, created, file_to_write, open_model, print_line
+from foreseer.cli.pipeline_options import takes_call_options
+from foreseer.cli.workers import work_bar
+from foreseer.schedule.base import budget_at
+
+if TYPE_CHECKING:
+    from foreseer.methods.profile import Profile
+
+DEFAULT_STEPS = 50
+
+
+@takes_call_options
+def tune(
+    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, a dozen or more.")] = None,
+    speedup: Annotated[float | None, typer.Option(min=1.0, help="Steps / computed steps of the refined plan.")] = None,
+    budgets: Annotated[
+        str | None, typer.Option(help="Computed steps of the plans to refine, separated by commas: 14,9,7 (default).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Steps of the runs to learn from.")] = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Number of prompts to use, from the first.")] = None,
+    iterations: Annotated[int, typer.Option(min=0, help="Iterations of refinement for each plan.")] = 2,
+    mix: Annotated[bool, typer.Option(help="Mix channels where it helps on held-out prompts.")] = True,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The profile to write.")] = Path(
+        "model.profile.safetensors"
+    ),
+    dtype: Dtype = None,
+    device: Device = None,
+    *,
+    call: dict[str, Any],
+) -> None:
+    """Learn a model once: one file for every budget and step count. It resumes after an interruption."""
+    one_target(typer.BadParameter, {"--speedup": speedup, "--budgets": budgets})
+    _, texts, options = open_model(model, prompts, call, dtype, device, load=False)
+    texts = texts[:count]
+    if len(texts) < 2:
+        raise typer.BadParameter("tuning needs two prompts or more: one is held out.", param_hint="--prompts")
+    run_steps = steps or int(options.get("num_inference_steps", DEFAULT_STEPS))
+    chosen = _budgets(budgets, speedup, run_steps)
+    from foreseer.calibration.tune import stage_costs
+    from foreseer.calibration.tune import tune as run
+
+    pipe, _, options = open_model(model, prompts, call, dtype, device)
+    options.pop("num_inference_steps", None)
+    partial = created(out).with_name(f".{out.name}.partial")
+    with work_bar("Tuning") as show:
+        costs = stage_costs(len(texts), run_steps, chosen, iterations=iterations, mix=mix)
+        profile = run(
+            pipe,
+            texts,
+            budgets=chosen,
+            num_inference_steps=run_steps,
+            seed=seed,
+            iterations=iterations,
+            mix=mix,
+            checkpoint=partial,
+            progress=_over_stages(costs, show),
+            **options,
+        )
+    profile.save(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    _print(profile, model, out)
+
+
+def _budgets(text: str | None, speedup: float | None, steps: int) -> list[int] | None:
+    """Numbers of computed steps, ``None`` for the default; refused unless fewer than the steps."""
+    if speedup is not None:
+        budgets, option = [budget_at(steps, None, speedup)], "--speedup"
+    elif text is not None:
+        option = "--budgets"
+        try:
+            budgets = [int(number) for number in text.split(",")]
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r}: write numbers, as in 14,9,7.", param_hint=option) from error
+    else:
+        return None
+    for nfe in budgets:
+        if not 1 <= nfe < steps:
+            raise typer.BadParameter(
+                f"{nfe} computed steps of {steps} save nothing: give 1 to {steps - 1}.", param_hint=option
+            )
+    return budgets
+
+
+def _over_stages(costs: Mapping[str, int], show: Callable[[int, int, str], None]) -> Callable[[str, int, int], None]:
+    """Progress of all stages together, in forward passes, from that of each."""
+    before = dict(zip(costs, itertools.accumulate(costs.values(), initial=0), strict=False))
+    total = sum(costs.values())
+
+    def report(stage: str, done: int, of: int) -> None:
+        share = min(1.0, done / of) if of else 1.0
+        show(before[stage] + round(costs[stage] * share), total, stage)
+
+    return report
+
+
+def _print(profile: Profile, model: str, out: Path) -> None:
+    plans = "one refined plan" if len(profile.plans) == 1 else f"{len(profile.plans)} refined plans"
+    print_line(f"wrote {out}: a kernel of {len(profile.kernel.grid)} steps and {plans}")
+    for plan in profile.plans:
+        error = "unknown" if plan.expected_error is None else f"{plan.expected_error:.4f}"
+        print_line(f"  {plan.nfe} of {len(plan.grid)} steps computed: expected error {error} of the final latent")
+    print_line(f'Use it: foreseer generate {model} --profile {out} --quality high --prompt "..."')

@@ -1,0 +1,180 @@
+"""Rollout in ComfyUI: rows fitted through the sampler's matrix, on runs that these rows have changed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreseer.attach.single_run import Run
+from foreseer.calibration.record import gram
+from foreseer.calibration.rollout_moments import Moments
+from foreseer.forecast.joint_rows import JointRows
+from foreseer.hosts.comfyui.patch import KEY, with_wrappers
+from foreseer.kernel import Kernel
+from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK, learned
+from foreseer.methods.validate import summarise
+from foreseer.plan import Plan
+from foreseer.schedule.optimal import Optimal
+
+RIDGE = 1e-6  # relative to the features' mean square
+
+
+@dataclass(frozen=True)
+class ReferenceRun:
+    """A recorded run in which every step was computed.
+
+    Attributes:
+        features: one flattened tensor per step, in host memory.
+        sample: the final sample.
+    """
+
+    features: list[Tensor]
+    sample: Tensor
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: it ends a run whose rest is not needed
+    """Ends a run after the step that was asked for, with the sample there."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+class RolledRun:
+    """Wrappers for one run under a plan, in which network outputs that are known are replayed.
+
+    Args:
+        plan: on the grid of the run, whose sampler calls the network once per level.
+        features: by step, the known outputs; new ones are added.
+        stop_at: the step after whose output the run ends; ``None`` runs to the end.
+
+    Attributes:
+        sample: the final sample; ``None`` for a run that was ended.
+    """
+
+    def __init__(self, plan: Plan, features: dict[int, Tensor], stop_at: int | None = None) -> None:
+        self.sample: Tensor | None = None
+        self._features = features
+        self._levels = plan.grid.levels.tolist()
+        self._run = Run(plan, plan.grid, warn=False)
+        self._step = 0
+        self._stop_at = stop_at
+
+    def put_on(self, model: Any) -> Any:
+        """A clone of ``model`` with these wrappers, in place of Foreseer's own."""
+        return with_wrappers(model, self.sampler_sample, self.predict_noise)
+
+    def sampler_sample(
+        self, executor: Any, guider: Any, sigmas: Any, extra_args: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """SAMPLER_SAMPLE: one run."""
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        options[KEY] = self
+        try:
+            self.sample = executor(guider, sigmas, extra_args, *args, **kwargs)
+        except _Stopped as stopped:
+            return stopped.x
+        finally:
+            options.pop(KEY, None)
+            self._run.free()
+        return self.sample
+
+    def predict_noise(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """PREDICT_NOISE: forecast, replayed or computed."""
+        if (model_options or {}).get("transformer_options", {}).get(KEY) is not self:
+            return executor(x, timestep, model_options, *args, **kwargs)
+        step, self._step = self._step, self._step + 1
+        level = self._levels[step]
+        forecast = self._run.forecast(step, onto=(x, -level))
+        if forecast is not None:
+            return forecast
+        if step in self._features:
+            feature = self._features[step].to(x).reshape(x.shape)
+            denoised = x - level * feature
+        else:
+            denoised = executor(x, timestep, model_options, *args, **kwargs)
+            feature = (x - denoised) / level
+            self._features[step] = on_host(feature)
+        if step == self._stop_at:
+            raise _Stopped(x)
+        self._run.computed(step, feature)
+        return denoised
+
+
+Sample = Callable[[RolledRun, int], Any]  # runs the sampler with the wrappers, on one of the conditionings
+
+
+def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, nfe: int) -> Plan | None:
+    """Fit a plan as :func:`foreseer.rollout` does, and measure it on conditionings held out.
+
+    Args:
+        kernel: of the references, with the sampler's matrix.
+        references: one per conditioning; the last quarter, at least one, is held out.
+        sample: runs the sampler with the wrappers of its first argument on the conditioning of that index.
+        nfe: number of computed steps.
+
+    Returns:
+        The plan with its expected error; ``None`` if the kernel's own rows have a smaller error on those held out.
+    """
+    assert kernel.sampler is not None
+    held_out = range(len(references) - max(1, len(references) // 4), len(references))
+    steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
+    computed, total = Optimal(steered, nfe=nfe).on(kernel.grid), len(kernel.grid)
+    moments = Moments.none(1, kernel.sampler)
+    rows = JointRows(
+        moments, np.ones(1), [np.array(computed)], total, ridge=RIDGE, branch_weight=0.0, feedback_gain=1.0
+    )
+    about = {"forecaster": f"rollout on {held_out.start} runs, ridge {RIDGE:g}", "steps": str(total)}
+    plan = Plan(kernel.grid, computed, rows.rows[0], "output", {**kernel.provenance, **about})
+    features: list[dict[int, Tensor]] = [{} for _ in references[: held_out.start]]
+    for step, end in itertools.pairwise((*computed, total)):
+        for index, outputs in enumerate(features):
+            sample(RolledRun(plan, outputs, stop_at=step), index)
+        _grow(moments, features, references, step)
+        rows.fit(step, end)
+        plan = replace(plan, rows=rows.rows[0].copy())
+    errors = _errors(plan, references, sample, held_out)
+    others = _errors(learned(kernel, nfe=nfe).compile(kernel.grid), references, sample, held_out)
+    if (errors**2).mean() >= (others**2).mean():
+        return None
+    return replace(plan, provenance={**plan.provenance, "expected_error": str(summarise(errors))})
+
+
+def on_host(feature: Tensor) -> Tensor:
+    """A feature flattened, in float32 and host memory."""
+    return feature.detach().reshape(-1).to("cpu", torch.float32)
+
+
+def _grow(
+    moments: Moments, features: Sequence[dict[int, Tensor]], references: Sequence[ReferenceRun], step: int
+) -> None:
+    """Add the features of ``step`` to the moments."""
+    among, with_reference = 0.0, 0.0
+    for outputs, reference in zip(features, references, strict=False):
+        among = among + gram([outputs[step]], list(outputs.values())) / len(features)
+        with_reference = with_reference + gram([outputs[step]], reference.features) / len(features)
+    among, with_reference = np.asarray(among), np.asarray(with_reference)
+    moments.known = np.block([[moments.known, among[:, :-1].T], [among]])
+    moments.with_reference = np.vstack([moments.with_reference, with_reference])
+    moments.with_targets = moments.with_reference @ moments.matrix[:, 1:].T
+    moments.features = np.append(moments.features, step)
+
+
+def _errors(plan: Plan, references: Sequence[ReferenceRun], sample: Sample, indices: Sequence[int]) -> np.ndarray:
+    """Relative errors of the final samples under ``plan``."""
+    errors = []
+    for index in indices:
+        run = RolledRun(plan, {})
+        sample(run, index)
+        assert run.sample is not None
+        reference = references[index].sample.double()
+        errors.append(float((run.sample.double() - reference).norm() / reference.norm()))
+    return np.array(errors)

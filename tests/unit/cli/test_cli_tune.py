@@ -1,0 +1,175 @@
+"""``foreseer tune``: one file, resumable; and refusals of every command that come before torch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import foreseer as fs
+from foreseer import zoo
+from foreseer.calibration.tune import stage_costs
+from foreseer.cli import app
+from tests.support.toy_gates import KERNEL as SMALL_KERNEL
+
+STEPS, NFE = 6, 3
+KERNEL, PLAN = (zoo.path().with_name(f"{name}.safetensors") for name in ("emoji.kernel", "emoji-10.plan"))
+
+
+def invoke(*words: Any) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_a_tuning_is_interrupted_resumed_and_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, out = tmp_path / "two.txt", tmp_path / "made" / "emoji.profile.safetensors"
+    prompts.write_text("a red apple on a blue background\na rocket on a white background\n")
+    words = (
+        "tune",
+        "emoji",
+        "--prompts",
+        prompts,
+        "--steps",
+        STEPS,
+        "--budgets",
+        NFE,
+        "--iterations",
+        1,
+        "--no-mix",
+        "-o",
+        out,
+    )
+    module, stages = importlib.import_module("foreseer.calibration.tune"), []
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        options["progress"](1, 4)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "refine", stop)
+        result = invoke(*words)
+    assert result.exit_code == 130
+    said = " ".join(result.output.split())
+    costs = stage_costs(2, STEPS, [NFE], iterations=1, mix=False)
+    percent = 100 * (sum(list(costs.values())[:2]) + round(costs["refine 3"] / 4)) / sum(costs.values())
+    assert f"Tuning (refine 3): interrupted at {percent:.0f} %" in said
+    assert "the same command continues" in said
+    assert not out.exists()
+
+    def recorded(self: Any, stage: str, function: Any, *arguments: Any, **more: Any) -> Any:
+        stages.append(stage)
+        return run(self, stage, function, *arguments, **more)
+
+    run = module._Stages.run
+    monkeypatch.setattr(module._Stages, "run", recorded)
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert stages == list(costs)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]  # the checkpoint is gone
+    profile = fs.Profile.load(out)
+    assert profile.budgets == (NFE,)
+    assert profile.plans[0].expected_error is not None
+    assert f"3 of 6 steps computed: expected error {profile.plans[0].expected_error:.4f}" in result.output
+
+    drawn = invoke(
+        *("generate", "emoji", "-p", "a cat", "--steps", STEPS, "-o", tmp_path / "a.png"),
+        *("--profile", out, "--nfe", NFE, "--json"),
+    )
+    assert drawn.exit_code == 0, drawn.output
+    computed = json.loads(drawn.stdout)["record"]["computed"]
+    assert np.array_equal(next(iter(computed.values())), profile.plans[0].computed_steps)
+
+
+def test_without_a_method_generate_draws_by_the_default(tmp_path: Path) -> None:
+    for options, nfe in (((), round(STEPS / 2.5)), (("--speedup", 4), 2), (("--quality", "exact"), STEPS)):
+        drawn = invoke(
+            *("generate", "emoji", "-p", "a cat", "--steps", STEPS, "-o", tmp_path / "a.png", "--json", *options)
+        )
+        assert drawn.exit_code == 0, drawn.output
+        assert json.loads(drawn.stdout)["record"]["nfe"] == nfe
+
+
+# Each is refused, and says so with these words.
+REFUSED = [
+    ("generate emoji -p", "", "prompt is empty"),
+    ("generate emoji -p x -o x.mp4", "this model draws pictures, and mp4 is for video"),
+    ("generate emoji -p x -o /proc/none/x.png", "Cannot write to the folder /proc/none"),
+    ("generate emoji --prompts TWO -o /proc/none", "Cannot write to the folder /proc/none"),
+    ("generate emoji -p x --method reuse --nfe 51", "51 computed steps of 50 save nothing"),
+    ("generate emoji -p x --plan ALL", "50 computed steps of 50 save nothing"),
+    ("generate emoji -p x --steps 16 --kernel SMALL --max-error 1e-9", "16 computed steps of 16 save nothing"),
+    ("generate emoji -p x --height 63", "this model draws multiples of 16 pixels: give 48 or 64"),
+    ("generate emoji -p x --kernel PLAN --nfe 9", "is a plan; expected a kernel"),
+    ("generate emoji -p x --plan KERNEL", "is a kernel; expected a plan"),
+    ("generate emoji -p x --profile PLAN", "is a plan; expected a profile"),
+    ("generate emoji -p x --quality hihg", "did you mean 'high'"),
+    ("generate emoji -p x --device cuba", "did you mean 'cuda'"),
+    ("generate emoji -p x --dtype bf61", "did you mean 'bf16'"),
+    ("generate emoji -p x --image none.png", "there is no such file"),
+    ("plan spektrum", "did you mean 'spectrum'"),
+    ("rollout emoji PLAN --nfe 9", "is a plan; expected a kernel"),
+    ("frontier PLAN", "is a plan; expected a kernel"),
+    ("portrait PLAN", "is a plan; expected a kernel"),
+    ("calibrate emojy", "did you mean 'emoji'"),
+    ("calibrate emoji --width 20", "give 16 or 32"),
+    ("calibrate emoji -o /proc/none/x", "Cannot write to the folder"),
+    ("bench emoji --kernel PLAN", "is a plan; expected a kernel"),
+    ("tune emoji --budgets 9,50", "50 computed steps of 50 save nothing: give 1 to 49"),
+    ("tune emoji --budgets nine", "write numbers"),
+    ("tune emoji --speedup 4 --budgets 9", "Give one of --speedup or --budgets"),
+    ("tune emoji --prompts ONE", "two prompts or more"),
+    ("tune emojy", "did you mean 'emoji'"),
+    ("tune emoji -o /proc/none/x", "Cannot write to the folder"),
+    ("tune emoji --dtype fp61", "did you mean 'fp16'"),
+    ("bench --list-presets", None),
+    ("env", None),
+]
+
+SCRIPT = """
+import contextlib, io, json, sys
+from foreseer import cli
+
+answers = []
+for words in json.loads(sys.argv[1]):
+    text, code = io.StringIO(), 0
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            cli.main(words)
+        except SystemExit as stop:
+            code = stop.code
+    answers.append([code, text.getvalue(), words[0] != "env" and "torch" in sys.modules])
+print(json.dumps(answers))
+"""
+
+
+def test_what_can_be_refused_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    files = {"KERNEL": KERNEL, "PLAN": PLAN, "ALL": tmp_path / "all.plan", "TWO": tmp_path / "2", "ONE": tmp_path / "1"}
+    files["TWO"].write_text("a\nb\n")
+    files["ONE"].write_text("a\n")
+    files["SMALL"] = tmp_path / "small.kernel"
+    SMALL_KERNEL.save(files["SMALL"])
+    fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse()).compile(fs.Grid.uniform(50)).save(files["ALL"])
+    commands = []
+    for line, *rest in REFUSED:
+        words = [str(files.get(word, word)) for word in line.split()]
+        commands.append([*words, ""] if len(rest) == 2 else words)
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(commands)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    for (line, *rest), (code, text, torch) in zip(REFUSED, json.loads(result.stdout), strict=True):
+        said = " ".join(text.replace("│", " ").split())
+        assert not torch, line
+        assert code == (2 if rest[-1] else 0), (line, said)
+        assert (rest[-1] or "") in said, line
