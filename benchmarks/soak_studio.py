@@ -154,7 +154,8 @@ class Studio:
         if kind == "controlnet":
             options |= {"control_image": picture, "controlnet_conditioning_scale": 0.5}
         if asked["disturbance"] == "given latents" and kind == "text":
-            shape = (len(asked["prompts"]) * asked["images"], (size // (2 * pipe.vae_scale_factor)) ** 2, pipe.transformer.config.in_channels)
+            pictures, side = len(asked["prompts"]) * asked["images"], size // (2 * pipe.vae_scale_factor)
+            shape = (pictures, side**2, pipe.transformer.config.in_channels)
             options["latents"] = torch.randn(shape, generator=generator).to(self.host.dtype)
         return pipe, options
 
