@@ -1,4 +1,4 @@
-"""Refinement: all rows fitted together through the runs themselves, judged on prompts that it never fitted."""
+"""Refinement: all rows fitted together through runs, judged on held-out prompts."""
 
 import dataclasses
 import math

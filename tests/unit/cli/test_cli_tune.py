@@ -95,7 +95,7 @@ def test_without_a_method_generate_draws_by_the_default(tmp_path: Path) -> None:
         assert json.loads(drawn.stdout)["record"]["nfe"] == nfe
 
 
-# Each is refused, and says so with these words.
+# Commands, and a part of the refusal of each; None: the command succeeds.
 REFUSED = [
     ("generate emoji -p", "", "prompt is empty"),
     ("generate emoji -p x -o x.mp4", "this model draws pictures, and mp4 is for video"),

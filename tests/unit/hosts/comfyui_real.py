@@ -1,4 +1,4 @@
-"""Tiny random models in the real ComfyUI, whose checkout COMFYUI_PATH names; nothing of it is in this repository."""
+"""Tiny random models in the real ComfyUI, whose checkout COMFYUI_PATH names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels and plans are equal bit for bit wherever they are made and whichever worker dies at whichever unit."""
+"""Kernels and plans are equal bit for bit wherever they are made and whichever workers die."""
 
 import numpy as np
 import pytest
