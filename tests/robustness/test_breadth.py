@@ -89,6 +89,24 @@ def test_a_run_that_begins_late_is_calibrated_with_the_call_as_given(kind: Any) 
         assert handle.record.nfe == 3
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_scaled_timestep_that_equals_one_of_the_schedulers_own(inverted: bool, late: int) -> None:
+    """1000 / 1000 is the last timestep of a grid from 1000 to 1, and 0 / 1000 the first of an inverted one."""
+    network = randomise(TinyDenoiser(), 5)
+    scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:
+        if inverted:
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS).tolist())
+            scheduler.set_begin_index(late)
+        else:
+            scheduler.set_timesteps(STEPS)
+        x = torch.ones(1, 5, 4)
+        for t in scheduler.timesteps[late:]:
+            x = scheduler.step(network(x, (t / 1000).expand(1)), t, x).prev_sample
+    assert handle.record.computed == {"call 1": list(range(late, STEPS, 2))}
+
+
 class Blocks(LoopPipeline):
     """A call with names that only the blocks list, as a modular pipeline's."""
 
