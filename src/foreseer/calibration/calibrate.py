@@ -14,10 +14,10 @@ from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, 
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.jobs import (
     PromptRuns,
+    Work,
     check_prompts,
     content,
     prompt_unit,
-    without_repeats,
 )
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
@@ -80,7 +80,7 @@ def calibrate(
     place = str(read_site(site))
     store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
-    show = without_repeats(progress, len(prompts) + len(measured))
+    show = Work(progress, len(prompts) + len(measured)).reach
     with place_of(workers).pool() as pool:
         runs = PromptRuns(model_of(pipe), num_inference_steps, options).identified(pool, len(prompts))
         units = [

@@ -16,8 +16,8 @@ from torch import Tensor
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.record import gram, record_run
-from foreseer.calibration.references import Work
 from foreseer.calibration.replay import Outputs, PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.errors import CalibrationError

@@ -38,7 +38,7 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
         "steps": str(steps),
         "seed": str(seed),
         "prompts": str(len(prompts)),
-        "prompts_hash": fingerprint("\n".join(prompts)),
+        "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
         "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
     }
 
@@ -62,6 +62,11 @@ def weights_of(denoisers: Iterable[nn.Module]) -> str:
             digest.update(f"{name} {tuple(weight.shape)} {fingerprint(sample)} ".encode())
         digest.update(repr(NetworkState(module).adapters.plain).encode())
     return digest.hexdigest()[:16]
+
+
+def text_of(prompt: Any) -> str:
+    """Return a prompt itself, or the fingerprint of one that is not a string (the noise of an ``fs.Sampler``)."""
+    return prompt if isinstance(prompt, str) else fingerprint(prompt)
 
 
 def fingerprint(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.identity import identity_of
+from foreseer.calibration.identity import identity_of, text_of
 from foreseer.errors import CalibrationError
 from foreseer.pipelines import with_pictures
 from foreseer.scale import Failure, Task, Unit, Worker, run_units
@@ -139,21 +139,35 @@ def prompt_unit(
         identity: everything else that the result depends on.
         home: whether units of this prompt go to the same worker.
     """
-    words = json.dumps({**identity, "prompt": prompt, "seed": seed}, sort_keys=True)
-    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {prompt}" if home else None)
+    text = text_of(prompt)
+    words = json.dumps({**identity, "prompt": text, "seed": seed}, sort_keys=True)
+    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {text}" if home else None)
 
 
-def without_repeats(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    """A function that calls ``progress`` where the number of what is done has changed."""
-    last = -1
+class Work:
+    """Counts what is done for a progress bar.
 
-    def show(done: int) -> None:
-        nonlocal last
-        if progress is not None and done != last:
-            last = done
-            progress(done, total)
+    Attributes:
+        done: so far, in forward passes or steps of runs.
+        total: expected in all.
+    """
 
-    return show
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._shown = (-1, 0)
+        self.total = total
+        self.done = 0
+
+    def did(self, amount: int) -> None:
+        """Add a finished amount."""
+        self.reach(self.done + amount)
+
+    def reach(self, done: int) -> None:
+        """Set what is done in all; report it if it has changed."""
+        self.done = done
+        if self._progress is not None and (done, self.total) != self._shown:
+            self._shown = done, self.total
+            self._progress(done, self.total)
 
 
 def content(result: bytes | Failure) -> bytes:

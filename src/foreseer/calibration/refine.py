@@ -15,9 +15,8 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint, identity_of
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import Work, check_ready
 from foreseer.calibration.record import Trajectory
-from foreseer.calibration.references import Work
 from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
 from foreseer.calibration.replay import PlannedRun, find_call, run_plan
 from foreseer.calibration.row_directions import row_directions
