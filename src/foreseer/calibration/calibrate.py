@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, record_branches
-from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.identity import fingerprint, text_of
 from foreseer.calibration.jobs import (
     PromptRuns,
     Work,
     check_prompts,
     content,
+    default_steps,
     prompt_unit,
 )
 from foreseer.calibration.record import Trajectory, gram, record_run
@@ -37,9 +38,9 @@ SENSITIVITY_PROMPTS = 4
 
 def calibrate(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     site: str | Site = "output",
     sensitivity_prompts: int = SENSITIVITY_PROMPTS,
@@ -55,10 +56,11 @@ def calibrate(
     each branch can have separate rows. Memory holds one prompt's trajectory at a time.
 
     Args:
-        pipe: a diffusers pipeline, not attached; or, as workers need it, a name from which they build their own: see
-            :class:`foreseer.scale.Model`.
-        prompts: a few; 4 are within about 1 dB of 64.
-        num_inference_steps: number of steps T of the kernel's grid; the kernel serves other step counts too.
+        pipe: a diffusers pipeline, not attached; or an ``fs.Sampler``; or, as workers need it, a name from which they
+            build their own: see :class:`foreseer.scale.Model`.
+        prompts: a few; 4 are within about 1 dB of 64. Starts, if ``pipe`` is an ``fs.Sampler``.
+        num_inference_steps: number of steps T of the kernel's grid, by default 50, or those of an ``fs.Sampler``; the
+            kernel serves other step counts too.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         site: where features are taken (`foreseer.site`): ``"output"``; ``"last_block"``, with the network's head run at
             every step; or ``"modules"``, with separate moments per module. Rollout needs ``"output"``.
@@ -76,6 +78,7 @@ def calibrate(
         KernelError: an output is not finite.
     """
     check_prompts(prompts)
+    num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     _check_options(num_inference_steps, sensitivity_prompts, site)
     place = str(read_site(site))
     store = FolderStore(os.fspath(checkpoint)) if checkpoint is not None else MemoryStore()
@@ -90,7 +93,11 @@ def calibrate(
         results = run_units(
             pool, RecordPrompt(runs, place), units, store=store, progress=lambda done, total, state: show(done)
         )
-        whole = {"seed": str(seed), "prompts": str(len(prompts)), "prompts_hash": fingerprint("\n".join(prompts))}
+        whole = {
+            "seed": str(seed),
+            "prompts": str(len(prompts)),
+            "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
+        }
         kernel = _merged([decode_kernel(content(result)) for result in results], {**whole, "site": place})
         if measured:
             counted = lambda done, total, state: show(len(prompts) + done)  # noqa: E731

@@ -40,14 +40,14 @@ FINAL_FILE = Artifact(
 class Reference:
     """Prompt, seed of its initial noise, and final sample of its reference run (flattened, float32)."""
 
-    prompt: str
+    prompt: Any
     seed: int
     sample: Tensor
 
 
 def run_references(
     pipe: Any,
-    seeded: Sequence[tuple[int, str]],
+    seeded: Sequence[tuple[int, Any]],
     call: dict[str, Any],
     *,
     folder: Path | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from foreseer.attach.run.network_state import NetworkState
 SAMPLED = 64  # elements hashed per weight
 
 
-def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
+def identity_of(pipe: Any, prompts: Sequence[Any], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
     """Return strings that identify a calibration."""
     import diffusers
 
@@ -91,7 +92,7 @@ def _config_of(scheduler: Any) -> str:
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:
-    return {next(module.parameters()).dtype for module in find_denoisers(pipe).values()}
+    return {weight.dtype for module in find_denoisers(pipe).values() for weight in islice(module.parameters(), 1)}
 
 
 def _name_of(pipe: Any) -> str:

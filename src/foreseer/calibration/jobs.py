@@ -18,20 +18,21 @@ from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 
 IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
+DEFAULT_STEPS = 50
 OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[Any]) -> None:
     """Raise unless ``prompts`` is a list with at least one prompt.
 
     Raises:
         CalibrationError: no prompts or a single string.
     """
-    if isinstance(prompts, str) or not prompts:
+    if isinstance(prompts, str) or prompts is None or len(prompts) == 0:
         raise CalibrationError(f"prompts is {prompts!r}; expected a list of a few prompts.")
 
 
-def check_ready(pipe: Any, prompts: Sequence[str]) -> None:
+def check_ready(pipe: Any, prompts: Sequence[Any]) -> None:
     """Raise unless both prompts and pipeline will do.
 
     Raises:
@@ -127,7 +128,7 @@ class Identify(Task):
 
 
 def prompt_unit(
-    kind: str, index: int, prompt: str, seed: int, identity: Mapping[str, str], *, home: bool = False
+    kind: str, index: int, prompt: Any, seed: int, identity: Mapping[str, str], *, home: bool = False
 ) -> Unit:
     """The unit of one prompt and seed.
 
@@ -142,6 +143,11 @@ def prompt_unit(
     text = text_of(prompt)
     words = json.dumps({**identity, "prompt": text, "seed": seed}, sort_keys=True)
     return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {text}" if home else None)
+
+
+def default_steps(pipe: Any) -> int:
+    """Steps of reference runs: those of an ``fs.Sampler``, else 50."""
+    return getattr(pipe, "steps", DEFAULT_STEPS)
 
 
 class Work:

@@ -34,9 +34,9 @@ from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 def mix_channels(
     pipe: Any,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     channel_axis: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from foreseer.calibration.identity import fingerprint, identity_of
 from foreseer.calibration.jobs import Work, check_ready
 from foreseer.calibration.record import Trajectory
 from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
-from foreseer.calibration.replay import PlannedRun, find_call, run_plan
+from foreseer.calibration.replay import DivergedError, PlannedRun, find_call, run_plan
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count
@@ -33,9 +34,9 @@ LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are ro
 def refine(
     pipe: Any,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     iterations: int = 4,
     max_passes: int | None = None,
@@ -162,7 +163,10 @@ class _Refinement:
             self.checkpoint.save(state)
 
         def held_out_error(step: np.ndarray) -> float:
-            return _mean_square(self.final.errors(directions.change(step), self.judges))
+            try:
+                return _mean_square(self.final.errors(directions.change(step), self.judges))
+            except DivergedError:
+                return math.inf
 
         descent, step = iterate(state.descent, moments, held_out_error, TRIES)
         plan = directions.change(step) if step is not None else state.plan
@@ -180,8 +184,8 @@ class _Refinement:
 
 
 def split_prompts(
-    prompts: Sequence[str], held_out: int | Sequence[str] | None, seed: int
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    prompts: Sequence[Any], held_out: int | Sequence[Any] | None, seed: int
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
     """Seeds and prompts to fit on, and those held out, which have the later seeds.
 
     Raises:

@@ -38,7 +38,7 @@ RIDGE = 1e-6
 def rollout(
     pipe: Any,
     kernel: Kernel,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     nfe: int | None = None,
     forward_passes: int | None = None,

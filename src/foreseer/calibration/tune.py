@@ -12,7 +12,7 @@ from typing import Any
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
 from foreseer.calibration.final_error import make_folder
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.jobs import check_ready, default_steps
 from foreseer.calibration.mix_channels import mix_channels
 from foreseer.calibration.refine import refine, split_prompts
 from foreseer.calibration.rollout import rollout
@@ -27,10 +27,10 @@ Progress = Callable[[str, int, int], None]
 
 def tune(
     pipe: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     *,
     budgets: Sequence[int] | None = None,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     iterations: int = 2,
     mix: bool = True,
@@ -45,7 +45,7 @@ def tune(
         prompts: a dozen or more, of the kind that you will use. The last quarter is held out: nothing is fitted on it.
         budgets: numbers of computed steps that get a refined plan; kernel rows serve all others. By default those of
             14, 9 and 7 that are below ``num_inference_steps``.
-        num_inference_steps: steps of the reference runs.
+        num_inference_steps: steps of the reference runs, by default 50, or those of an ``fs.Sampler``.
         seed: of the first prompt's noise; prompt i has seed + i.
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
         mix: whether to fit rows that mix channels; they are kept where they help on held-out prompts.
@@ -64,6 +64,7 @@ def tune(
     check_ready(pipe, prompts)
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
+    num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
     if budgets is None:
@@ -89,7 +90,7 @@ class _Stages:
     """The stages of one tuning: what all of them are called with, and the prompts that may be fitted on."""
 
     pipe: Any
-    prompts: Sequence[str]
+    prompts: Sequence[Any]
     seed: int
     folder: Path | None
     progress: Progress | None
