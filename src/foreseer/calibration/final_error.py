@@ -15,8 +15,9 @@ from torch import Tensor
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.record import gram, record_run
-from foreseer.calibration.references import REMEDY, Work
+from foreseer.calibration.references import REMEDY
 from foreseer.calibration.replay import Outputs, PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.errors import CalibrationError
@@ -40,14 +41,14 @@ FINAL_FILE = Artifact(
 class Reference:
     """Prompt, seed of its initial noise, and final sample of its reference run (flattened, float32)."""
 
-    prompt: str
+    prompt: Any
     seed: int
     sample: Tensor
 
 
 def run_references(
     pipe: Any,
-    seeded: Sequence[tuple[int, str]],
+    seeded: Sequence[tuple[int, Any]],
     call: dict[str, Any],
     *,
     folder: Path | None,

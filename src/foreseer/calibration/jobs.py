@@ -12,27 +12,37 @@ from typing import Any
 
 from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.identity import identity_of
-from foreseer.checks import check_count, check_texts
+from foreseer.calibration.identity import identity_of, text_of
+from foreseer.calibration.loop_sampler import Sampler
+from foreseer.checks import check_count, check_list, check_texts
 from foreseer.errors import CalibrationError
 from foreseer.files import reason
 from foreseer.pipelines import with_pictures
 from foreseer.scale import Failure, Task, Unit, Worker, run_units
-from foreseer.scale.model import AnyModel
+from foreseer.scale.model import AnyModel, LiveModel, model_of
 from foreseer.scale.place import Pool
 
 IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
+DEFAULT_STEPS = 50
 MOST_SEED = 2**62  # half of a generator's range, which leaves room for the seeds of the next prompts
 OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
 
 
-def check_prompts(prompts: Any, name: str = "prompts") -> list[str]:
-    """As :func:`foreseer.checks.check_texts`.
+def check_prompts(prompts: Any, name: str = "prompts", *, texts: bool = True) -> list[Any]:
+    """Return ``prompts`` as a list; without ``texts``, the starts of an ``fs.Sampler`` may be of any kind.
 
     Raises:
         CalibrationError: it is something else; the message calls it ``name``.
     """
-    return check_texts(name, prompts, CalibrationError)
+    if texts:
+        return check_texts(name, prompts, CalibrationError)
+    return check_list(name, prompts, CalibrationError, "a list of a few starts of the sampling loop")
+
+
+def takes_texts(pipe: Any) -> bool:
+    """Whether prompts must be strings: not for an ``fs.Sampler``, nor for a function, which may return one."""
+    model = model_of(pipe)
+    return not isinstance(model.pipe, Sampler) if isinstance(model, LiveModel) else not model.is_function
 
 
 def check_seed(seed: Any) -> int:
@@ -77,15 +87,29 @@ def make_folder(folder: str | os.PathLike[str] | None) -> Path | None:
 
 
 def check_ready(
-    pipe: Any, prompts: Any, seed: Any = 0, checkpoint: str | os.PathLike[str] | None = None
-) -> tuple[list[str], int, Path | None]:
+    pipe: Any,
+    prompts: Any,
+    seed: Any = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    named: bool = False,
+) -> tuple[list[Any], int, Path | None]:
     """Check what every job on a pipeline takes; return the prompts, the seed and the checkpoint's folder.
+
+    Args:
+        pipe: a pipeline.
+        prompts: of the job.
+        seed: of the first prompt.
+        checkpoint: a folder.
+        named: whether ``pipe`` may be a name, from which workers build their pipelines and check them.
 
     Raises:
         CalibrationError: as :func:`check_prompts`, :func:`check_seed`, :func:`check_pipeline` and :func:`make_folder`.
     """
-    prompts, seed = check_prompts(prompts), check_seed(seed)
-    check_pipeline(pipe)
+    prompts, seed = check_prompts(prompts, texts=takes_texts(pipe)), check_seed(seed)
+    model = model_of(pipe)
+    if isinstance(model, LiveModel) or not named:
+        check_pipeline(model.pipe if isinstance(model, LiveModel) else pipe)
     return prompts, seed, make_folder(checkpoint)
 
 
@@ -175,7 +199,7 @@ class Identify(Task):
 
 
 def prompt_unit(
-    kind: str, index: int, prompt: str, seed: int, identity: Mapping[str, str], *, home: bool = False
+    kind: str, index: int, prompt: Any, seed: int, identity: Mapping[str, str], *, home: bool = False
 ) -> Unit:
     """The unit of one prompt and seed.
 
@@ -187,21 +211,40 @@ def prompt_unit(
         identity: everything else that the result depends on.
         home: whether units of this prompt go to the same worker.
     """
-    words = json.dumps({**identity, "prompt": prompt, "seed": seed}, sort_keys=True)
-    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {prompt}" if home else None)
+    text = text_of(prompt)
+    words = json.dumps({**identity, "prompt": text, "seed": seed}, sort_keys=True)
+    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {text}" if home else None)
 
 
-def without_repeats(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    """A function that calls ``progress`` where the number of what is done has changed."""
-    last = -1
+def default_steps(pipe: Any) -> int:
+    """Steps of reference runs: those of an ``fs.Sampler``, else 50."""
+    return getattr(pipe, "steps", DEFAULT_STEPS)
 
-    def show(done: int) -> None:
-        nonlocal last
-        if progress is not None and done != last:
-            last = done
-            progress(done, total)
 
-    return show
+class Work:
+    """Counts what is done for a progress bar.
+
+    Attributes:
+        done: so far, in forward passes or steps of runs.
+        total: expected in all.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._shown = (-1, 0)
+        self.total = total
+        self.done = 0
+
+    def did(self, amount: int) -> None:
+        """Add a finished amount."""
+        self.reach(self.done + amount)
+
+    def reach(self, done: int) -> None:
+        """Set what is done in all; report it if it has changed."""
+        self.done = done
+        if self._progress is not None and (done, self.total) != self._shown:
+            self._shown = done, self.total
+            self._progress(done, self.total)
 
 
 def content(result: bytes | Failure) -> bytes:

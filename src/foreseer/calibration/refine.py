@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,10 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.final_error import FinalError, Reference, run_references
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint, identity_of
-from foreseer.calibration.jobs import check_prompts, check_ready, check_teacher
+from foreseer.calibration.jobs import Work, check_prompts, check_ready, check_teacher
 from foreseer.calibration.record import Trajectory
-from foreseer.calibration.references import Work
 from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
-from foreseer.calibration.replay import PlannedRun, find_call, run_plan
+from foreseer.calibration.replay import DivergedError, PlannedRun, find_call, run_plan
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count, check_kind
@@ -35,9 +35,9 @@ LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are ro
 def refine(
     pipe: Any,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     iterations: int = 4,
     max_passes: int | None = None,
@@ -168,7 +168,10 @@ class _Refinement:
             self.checkpoint.save(state)
 
         def held_out_error(step: np.ndarray) -> float:
-            return _mean_square(self.final.errors(directions.change(step), self.judges))
+            try:
+                return _mean_square(self.final.errors(directions.change(step), self.judges))
+            except DivergedError:
+                return math.inf
 
         descent, step = iterate(state.descent, moments, held_out_error, TRIES)
         plan = directions.change(step) if step is not None else state.plan
@@ -186,8 +189,8 @@ class _Refinement:
 
 
 def split_prompts(
-    prompts: Sequence[str], held_out: int | Sequence[str] | None, seed: int
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    prompts: Sequence[Any], held_out: int | Sequence[Any] | None, seed: int
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
     """Seeds and prompts to fit on, and those held out, which have the later seeds.
 
     Raises:
@@ -205,7 +208,8 @@ def split_prompts(
                 f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
             )
         held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
-    seeded = list(enumerate([*prompts, *check_prompts(held_out, "held_out")], seed))
+    held_out = check_prompts(held_out, "held_out", texts=isinstance(prompts[0], str))
+    seeded = list(enumerate([*prompts, *held_out], seed))
     return seeded[: len(prompts)], seeded[len(prompts) :]
 
 

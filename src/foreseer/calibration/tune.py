@@ -11,7 +11,7 @@ from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
-from foreseer.calibration.jobs import check_prompts, check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready, default_steps, takes_texts
 from foreseer.calibration.mix_channels import mix_channels
 from foreseer.calibration.refine import refine, split_prompts
 from foreseer.calibration.rollout import rollout
@@ -26,10 +26,10 @@ Progress = Callable[[str, int, int], None]
 
 def tune(
     pipe: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     *,
     budgets: Sequence[int] | None = None,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     iterations: int = 2,
     mix: bool = True,
@@ -44,7 +44,7 @@ def tune(
         prompts: a dozen or more, of the kind that you will use. The last quarter is held out: nothing is fitted on it.
         budgets: numbers of computed steps that get a refined plan; kernel rows serve all others. By default those of
             14, 9 and 7 that are below ``num_inference_steps``.
-        num_inference_steps: steps of the reference runs.
+        num_inference_steps: steps of the reference runs, by default 50, or those of an ``fs.Sampler``.
         seed: of the first prompt's noise; prompt i has seed + i.
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
         mix: whether to fit rows that mix channels; they are kept where they help on held-out prompts.
@@ -59,9 +59,10 @@ def tune(
         CalibrationError: the pipeline cannot be calibrated, there are fewer than two prompts, or a budget does not fit
             the steps.
     """
-    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts, texts=takes_texts(pipe))
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
+    num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
     if budgets is None:
@@ -89,14 +90,14 @@ class _Stages:
     """The stages of one tuning: what all of them are called with, and the prompts that may be fitted on."""
 
     pipe: Any
-    prompts: Sequence[str]
+    prompts: Sequence[Any]
     seed: int
     folder: Path | None
     progress: Progress | None
     options: Mapping[str, Any]
 
     @property
-    def fitted(self) -> list[str]:
+    def fitted(self) -> list[Any]:
         """The prompts that refinement and mixing do not hold out; they keep their seeds, being the first ones."""
         return [prompt for _, prompt in split_prompts(self.prompts, None, self.seed)[0]]
 

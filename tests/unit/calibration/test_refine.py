@@ -10,7 +10,7 @@ import pytest
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.final_error import FinalError, Reference
-from foreseer.calibration.references import Work
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import sampler_matrix
