@@ -17,9 +17,8 @@ from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import Work, check_prompts
+from foreseer.calibration.jobs import Work, check_prompts, split_prompts
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
-from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.students import StudentJob, StudentSetting

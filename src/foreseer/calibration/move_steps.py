@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.final_error import FinalError, Reference, make_folder, run_references
-from foreseer.calibration.jobs import Work
-from foreseer.calibration.refine import split_prompts
+from foreseer.calibration.final_error import FinalError, Reference, final_reference, make_folder
+from foreseer.calibration.jobs import Work, split_prompts
 from foreseer.calibration.replay import PlannedRun
 from foreseer.calibration.rollout import RolledPlan, RolloutFit
 from foreseer.calibration.students import Source
@@ -88,8 +87,11 @@ def move_steps(
         )
         call = fit.job.setting.runs.call(options)
         finer = {**call, "num_inference_steps": fit.job.setting.teacher_steps}
-        folder = make_folder(checkpoint)
-        references = run_references(pipe, judges, finer, folder=folder, work=silent, passes=0)
+        folder = str(make_folder(checkpoint)) if checkpoint is not None else None
+        identity = fit.job.setting.identity
+        references = [
+            final_reference(pipe, prompt, seed, finer, folder=folder, identity=identity) for seed, prompt in judges
+        ]
         work = Work(progress, max_passes)
         trials = _Trials(fit, FinalError(pipe, call, work), references, work, max_passes)
         start = plan.computed_steps

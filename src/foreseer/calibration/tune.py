@@ -12,14 +12,15 @@ from typing import Any
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
 from foreseer.calibration.final_error import make_folder
-from foreseer.calibration.jobs import check_ready, default_steps
+from foreseer.calibration.jobs import check_prompts, default_steps, split_prompts
 from foreseer.calibration.mix_channels import mix_channels
-from foreseer.calibration.refine import refine, split_prompts
+from foreseer.calibration.refine import refine
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
+from foreseer.scale import Place, place_of
 
 BUDGETS = (14, 9, 7)
 Progress = Callable[[str, int, int], None]
@@ -35,6 +36,7 @@ def tune(
     iterations: int = 2,
     mix: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    workers: int | Place | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Profile:
@@ -50,6 +52,7 @@ def tune(
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
         mix: whether to fit rows that mix channels; they are kept where they help on held-out prompts.
         checkpoint: folder to resume from after an interruption.
+        workers: where prompts are run, as in :func:`foreseer.rollout`; they are started once for all stages.
         progress: receives the stage's name, the amount done and the amount in all.
         options: for the pipeline's call (guidance_scale, height, ...).
 
@@ -61,7 +64,7 @@ def tune(
             the steps.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_ready(pipe, prompts)
+    check_prompts(prompts)
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
     num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
@@ -71,16 +74,17 @@ def tune(
         budgets = [nfe for nfe in BUDGETS if nfe < num_inference_steps]
     for nfe in budgets:
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-    stages = _Stages(pipe, prompts, seed, make_folder(checkpoint), progress, options)
-    kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
-    plans: list[Plan] = []
-    for nfe in sorted(set(budgets), reverse=True):
-        plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
-        if iterations:
-            plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
-        if mix:
-            plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
-        plans.append(plan)
+    with place_of(workers).kept() as place:
+        stages = _Stages(pipe, prompts, seed, make_folder(checkpoint), place, progress, options)
+        kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
+        plans: list[Plan] = []
+        for nfe in sorted(set(budgets), reverse=True):
+            plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
+            if iterations:
+                plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
+            if mix:
+                plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
+            plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
 
@@ -93,6 +97,7 @@ class _Stages:
     prompts: Sequence[Any]
     seed: int
     folder: Path | None
+    place: Place
     progress: Progress | None
     options: Mapping[str, Any]
 
@@ -107,6 +112,7 @@ class _Stages:
             self.pipe,
             *arguments,
             seed=self.seed,
+            workers=self.place,
             checkpoint=None if self.folder is None else self.folder / stage.replace(" ", "-"),
             progress=None if self.progress is None else partial(self.progress, stage),
             **more,
