@@ -123,7 +123,7 @@ class FinalError:
         return found, (_flat(found.trajectory.sample) - truth) / truth.norm()
 
     def measure(self, plan: Plan, reference: Reference) -> tuple[float, list[np.ndarray]]:
-        """The relative error, infinite if the run diverges, and mean products of the computed features by branch."""
+        """The relative error, infinite if the run diverges, and products of features by branch."""
         outputs: Outputs = {}
         try:
             found, error = self.run(plan, reference, outputs)
@@ -203,7 +203,10 @@ class RunFinalReference(Task):
 
 @dataclass(frozen=True)
 class MeasurePlan(Task):
-    """Run a plan; the result, in float64, is forward passes, relative error, and the features' products by branch."""
+    """Run a plan and measure it.
+
+    The result, in float64, is forward passes, relative error, and mean products of the computed features by branch.
+    """
 
     setting: FinalSetting
     plan: Plan
@@ -217,7 +220,10 @@ class MeasurePlan(Task):
 
 @dataclass(frozen=True)
 class Linearise(Task):
-    """Run a plan and its changes along directions; the result, in float64, is forward passes, then the moments."""
+    """Run a plan and its changes along directions.
+
+    The result, in float64, is forward passes, then the moments of the error and its derivatives.
+    """
 
     setting: FinalSetting
     directions: RowDirections

@@ -234,7 +234,7 @@ def on_prompts(
         pool: of workers; units of one prompt go to the same one.
         task: what is done with each prompt.
         seeded: seed and prompt of each unit.
-        kind: of the units; unique in the job, up to what ``identity`` tells apart.
+        kind: of the units; with ``identity`` unique in the job.
         identity: everything but prompt and seed that the results depend on.
         store: where results are kept.
         work: counts ``each`` per prompt.

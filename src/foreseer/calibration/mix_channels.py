@@ -174,7 +174,7 @@ class _Fitting:
 
 @dataclass(frozen=True)
 class MeasureMissing(Task):
-    """Run a student to ``end``; the result is the moments of its features and of what its sample lacks there.
+    """Run a student to ``end``; the result is moments of its features and of what its sample lacks.
 
     Args:
         setting: of the job.

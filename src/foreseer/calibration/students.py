@@ -1,4 +1,4 @@
-"""Jobs in which every prompt follows its reference run: workers hold the students, only moments travel."""
+"""Jobs in which every prompt follows its reference run: workers hold students, moments travel."""
 
 from __future__ import annotations
 
