@@ -66,7 +66,7 @@ def weights_of(denoisers: Iterable[nn.Module]) -> str:
 
 
 def text_of(prompt: Any) -> str:
-    """Return a prompt itself, or the fingerprint of one that is not a string (the noise of an ``fs.Sampler``)."""
+    """Return a prompt itself, or the fingerprint of one that is not a string (an ``fs.Sampler``'s)."""
     return prompt if isinstance(prompt, str) else fingerprint(prompt)
 
 

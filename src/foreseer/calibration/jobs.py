@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.calibration.identity import identity_of, text_of
 from foreseer.calibration.loop_sampler import Sampler
+from foreseer.calibration.record import Trajectory
+from foreseer.calibration.replay import find_call
 from foreseer.checks import check_count, check_list, check_texts
 from foreseer.errors import CalibrationError
 from foreseer.files import reason
+from foreseer.grid import Grid
 from foreseer.pipelines import with_pictures
-from foreseer.scale import Failure, Task, Unit, Worker, run_units
+from foreseer.scale import Failure, Store, Task, Unit, Worker, run_units
 from foreseer.scale.model import AnyModel, LiveModel, model_of
 from foreseer.scale.place import Pool
 
@@ -125,6 +128,31 @@ def check_pipeline(pipe: Any) -> None:
         raise CalibrationError("A policy is attached: detach its handle first, since calibration computes every step.")
 
 
+def split_prompts(
+    prompts: Sequence[Any], held_out: int | Sequence[Any] | None, seed: int
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
+    """Seeds and prompts to fit on, and those held out, which have the later seeds.
+
+    Raises:
+        CalibrationError: one of the two would be empty.
+
+    >>> split_prompts(["a", "b", "c"], 1, seed=5)
+    ([(5, 'a'), (6, 'b')], [(7, 'c')])
+    """
+    if held_out is None:
+        held_out = max(1, len(prompts) // 4)
+    if not isinstance(held_out, Sequence):
+        check_count("held_out", held_out, CalibrationError, least=1)
+        if held_out >= len(prompts):
+            raise CalibrationError(
+                f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
+            )
+        held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
+    held_out = check_prompts(held_out, "held_out", texts=isinstance(prompts[0], str))
+    seeded = list(enumerate([*prompts, *held_out], seed))
+    return seeded[: len(prompts)], seeded[len(prompts) :]
+
+
 @dataclass(frozen=True)
 class PromptRuns:
     """How a job calls its pipeline.
@@ -166,6 +194,16 @@ class PromptRuns:
     def call(self, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` with the number of steps, for a run that ends at the latent."""
         return {**options, "num_inference_steps": self.steps, "output_type": "latent"}
+
+    def find(self, worker: Worker, prompt: Any, grid: Grid, recorded: str) -> tuple[Any, dict[str, Any], Trajectory]:
+        """Return a worker's pipeline, the options of calls whose runs are on ``grid``, and a run's first step.
+
+        Raises:
+            CalibrationError: no number of steps gives such a run.
+        """
+        pipe, options = self.on(worker)
+        asked = {name: value for name, value in self.options.items() if name == "num_inference_steps"}
+        return pipe, *find_call(pipe, prompt, grid, {**options, **asked}, recorded)
 
     def read_identity(self, worker: Worker) -> dict[str, str]:
         """Names, digests and versions of a worker's pipeline.
@@ -245,6 +283,39 @@ class Work:
         if self._progress is not None and (done, self.total) != self._shown:
             self._shown = done, self.total
             self._progress(done, self.total)
+
+
+def on_prompts(
+    pool: Pool,
+    task: Task,
+    seeded: Sequence[tuple[int, Any]],
+    *,
+    kind: str,
+    identity: Mapping[str, str],
+    store: Store,
+    work: Work,
+    each: int = 1,
+    first: int = 0,
+) -> list[bytes]:
+    """The results of a task for all prompts, in their order; a barrier.
+
+    Args:
+        pool: of workers; units of one prompt go to the same one.
+        task: what is done with each prompt.
+        seeded: seed and prompt of each unit.
+        kind: of the units; with ``identity`` unique in the job.
+        identity: everything but prompt and seed that the results depend on.
+        store: where results are kept.
+        work: counts ``each`` per prompt.
+        each: work per prompt.
+        first: index of the first prompt to take.
+    """
+    units = [
+        prompt_unit(kind, index, prompt, seed, identity, home=True) for index, (seed, prompt) in enumerate(seeded)
+    ][first:]
+    before = work.done
+    progress = lambda done, total, state: work.reach(before + each * done)  # noqa: E731
+    return [content(result) for result in run_units(pool, task, units, store=store, progress=progress)]
 
 
 def content(result: bytes | Failure) -> bytes:

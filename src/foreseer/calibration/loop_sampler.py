@@ -1,4 +1,4 @@
-"""`Sampler`: a sampling loop of your own in the form of a pipeline, so that everything that learns can run it."""
+"""`Sampler`: a sampling loop of your own in the form of a pipeline."""
 
 from __future__ import annotations
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.jobs import Work, check_ready, check_teacher
+from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
-from foreseer.calibration.refine import split_prompts
 from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.students import StudentJob, StudentSetting
@@ -179,7 +178,7 @@ class _Fitting:
 
 @dataclass(frozen=True)
 class MeasureMissing(Task):
-    """Run a student to ``end``; the result is the moments of its features and of what its sample lacks there.
+    """Run a student to ``end``; the result is moments of its features and of what its sample lacks.
 
     Args:
         setting: of the job.

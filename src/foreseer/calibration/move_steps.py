@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.final_error import FinalError, Reference, run_references
-from foreseer.calibration.jobs import Work, check_ready, check_teacher
-from foreseer.calibration.refine import split_prompts
+from foreseer.calibration.final_error import FinalError, Reference, final_reference
+from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
 from foreseer.calibration.replay import PlannedRun
 from foreseer.calibration.rollout import RolledPlan, RolloutFit
 from foreseer.calibration.students import Source
@@ -92,7 +91,11 @@ def move_steps(
         )
         call = fit.job.setting.runs.call(options)
         finer = {**call, "num_inference_steps": fit.job.setting.teacher_steps}
-        references = run_references(pipe, judges, finer, folder=folder, work=silent, passes=0)
+        kept = str(folder) if folder is not None else None
+        identity = fit.job.setting.identity
+        references = [
+            final_reference(pipe, prompt, seed, finer, folder=kept, identity=identity) for seed, prompt in judges
+        ]
         work = Work(progress, max_passes)
         trials = _Trials(fit, FinalError(pipe, call, work), references, work, max_passes)
         start = plan.computed_steps

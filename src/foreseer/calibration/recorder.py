@@ -18,7 +18,9 @@ from foreseer.kernel import Kernel
 
 
 class Recorder:
-    """Records the second moments of a model's outputs, run by run; outputs themselves are kept for one run only.
+    """Records the second moments of a model's outputs, run by run.
+
+    Outputs are kept for one run only.
 
     Args:
         grid: the T noise levels of the runs.

@@ -1,4 +1,4 @@
-"""Jobs in which every prompt follows its reference run: workers hold the students, only moments travel."""
+"""Jobs in which every prompt follows its reference run: workers hold students, moments travel."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import PromptRuns, Work, check_teacher, content, prompt_unit
+from foreseer.calibration.jobs import PromptRuns, Work, check_teacher, content, on_prompts, prompt_unit
 from foreseer.calibration.references import References
-from foreseer.calibration.replay import find_call
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.grid import Grid
@@ -122,9 +121,7 @@ class FindOwnRun(Task):
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """Steps to ask for, first step and shape of a sample as JSON, then the matrix as float64."""
-        pipe, options = self.runs.on(worker)
-        asked = {name: value for name, value in self.runs.options.items() if name == "num_inference_steps"}
-        call, first = find_call(pipe, unit.payload, self.grid, {**options, **asked}, self.recorded)
+        _, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
         header = [int(call["num_inference_steps"]), first.first_step, first.shape]
         return json.dumps(header).encode() + b"\n" + matrix.tobytes()
@@ -206,19 +203,16 @@ class StudentJob:
         return replace(job, names=tuple(branch["names"]), mixing=mixing)
 
     def on_all(self, kind: str, task: Task, more: dict[str, str], each: int = 1, first: int = 0) -> list[bytes]:
-        """The results of all prompts, in their order; a barrier.
-
-        Args:
-            kind: of the units; unique in the job.
-            task: what is done with each prompt.
-            more: what the results depend on, beyond the references.
-            each: work per prompt.
-            first: index of the first prompt to take.
-        """
-        units = [
-            prompt_unit(kind, index, prompt, seed, {**self.setting.identity, **more}, home=True)
-            for index, (seed, prompt) in enumerate(self.seeded)
-        ][first:]
-        before = self.work.done
-        progress = lambda done, total, state: self.work.reach(before + each * done)  # noqa: E731
-        return [content(result) for result in run_units(self.pool, task, units, store=self.store, progress=progress)]
+        """The results of all prompts, see :func:`on_prompts`; they depend on the references and on ``more``."""
+        identity = {**self.setting.identity, **more}
+        return on_prompts(
+            self.pool,
+            task,
+            self.seeded,
+            kind=kind,
+            identity=identity,
+            store=self.store,
+            work=self.work,
+            each=each,
+            first=first,
+        )

@@ -11,14 +11,15 @@ from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import calibrate
-from foreseer.calibration.jobs import check_prompts, check_ready, default_steps, takes_texts
+from foreseer.calibration.jobs import check_prompts, check_ready, default_steps, split_prompts, takes_texts
 from foreseer.calibration.mix_channels import mix_channels
-from foreseer.calibration.refine import refine, split_prompts
+from foreseer.calibration.refine import refine
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
+from foreseer.scale import Place, place_of
 
 BUDGETS = (14, 9, 7)
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,7 @@ def tune(
     iterations: int = 2,
     mix: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    workers: int | Place | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Profile:
@@ -49,6 +51,7 @@ def tune(
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
         mix: whether to fit rows that mix channels; they are kept where they help on held-out prompts.
         checkpoint: folder to resume from after an interruption.
+        workers: where prompts are run, as in :func:`foreseer.rollout`; they are started once for all stages.
         progress: receives the stage's name, the amount done and the amount in all.
         options: for the pipeline's call (guidance_scale, height, ...).
 
@@ -70,17 +73,18 @@ def tune(
     check_kind("budgets", budgets, Sequence, CalibrationError)
     for nfe in budgets:
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
-    stages = _Stages(pipe, prompts, seed, folder, progress, options)
-    kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
-    plans: list[Plan] = []
-    for nfe in sorted({int(nfe) for nfe in budgets}, reverse=True):
-        plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
-        if iterations:
-            plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
-        if mix:
-            plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
-        plans.append(plan)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
+    with place_of(workers).kept() as place:
+        stages = _Stages(pipe, prompts, seed, folder, place, progress, options)
+        kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
+        plans: list[Plan] = []
+        for nfe in sorted({int(nfe) for nfe in budgets}, reverse=True):
+            plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
+            if iterations:
+                plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
+            if mix:
+                plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
+            plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
 
@@ -93,6 +97,7 @@ class _Stages:
     prompts: Sequence[Any]
     seed: int
     folder: Path | None
+    place: Place
     progress: Progress | None
     options: Mapping[str, Any]
 
@@ -107,6 +112,7 @@ class _Stages:
             self.pipe,
             *arguments,
             seed=self.seed,
+            workers=self.place,
             checkpoint=None if self.folder is None else self.folder / stage.replace(" ", "-"),
             progress=None if self.progress is None else partial(self.progress, stage),
             **more,

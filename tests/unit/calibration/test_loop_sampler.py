@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.calibration.refine import split_prompts
+from foreseer.calibration.jobs import split_prompts
 from foreseer.calibration.sampler import SamplerError
 from foreseer.errors import CalibrationError
 from foreseer.methods.train_l2p import train_l2p
