@@ -59,6 +59,19 @@ def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_rollout(local, rolle
     assert rolled.branch_rows
 
 
+def test_a_worker_that_dies_anywhere_changes_no_bit_of_a_profile():
+    options = {"budgets": (3,), "num_inference_steps": 6, "iterations": 1, "guidance_scale": 3.0, "mix": False}
+    here = fs.tune(loop(), PROMPTS, **options)
+    undisturbed = Loopback(2)
+    tuned = fs.tune(LOOP, PROMPTS, workers=undisturbed, **options)
+    place = Loopback(2, range(5, undisturbed.requests, 9), seed=3)
+    disturbed = fs.tune(LOOP, PROMPTS, workers=place, **options)
+    for profile in (tuned, disturbed):
+        assert encode_kernel(profile.kernel) == encode_kernel(here.kernel)
+        assert equal(profile.plans[0], here.plans[0])
+    assert "1 iterations on 2 prompts" in here.plans[0].provenance["refined"]
+
+
 def test_branches_at_steps_of_their_own_and_a_finer_teacher(local):
     options = {"guidance_scale": 3.0, "teacher_steps": 16}
     here = fs.rollout(loop(), local, PROMPTS, forward_passes=7, **options)
