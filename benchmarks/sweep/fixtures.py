@@ -74,7 +74,7 @@ def _fixtures_of(path: Path, checkout: Path, mark: str) -> Iterator[Fixture]:
             if isinstance(target, ast.Name)
         }
         if mark in values:
-            file, pipeline = str(path.relative_to(checkout)), values.get("pipeline_class", node.name)
+            file, pipeline = str(path.relative_to(checkout)), values.get("pipeline_class", node.name).removesuffix("Wrapper")
             yield Fixture(file, node.name, pipeline, mark != "pipeline_class")
 
 
