@@ -37,7 +37,8 @@ transformers {transformers}; fixtures of huggingface/diffusers at `{commit}`.
 
 def write_page(lines: Path, fixtures: list[Fixture], commit: str, date: str) -> None:
     """Write both files."""
-    seen = [json.loads(line) for line in lines.read_text().splitlines()]
+    keys = {each.key for each in fixtures}
+    seen = [row for row in map(json.loads, lines.read_text().splitlines()) if row["fixture"] in keys]
     rest = [each for each in fixtures if each.key not in {row["fixture"] for row in seen}]
     seen += [
         {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": "not run yet"}
