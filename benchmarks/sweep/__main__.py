@@ -4,7 +4,7 @@
 
 DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a process of its own with a
 time limit. FILE holds one JSON object per line; a fixture that is in it already is not run again. `--page` reads the
-checkout's commit from DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
+checkout's commit and version from DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
 """
 
 from __future__ import annotations

@@ -16,13 +16,14 @@ from benchmarks.sweep.trial import SITES
 from foreseer.evaluate.sampling.environment import environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "models" / "every-pipeline.md"
+NOT_YET = "not run yet"
 NOT_TRIED = ("no fixture", "time limit", "died", "no steps", "not repeatable")
 WORDS = {"as planned": "works", "time limit": "no result in time"}
 HEAD = """# Every pipeline of diffusers
 
 Upstream's own tiny fixture of every pipeline, with Foreseer attached, on a CPU: 8 steps asked for, every second one
 computed, the modules' calls counted from outside. Last run on {date}: diffusers {diffusers}, torch {torch},
-transformers {transformers}; fixtures of huggingface/diffusers at `{commit}`.
+transformers {transformers}; fixtures of huggingface/diffusers at {commit}.
 
 {summary}
 
@@ -41,8 +42,7 @@ def write_page(lines: Path, fixtures: list[Fixture], commit: str, date: str) -> 
     seen = [row for row in map(json.loads, lines.read_text().splitlines()) if row["fixture"] in keys]
     rest = [each for each in fixtures if each.key not in {row["fixture"] for row in seen}]
     seen += [
-        {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": "not run yet"}
-        for each in rest
+        {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": NOT_YET} for each in rest
     ]
     about = {"date": date, "command": "python -m benchmarks.sweep", "upstream": commit, "environment": environment()}
     RESULTS.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def _page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     without = sorted(_exported() - done - set(why))
     lines += ["", f"Exported pipelines for which upstream's checkout has no fixture ({len(without)}): "]
     lines[-1] += ", ".join(f"`{name}`" for name in without) + "."
-    facts = {**about["environment"], "date": about["date"], "commit": about["upstream"][:10]}
+    facts = {**about["environment"], "date": about["date"], "commit": about["upstream"]}
     return HEAD.format(**facts, summary=_summary(rows, tried)) + "\n".join(lines) + "\n"
 
 
@@ -95,9 +95,10 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     asked = sum("all computed equal" in each for each in output)
     said = ", ".join(f"{WORDS.get(name, name)} {count}" for name, count in outcomes.most_common())
     stale = sum(each["outcome"] == "stale" for row in tried for each in row["sites"].values())
+    waiting = sum(row.get("reason") == NOT_YET for row in rows)
     detached = sum(row["detached equal"] for row in tried)
     return (
-        f"{len(rows)} fixtures; {len(tried)} ran. At the output: {said}. Bits equal with every step computed: {equal} "
+        f"{len(rows)} fixtures: {len(tried)} ran, {waiting} were not run yet, the others cannot be built here. At the output: {said}. Bits equal with every step computed: {equal} "
         f"of {asked}. Stale at any site: {stale}. Equal after detaching: {detached} of {len(tried)}."
     )
 
