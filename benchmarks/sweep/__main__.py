@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep --diffusers DIR --out FILE [--only TEXT] [--limit SECONDS] [--page]
 
-DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a process of its own with a
+DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a separate process with a
 time limit. FILE holds one JSON object per line; a fixture that is in it already is not run again. `--page` reads the
 checkout's commit and version from DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
 """

@@ -1,4 +1,4 @@
-"""Upstream's fixtures: found in a checkout of diffusers without importing it, and built in a process of their own."""
+"""Upstream's fixtures: found in a checkout of diffusers, built in separate processes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Control(nn.Module):
 
 
 class TwoNetworks:
-    """Guides by a second network of the first one's class, which has a name of its own."""
+    """Guides by a second network of the first one's class, with another name."""
 
     def __init__(self) -> None:
         self.scheduler = flow_scheduler()
@@ -56,7 +56,7 @@ def test_all_networks_of_the_denoisers_class_are_attached_and_the_others_named()
 
 
 class Late(LoopPipeline):
-    """Begins at a later step and tells its scheduler nothing of it; an option has a default that is not None."""
+    """Begins at a later step, unknown to its scheduler; one option's default is not None."""
 
     seen: Any = ()
 
@@ -92,7 +92,7 @@ def test_a_run_that_begins_late_is_calibrated_with_the_call_as_given(kind: Any) 
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("late", [0, 2])
 def test_a_scaled_timestep_that_equals_one_of_the_schedulers_own(inverted: bool, late: int) -> None:
-    """1000 / 1000 is the last timestep of a grid from 1000 to 1, and 0 / 1000 the first of an inverted one."""
+    """1000 / 1000 is the last timestep of a grid from 1000 to 1."""
     network = randomise(TinyDenoiser(), 5)
     scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
     with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:

@@ -1,4 +1,4 @@
-"""Learning on a model and loop that share nothing with diffusers: a Gaussian mixture's score, DDIM, in NumPy."""
+"""Learning without diffusers: a Gaussian mixture's score and DDIM, in NumPy."""
 
 import numpy as np
 import pytest
