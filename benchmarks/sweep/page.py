@@ -97,10 +97,9 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     stale = sum(each["outcome"] == "stale" for row in tried for each in row["sites"].values())
     waiting = sum(row.get("reason") == NOT_YET for row in rows)
     detached = sum(row["detached equal"] for row in tried)
-    return (
-        f"{len(rows)} fixtures: {len(tried)} ran, {waiting} were not run yet, the others cannot be built here. At the output: {said}. Bits equal with every step computed: {equal} "
-        f"of {asked}. Stale at any site: {stale}. Equal after detaching: {detached} of {len(tried)}."
-    )
+    counts = f"{len(rows)} fixtures: {len(tried)} ran, {waiting} were not run yet, the others cannot be built here."
+    bits = f"Bits equal with every step computed: {equal} of {asked}. Stale at any site: {stale}."
+    return f"{counts} At the output: {said}. {bits} Equal after detaching: {detached} of {len(tried)}."
 
 
 def _cell(result: dict[str, Any], notes: dict[str, int]) -> str:
