@@ -90,7 +90,7 @@ def published_policies(budget):
 
 
 def learned_policies(pipe, options, kernel, few, prompts, budget):
-    """L2P, kernel rows and rollout, at L2P's steps and on searched ones; ``few`` is from the first prompts."""
+    """L2P, kernel rows and rollout, at L2P's steps and on searched ones; ``few`` from few prompts."""
     l2p, rows = train_l2p(kernel), fs.forecast.KernelRows(kernel)
     taylor = fs.forecast.TaylorSeer(order=2)
     policies = {

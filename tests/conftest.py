@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def as_users_call(monkeypatch):
-    """Without the run-time annotation checks, which users do not have: wrong kinds must be refused by the code."""
+    """Switch off run-time annotation checks, which users do not have: the code itself must refuse."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 

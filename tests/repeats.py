@@ -1,6 +1,6 @@
-"""Tests that repeat a proof which others of the same suite give already: marked slow, run by `make test-matrix`.
+"""Tests that repeat what others of the suite show: marked slow, run by `make test-matrix`.
 
-Each rule names a test and the parameters that stay in every run. Of pipelines, those stay whose networks differ in what
+Each rule names a test and the parameters that stay in every run. Pipelines stay whose networks differ in what
 Foreseer meets: how the denoiser is called, what it returns, how its blocks hand on.
 """
 
@@ -20,7 +20,7 @@ REPRESENTATIVES = (
 _ANY_OF = "|".join(REPRESENTATIVES)
 # Test, and what its parameters must match to stay. Parameters are joined by "-" as in pytest's identifiers.
 KEPT = {
-    # Of the other pipelines, the rule whose gaps grow alone; the true rows and the counted layers stay for all.
+    # For the other pipelines, the rule whose gaps grow alone; the true rows and the counted layers stay for all.
     "test_each_branch_computes_the_steps_of_its_plan": rf"({_ANY_OF})-|.*-growing$",
     "test_no_feature_outlives_the_run": rf"({_ANY_OF})-(?!modules-device)|.*-last_block-device$",
     "test_a_second_run_is_the_first_again": rf"({_ANY_OF})-",

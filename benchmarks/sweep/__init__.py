@@ -1,1 +1,1 @@
-"""Runs upstream's own tiny fixture of every diffusers pipeline with Foreseer attached; see ``__main__``."""
+"""Upstream's tiny fixture of every diffusers pipeline, with Foreseer attached."""

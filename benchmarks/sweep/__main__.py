@@ -1,14 +1,16 @@
 """Tries every pipeline of diffusers on upstream's own tiny fixtures.
 
-    python -m benchmarks.sweep --diffusers DIR --out FILE [--only TEXT] [--limit SECONDS]
+    python -m benchmarks.sweep --diffusers DIR --out FILE [--only TEXT] [--limit SECONDS] [--page]
 
-DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a process of its own with a
-time limit. FILE holds one JSON object per line; a fixture that is in it already is not run again.
+DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a separate process with a
+time limit. FILE holds one JSON object per line; a fixture that is in it already is not run again. `--page` reads the
+checkout's commit and version from DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sweep.fixtures import Fixture, find_fixtures
+from benchmarks.sweep.page import write_page
 from benchmarks.sweep.trial import set_up, try_fixture
 
 
@@ -50,7 +53,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="fixtures whose name holds this text")
     parser.add_argument("--limit", type=int, default=150, help="seconds for each fixture")
+    parser.add_argument("--page", action="store_true", help="only write results/sweep.json and the page from FILE")
     given = parser.parse_args()
+    if given.page:
+        commit = (given.diffusers / ".commit").read_text().strip()
+        write_page(given.out, find_fixtures(given.diffusers), commit, datetime.date.today().isoformat())
+        return
     set_up(given.diffusers.resolve())
     lines = given.out.read_text().splitlines() if given.out.exists() else []
     done = {json.loads(line)["fixture"] for line in lines}

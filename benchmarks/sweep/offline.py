@@ -1,6 +1,6 @@
-"""Stand-ins for the small files that upstream's fixtures fetch from the Hub: tokenizers, configurations, encoders.
+"""Stand-ins for the small files that upstream's fixtures fetch from the Hub.
 
-They are built from configuration alone, so that the sweep needs no network. Whether the words are the true ones does
+They are built from configuration alone, so that the sweep needs no network. Whether the text is the true one does
 not matter here: both runs that are compared are given the same.
 """
 
@@ -130,7 +130,7 @@ def config(kind: Any) -> Any:
 
 
 def fit(pipe: Any) -> None:
-    """Let text encoders with small vocabularies read the stand-ins' numbers, modulo their vocabulary's size."""
+    """Let text encoders read the stand-ins' numbers modulo their vocabulary's size."""
     for part in getattr(pipe, "components", {}).values():
         if isinstance(part, transformers.PreTrainedModel):
             for module in part.modules():

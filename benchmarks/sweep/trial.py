@@ -1,4 +1,4 @@
-"""The checks of one fixture: bits, counts of forward passes, seeds, detaching, calibration, the record."""
+"""The checks of one fixture: bits, forward passes, seeds, detaching, the record."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _plain(built: Built, seen: dict[str, Any]) -> list[Any]:
 
 
 def _first_run(built: Built) -> list[Any]:
-    """A run that ends with latents, where the pipeline can: decoding is no part of what is tried. The first in all."""
+    """The first run; it ends with latents if the pipeline can leave out decoding."""
     built.options = {"output_type": "latent"} if "output_type" in built.inputs(0) else {}
     try:
         result = built.run()

@@ -1,7 +1,4 @@
-"""Write the example workflows, their thumbnails and the icon.
-
-python comfyui-foreseer/tools/make_workflows.py
-"""
+"""Write the example workflows, their thumbnails and the icon."""
 
 from __future__ import annotations
 

@@ -32,9 +32,11 @@ _NAMES = {
     "Plan": "foreseer.plan",
     "Profile": "foreseer.methods.profile",
     "Policy": "foreseer.plan",
+    "Recorder": "foreseer.calibration.recorder",
     "Run": "foreseer.attach.single_run",
     "RunCall": "foreseer.attach.runs",
     "Runs": "foreseer.attach.runs",
+    "Sampler": "foreseer.calibration.loop_sampler",
     "accelerate": "foreseer.attach.accelerate",
     "calibrate": "foreseer.calibration.calibrate",
     "detach": "foreseer.attach.accelerate",
@@ -57,8 +59,10 @@ if TYPE_CHECKING:
     from foreseer.attach.single_run import Run
     from foreseer.attach.wrap import wrap
     from foreseer.calibration.calibrate import calibrate
+    from foreseer.calibration.loop_sampler import Sampler
     from foreseer.calibration.mix_channels import mix_channels
     from foreseer.calibration.move_steps import move_steps
+    from foreseer.calibration.recorder import Recorder
     from foreseer.calibration.refine import refine
     from foreseer.calibration.rollout import rollout
     from foreseer.calibration.sampler import sampler_matrix
@@ -83,9 +87,11 @@ __all__ = [
     "Plan",
     "Policy",
     "Profile",
+    "Recorder",
     "Run",
     "RunCall",
     "Runs",
+    "Sampler",
     "__version__",
     "accelerate",
     "calibrate",

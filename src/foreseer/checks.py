@@ -45,12 +45,22 @@ def check_texts(name: str, texts: Any, error: type[ForeseerError]) -> list[str]:
     Raises:
         ForeseerError: of class ``error``; the message names the option.
     """
-    if not isinstance(texts, Sequence) or isinstance(texts, str | bytes) or not texts:
-        raise error(f"{name} is {_short(texts)}; expected a list of a few prompts (strings).")
-    for index, text in enumerate(texts):
+    checked = check_list(name, texts, error, "a list of a few prompts (strings)")
+    for index, text in enumerate(checked):
         if not isinstance(text, str):
             raise error(f"{name}[{index}] is {_short(text)}; expected a string.")
-    return list(texts)
+    return checked
+
+
+def check_list(name: str, values: Any, error: type[ForeseerError], expected: str) -> list[Any]:
+    """Return ``values`` as a list; they must be a sequence with at least one element.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option and what was ``expected``.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes) or not values:
+        raise error(f"{name} is {_short(values)}; expected {expected}.")
+    return list(values)
 
 
 def _short(value: Any) -> str:

@@ -71,6 +71,9 @@ class Grid:
         """
         if not has_steps(scheduler):
             raise GridError(f"{type(scheduler).__name__} has no steps yet: call its set_timesteps(n) first.")
+        grid = getattr(scheduler, "grid", None)
+        if isinstance(grid, cls):  # that of an fs.Sampler
+            return grid
         timesteps = _to_array(visited(scheduler))
         sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
         name = type(scheduler).__name__

@@ -205,7 +205,7 @@ def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]
     return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
 
 
-def call_arguments(pipe: Any, prompt: str, given: dict[str, Any]) -> dict[str, Any]:
+def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments for one picture of ``prompt``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writes the table of ``docs/models/index.md``: every tiny pipeline at every site, run and counted. By `make matrix`.
+"""Write the table of ``docs/models/index.md`` from runs of every tiny pipeline at every site.
 
 Works: the steps that the schedule skips were forecast and no step failed open. Fails open: steps were computed against
 the plan, and the record gives the reason. Refused: attaching raised, and the message names the remedy.

@@ -1,9 +1,6 @@
 """Contract of every entry of the peers', measures' and presets' registries, found by walking them."""
 
-import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -84,37 +81,3 @@ def test_a_preset_has_an_entry_for_every_row_at_any_step_count(name):
     assert preset.source
     values = [value for row in preset.published.values() for value in row.values()]
     assert all(isinstance(value, str) or math.isfinite(value) for value in values)
-
-
-def test_presets_are_listed_and_bad_usage_is_refused_without_torch():
-    program = """
-import json, sys
-from foreseer import cli
-loaded = []
-for arguments in json.loads(sys.argv[1]):
-    try:
-        cli.main(arguments)
-    except SystemExit as stop:
-        loaded.append([stop.code or 0, "torch" in sys.modules])
-print(json.dumps(loaded))
-"""
-    commands = [
-        ["bench", "--list-presets", "--json"],
-        ["bench", "emojy", "--methods", "reuse"],
-        ["bench", "emoji", "--nfe", "60"],
-        ["bench", "emoji", "--methods", "unicp"],
-        ["bench", "emoji", "--methods", "reuse", "--measures", "psnrr"],
-        ["bench", "emoji", "--methods", "reuse", "--dtype", "fp17"],
-        ["bench", "emoji", "--methods", "reuse", "-o", "/dev/null/report"],
-        ["bench", "--preset", "l2p-flux", "--model", "emoji", "--methods", "fora"],
-        ["generate", "emoji", "-p", ""],
-        ["generate", "emoji", "-p", "a cat", "-o", "cat.xyz"],
-        ["generate", "emoji", "-p", "a cat", "--method", "reuse", "--nfe", "50"],
-        ["generate", "emoji", "-p", "a cat", "--method", "reuse", "--nfe", "51"],
-        ["generate", "no/such/folder", "-p", "a cat"],
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(commands)], capture_output=True, text=True, check=True
-    )
-    outcomes = json.loads(done.stdout.splitlines()[-1])
-    assert outcomes == [[0, False], *[[2, False]] * (len(commands) - 1)], done.stderr

@@ -1,4 +1,4 @@
-"""Safetensors files taken apart and put together again, wrong on purpose; knows nothing of Foreseer's own reader."""
+"""Safetensors files taken apart and damaged on purpose, independent of Foreseer's reader."""
 
 import hashlib
 import json
@@ -174,7 +174,7 @@ def version(parts, rng):
 
 
 def names(parts, rng):
-    """Arrays, words and parts of entries are missing, renamed or one too many."""
+    """Arrays, metadata and parts of entries are missing, renamed or one too many."""
     place = rng.choice((parts.entries, parts.metadata, parts.entries[rng.choice(list(parts.entries))]))
     key = rng.choice(list(place))
     match rng.randrange(3):

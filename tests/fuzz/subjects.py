@@ -1,4 +1,4 @@
-"""What Foreseer reads: a good file of each kind, how it is read, and what must be true of whatever is read."""
+"""A valid file of each kind that Foreseer reads, its reader, and invariants of the content."""
 
 import dataclasses
 import itertools
@@ -36,8 +36,8 @@ class Subject:
         read: from its path to what it holds.
         error: what alone may be raised.
         check: what is wrong with what was read, whatever the file held; an empty string if nothing.
-        same: whether two readings are equal. ``None`` where damage cannot be told from another good file (text).
-        structured: whether it is safetensors with words that the reader checks.
+        same: whether two readings are equal. ``None`` if damage gives another valid file (text).
+        structured: whether it is safetensors with metadata that the reader checks.
         spare: bytes of memory granted beside twice the file's size.
     """
 
@@ -283,7 +283,7 @@ def make_subjects(folder: Path) -> list[Subject]:
 
 
 def make_large(folder: Path) -> list[Subject]:
-    """Files of a megabyte or two, on which memory is told from what Python takes anyway."""
+    """Files of a megabyte or two, large enough to measure memory above Python's own use."""
     plan, kernel = make_subjects(folder)[0], make_subjects(folder)[2]
     plan.name, plan.content, plan.spare = "large plan", _saved(folder, make_plan(400, 3)), 2**16
     kernel.name, kernel.content, kernel.spare = "large kernel", _saved(folder, make_kernel(120, 10)), 2**16

@@ -1,4 +1,4 @@
-"""A small part of the fuzzing at each change; the whole is a run of its own: ``python -m tests.fuzz.files``."""
+"""A small part of the fuzzing, for each change; all of it: ``python -m tests.fuzz.files``."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from tests.fuzz.subjects import kernel_fault, make_kernel, make_plan, make_subje
 
 
 def test_fuzzed_files_give_their_kinds_error_or_what_is_valid():
-    """In a process of its own: under pytest, annotations are checked by code that is compiled meanwhile."""
+    """In a separate process: under pytest, annotations are checked by code that is compiled meanwhile."""
     options = ["--cases", "1500", "--seed", "2", "--kills", "4", "--positions", "60"]
     command = [sys.executable, "-m", "tests.fuzz.files", *options]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Writers that meet a full disk at every byte, and killed ones: the old file stays whole, and nothing else stays."""
+"""A full disk at every byte, and killed writers: the old file stays whole, and no other stays."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from tests.fuzz.subjects import make_plan
 
 
 def check_full_disk(folder, positions=None):
-    """Save with room for n bytes only, for every n (or so many of them): how many n, and what went wrong."""
+    """Save with room for n bytes, for every n or a sample; returns the number of n and the failures."""
     place = folder / "full"
     place.mkdir()
     path = place / "kept.plan"

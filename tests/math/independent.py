@@ -1,4 +1,4 @@
-"""The published methods written a second time, straight from their equations, on features and in exact fractions."""
+"""The published methods written again from their equations, on features, in exact fractions."""
 
 from fractions import Fraction
 from math import factorial
@@ -11,7 +11,7 @@ from foreseer.grid import Grid
 
 @st.composite
 def runs(draw, least_computed=1, most_steps=24, widest=3):
-    """A grid of uneven levels, some computed steps with gaps of at most ``widest``, and a later step to forecast."""
+    """An uneven grid, computed steps with gaps of at most ``widest``, and a later step to forecast."""
     gaps = draw(st.lists(st.integers(1, widest), min_size=least_computed - 1, max_size=8))
     computed = [0]
     for gap in gaps:
@@ -37,7 +37,7 @@ def lagrange_row(nodes, target):
 
 
 class PublishedTaylorSeer:
-    """The released program's bookkeeping: a cache of derivatives of the feature and the list of activated steps."""
+    """State of the released program: a cache of the feature's derivatives, and the activated steps."""
 
     def __init__(self, order, first_enhance):
         self.order, self.first_enhance = order, first_enhance

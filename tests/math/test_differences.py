@@ -14,7 +14,7 @@ from tests.support.plans import make_plan, plans
 
 
 def backward_differences(values):
-    """Of orders 0, 1, ... at the newest value; ``values`` oldest first."""
+    """Differences of orders 0, 1, ... at the newest value; ``values`` oldest first."""
     differences = []
     while values:
         differences.append(values[-1])

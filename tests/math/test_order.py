@@ -64,7 +64,7 @@ def test_adams_bashforth_converges_with_its_order(name, order, make_grid, gaps):
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_a_quadrature_by_adams_bashforth_converges_with_its_order(order):
-    """Every other step is computed, the others forecast: the sum over the run is limited by Euler or the rows."""
+    """Every second step is computed: the order of the run is limited by Euler or by the rows."""
     errors = []
     for steps in (64, 128, 256, 512):
         grid = Grid.uniform(steps)

@@ -1,4 +1,4 @@
-"""Builds wheel and sdist and tries the installed wheel, away from the checkout: ``python -m tests.packaging.smoke``.
+"""Build wheel and sdist and try the installed wheel: ``python -m tests.packaging.smoke``.
 
 The wheel is built from the sdist, so both are complete or neither is. It is installed into a fresh environment without
 extras, where the core must work and must not find torch, and then tried again with what pipelines need: with

@@ -1,4 +1,4 @@
-"""The repository's own files: workflows, issue forms, versions, and the limits that SECURITY.md states."""
+"""Files of the repository: workflows, issue forms, versions, and the limits in SECURITY.md."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The cells of the hardening matrix: tests say in a mark of theirs which cell they close, and how it came out."""
+"""Cells of the hardening matrix: a mark names the cell that a test covers, and its outcome."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The sampling loop of every kind of scheduler that diffusers ships, at its smallest, and a network to go with it.
+"""The smallest sampling loop for every kind of scheduler in diffusers, and a network for it.
 
 Each loop calls network and scheduler as the pipelines do that come with the scheduler: what the network is given for a
-timestep, which call belongs to which step, and what the scheduler is told beside.
+timestep, which call belongs to which step, and the scheduler's further arguments.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OfTokens(nn.Module):
 
 
 class OfTokensAndTime(OfTokens):
-    """Log probabilities of a clean token, shape (batch, classes but the mask, places), as VQ-Diffusion's network."""
+    """Log probabilities of a clean token, (batch, classes without mask, places), as in VQ-Diffusion."""
 
     def forward(self, tokens: Tensor, timestep: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits = super().forward(tokens)[..., :-1] * (1 + timestep.float().mean() / 100)
@@ -113,7 +113,7 @@ def stable_cascade(model: nn.Module, scheduler: Any, generator: Generator) -> Te
 
 
 def repaint(model: nn.Module, scheduler: Any, generator: Generator, jump_length: int = 2) -> Tensor:
-    """RePaint's: it jumps back to more noise again and again; where the jump is longer than the run, never."""
+    """RePaint's: it jumps back to more noise repeatedly, unless the jump is longer than the run."""
     scheduler.set_timesteps(STEPS, jump_length=jump_length, jump_n_sample=2)
     x, last = noise(generator, scheduler), scheduler.timesteps[0] + 1
     picture, mask = torch.zeros(_SHAPE), torch.ones(_SHAPE).tril()
@@ -138,7 +138,7 @@ def score_sde(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
 
 
 def score_sde_vp(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
-    """Score SDE's where variance is preserved: no correction, the network given the timestep of its training."""
+    """Score SDE's with preserved variance: no correction; the network gets training timesteps."""
     scheduler.set_timesteps(STEPS)
     x = noise(generator, scheduler)
     for t in scheduler.timesteps:
@@ -147,7 +147,7 @@ def score_sde_vp(model: nn.Module, scheduler: Any, generator: Generator) -> Tens
 
 
 def karras(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
-    """Karras et al.'s: noise is added before each step, the step corrected by a second call at the next level."""
+    """Karras et al.'s: noise before each step, and a correction by a second call at the next level."""
     scheduler.set_timesteps(STEPS)
     x = noise(generator, scheduler)
     for t in scheduler.timesteps:
@@ -162,7 +162,7 @@ def karras(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
 
 
 def helios(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
-    """Helios': three stages, each of twice the size and a run of its own, the network given whole timesteps."""
+    """Helios': three stages, each a run at twice the size; the network gets whole timesteps."""
     distilled = "DMD" in type(scheduler).__name__
     x = noise(generator, scheduler, (1, 4, 1, 2, 4))
     for stage in range(3):
@@ -201,7 +201,7 @@ def unmask(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
 
 
 def canvas(model: nn.Module, scheduler: Any, generator: Generator) -> Tensor:
-    """DiffusionGemma's: tokens, all random at first; the scheduler is told how many steps were taken."""
+    """DiffusionGemma's: tokens, all random at first; the scheduler gets the number of steps taken."""
     sized = {"block_length": LENGTH} if "block_length" in inspect.signature(scheduler.set_timesteps).parameters else {}
     scheduler.set_timesteps(STEPS, **sized)
     tokens = torch.randint(0, CLASSES, (1, LENGTH), generator=generator)

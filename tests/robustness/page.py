@@ -1,4 +1,4 @@
-"""Writes ``docs/hardening.md`` from the results of the marked tests, which it runs; called by `make matrix`.
+"""Run the marked tests and write ``docs/hardening.md`` from their results; for `make matrix`.
 
 A cell is written as its test came out; one whose test could not run here says why. With a test that fails, nothing is
 written. ``test_page.py`` holds the page against the marks.
@@ -44,7 +44,7 @@ PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao
 
 
 class Results:
-    """What pytest reported: by test, without its parameters, the outcome of every run of it, and why it was skipped."""
+    """Outcomes and reasons of skips that pytest reported, by test without its parameters."""
 
     def __init__(self) -> None:
         self.passed: dict[str, int] = defaultdict(int)
@@ -103,7 +103,7 @@ def page(results: Results, known: Mapping[str, str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests, slow ones too, and write the page; the exit status. With ``--new`` those that it lacks."""
+    """Run all tests, or with ``--new`` the missing ones, and write the page; returns the exit status."""
     known = lines_of(PAGE.read_text()) if "--new" in arguments else {}
     os.environ["FORESEER_SLOW"] = "1"  # read by every worker
     results = Results()

@@ -1,4 +1,4 @@
-"""What each process of a context-parallel run does: ``python -m tests.robustness.ranks RANK WORLD FILE SITE``.
+"""One process of a context-parallel run: ``python -m tests.robustness.ranks RANK WORLD FILE SITE``.
 
 Prints one line of JSON: what was computed and forecast, and digests of the image with and without the policy.
 """
@@ -55,7 +55,7 @@ def main(rank: int, world: int, store: str, site: str) -> dict[str, Any]:
 
 
 def digest(image: Tensor) -> str:
-    """Of its bits."""
+    """Digest of its bits."""
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What comes of every scheduler that diffusers ships: outcome and why, held true by `test_schedulers.py`."""
+"""Outcome and reason for every scheduler in diffusers, verified by `test_schedulers.py`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _FAILS_OPEN = {
     "ScoreSdeVe": "the network gets a noise scale instead of the timestep, and is called twice per level",
     "ScoreSdeVp": "the network gets a timestep that is not the scheduler's",
 }
-# What the handle says where it fails open, by the words that the reason above begins with.
+# The handle's message where it fails open, by the beginning of the reason above.
 SAID = {
     "its noise levels rise": "must strictly decrease",
     "the network gets a": "is not exactly one of its timesteps",

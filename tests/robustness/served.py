@@ -1,4 +1,4 @@
-"""What the tests of hosts share: an attachment that is changed from outside must go on as if it were not."""
+"""Shared by tests of hosts: an attachment that is changed from outside must continue unaffected."""
 
 from __future__ import annotations
 

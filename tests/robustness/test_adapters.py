@@ -34,7 +34,7 @@ def adapted(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 class Adapters:
-    """A pipeline with two adapters at hand, one in memory and one in a file that peft wrote."""
+    """A pipeline and two adapters, one in memory and one in a file that peft wrote."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)

@@ -26,7 +26,7 @@ class Control(nn.Module):
 
 
 class TwoNetworks:
-    """Guides by a second network of the first one's class, which has a name of its own."""
+    """Guides by a second network of the first one's class, with another name."""
 
     def __init__(self) -> None:
         self.scheduler = flow_scheduler()
@@ -56,7 +56,7 @@ def test_all_networks_of_the_denoisers_class_are_attached_and_the_others_named()
 
 
 class Late(LoopPipeline):
-    """Begins at a later step and tells its scheduler nothing of it; an option has a default that is not None."""
+    """Begins at a later step, unknown to its scheduler; one option's default is not None."""
 
     seen: Any = ()
 
@@ -87,6 +87,24 @@ def test_a_run_that_begins_late_is_calibrated_with_the_call_as_given(kind: Any) 
     with fs.accelerate(pipe, kernel, nfe=3) as handle:
         pipe("a")
         assert handle.record.nfe == 3
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_scaled_timestep_that_equals_one_of_the_schedulers_own(inverted: bool, late: int) -> None:
+    """1000 / 1000 is the last timestep of a grid from 1000 to 1."""
+    network = randomise(TinyDenoiser(), 5)
+    scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=inverted)
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:
+        if inverted:
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / STEPS, STEPS).tolist())
+            scheduler.set_begin_index(late)
+        else:
+            scheduler.set_timesteps(STEPS)
+        x = torch.ones(1, 5, 4)
+        for t in scheduler.timesteps[late:]:
+            x = scheduler.step(network(x, (t / 1000).expand(1)), t, x).prev_sample
+    assert handle.record.computed == {"call 1": list(range(late, STEPS, 2))}
 
 
 class Blocks(LoopPipeline):

@@ -190,7 +190,7 @@ def test_a_failed_forecast_asked_for_again() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises, as in a program of its own; test runners may ignore it."""
+    """Ctrl-C raises, as in a separate program; test runners may ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -203,7 +203,7 @@ def interrupt() -> None:
 
 
 def run_until_interrupted(seconds: float) -> None:
-    """Runs one after the other; a signal that comes while tqdm's bar is destroyed is lost there, and sent again."""
+    """Runs in sequence; a signal that tqdm loses while its bar is destroyed is sent again."""
     for _ in range(20):
         timer = threading.Timer(seconds, interrupt)
         timer.start()
@@ -308,7 +308,7 @@ def test_attaching_interrupted_at_any_line(site: str, what: str) -> None:
 
 
 def digest(site: str, broken: bool = False) -> str:
-    """Of a picture of the bundled pipeline; after a run that was ``broken`` off in its middle, or the first one."""
+    """Digest of a bundled pipeline's picture, the first or after a run ``broken`` off in its middle."""
     torch.set_num_threads(1)
     with torch.no_grad(), fs.accelerate(emoji(), policy(site)):
         if broken:

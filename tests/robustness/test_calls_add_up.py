@@ -1,4 +1,4 @@
-"""Computed and forecast calls are all the calls that the sampler makes, whatever it does; nothing is guessed."""
+"""Computed and forecast calls add up to all calls of the sampler, whatever it does."""
 
 from __future__ import annotations
 

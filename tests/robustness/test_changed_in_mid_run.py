@@ -52,7 +52,7 @@ def test_adapters_switched(name: str, site: str) -> None:
             network.set_adapters(["one"], [1.0])
             run(tiny, switch)
             assert handle.record is not None
-            assert handle.record.computed_steps == (0, 2, 6)  # anew from step 2 on
+            assert handle.record.computed_steps == (0, 2, 6)  # rebuilt from step 2 on
             assert [step for step, _ in handle.record.begun_late] == [2]
         tiny.run(8)
         assert handle.record.computed_steps == (0, 4)
@@ -150,7 +150,7 @@ def test_a_changed_prompt(name: str, change: Change, computed: tuple[tuple[int, 
 
 
 def own_loop(change: Callable[[int, dict[int, Tensor]], None]) -> dict[tuple[int, int], Tensor]:
-    """Two generations on one U-Net with the same embedding, told apart by their samples only."""
+    """Two generations on one U-Net with the same embedding, distinguished by their samples only."""
     unet, scheduler = build("stable_diffusion").pipe.unet, diffusers.DDIMScheduler()
     scheduler.set_timesteps(6)
     embedding, outputs = embeds(1, 6, 32), {}

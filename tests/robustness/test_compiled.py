@@ -1,4 +1,4 @@
-"""`torch.compile`, before and after attaching: the compiled code runs at the computed steps, and only there."""
+"""`torch.compile` before and after attaching: compiled code runs at the computed steps only."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_compiled(how: str, site: str, when: str) -> None:
     assert not is_hooked(model)
     assert not any("compile" in vars(module) for module in model.modules())
     tiny.run()
-    assert backend.runs == (2 * 4 + 8) * units  # what was compiled stays so when it is let go
+    assert backend.runs == (2 * 4 + 8) * units  # a compiled module stays compiled when it is detached
 
 
 class Block(nn.Module):

@@ -19,7 +19,7 @@ from tests.support.pipelines import assemble, embeds, randomise, square
 
 
 class Conditioned(TinyDenoiser):
-    """A denoiser that is given words."""
+    """A denoiser that takes text."""
 
     def forward(self, x: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
         return super().forward(x + words, timestep)

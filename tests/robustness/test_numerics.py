@@ -103,7 +103,7 @@ def test_large_gain_is_said() -> None:
 
 
 def digest() -> str:
-    """Of a fresh accelerated run of the tiny denoiser."""
+    """Outputs of a new accelerated run of the tiny denoiser."""
     torch.manual_seed(0)  # of the biases
     model, scheduler = randomise(TinyDenoiser(), 5), flow_scheduler()
     with torch.no_grad(), fs.accelerate(model, policy(), scheduler=scheduler):

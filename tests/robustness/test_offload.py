@@ -1,4 +1,4 @@
-"""Weights that wait elsewhere and come when they are needed: offloading and device maps, before and after attaching."""
+"""Offloading and device maps, before and after attaching."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sequential_offload(site: str, when: str) -> None:
 
 
 def as_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The state of ``model``; accelerate 1.15 fails on plain tensors where the device that computes is theirs."""
+    """State of ``model``; accelerate 1.15 fails on plain tensors that are on the compute device."""
     return {name: nn.Parameter(one.clone(), requires_grad=False) for name, one in model.state_dict().items()}
 
 

@@ -29,7 +29,7 @@ def passes_of(module: nn.Module) -> Iterator[Counter[nn.Module]]:
 
 
 def check(tiny: TinyPipeline, site: str, plain: Tensor) -> None:
-    """An all-compute run is ``plain`` to the last bit; every second step is skipped, and the next run the same."""
+    """An all-compute run equals ``plain`` bit for bit; runs that skip every second step are repeatable."""
     first = tiny.first_step(STEPS)
     visited = list(range(first, STEPS))
     with fs.accelerate(tiny.pipe, policy(site, fs.schedule.Uniform(1))) as handle:

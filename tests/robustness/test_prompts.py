@@ -12,7 +12,7 @@ from tests.support.attaching import policy
 SITES = pytest.mark.parametrize("site", ["output", pytest.param("last_block", marks=pytest.mark.slow)])
 LISTS: list[tuple[str | list[str], int]] = [
     ([PANDA, ROCKET], 1),
-    ([ROCKET, PANDA], 1),  # the same shapes, other words
+    ([ROCKET, PANDA], 1),  # the same shapes, other text
     ([PIZZA, ROCKET], 2),  # of each prompt two pictures
     (PANDA, 2),
     ([PANDA, ROCKET], 1),

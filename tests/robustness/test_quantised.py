@@ -33,7 +33,7 @@ def by_torch(model: nn.Module) -> None:
 
 
 def by_bitsandbytes(model: nn.Module, bits: int) -> None:
-    """int8 or nf4 layers in place of float32's, as diffusers puts them there, which for doing so wants a GPU."""
+    """Replace float32 layers by int8 or nf4 layers, as diffusers does, without the GPU that it needs."""
     layers = pytest.importorskip("bitsandbytes").nn
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):

@@ -1,4 +1,4 @@
-"""Schedulers with a loop of their own, in whole pipelines: what the small loops of `loops.py` leave out."""
+"""Whole pipelines of schedulers with a special loop, which `loops.py` leaves out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def sana_sprint() -> tuple[Any, Run]:
 
 
 def stable_cascade() -> tuple[Any, Run]:
-    """Stable Cascade's prior, whose network is called ``prior`` and told a ratio."""
+    """Stable Cascade's prior, whose network is called ``prior`` and gets a ratio."""
     blocks = ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock")
     model = diffusers.StableCascadeUNet(
         in_channels=4,

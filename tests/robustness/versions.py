@@ -1,8 +1,8 @@
-"""Run the suites that depend on diffusers under other versions: ``python -m tests.robustness.versions 0.37.0 0.42.1``.
+"""Run suites under other versions: ``python -m tests.robustness.versions 0.37.0 0.42.1``.
 
 With ``--page`` it has the last of the versions write ``docs/hardening.md`` instead (`tests.robustness.page`).
 
-Each version gets a virtual environment of its own below ``.venv-matrix``, with torch as it is pinned, and with the
+Each version gets a separate virtual environment below ``.venv-matrix``, with torch as it is pinned, and with the
 libraries that quantise weights; nothing is installed into the one that runs this.
 """
 

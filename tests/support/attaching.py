@@ -1,4 +1,4 @@
-"""What the attachment tests share: cached tiny pipelines, policies, and a sampling loop of our own."""
+"""Shared by attachment tests: cached tiny pipelines, policies, and a sampling loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny pipelines whole, text encoders, tokenizers and autoencoder among their parts, as folders in diffusers' format.
+"""Whole tiny pipelines, with text encoders and autoencoder, as folders in diffusers' format.
 
 The denoiser and the scheduler are those of ``tests.support.pipelines``; ``save(name, folder)`` writes one. Left out,
 because their processors need torchvision: FLUX.2 (Mistral), Kandinsky 5, Qwen-Image's editing.
@@ -86,7 +86,7 @@ def sana() -> Parts:
 
 
 def lumina2() -> Parts:
-    """Gemma 2, room for the letters of its prompt, and the eight pixels to one that the pipeline takes for granted."""
+    """Gemma 2 with room for its prompt's letters, and the factor of 8 that the pipeline assumes."""
     vae = network(
         "AutoencoderKL",
         block_out_channels=(8,) * 4,
@@ -166,7 +166,7 @@ def ltx() -> Parts:
 
 
 def ltx2() -> Parts:
-    """Gemma 3, all of whose layers the connectors read; pictures 32 to one, and sound by way of its spectrogram."""
+    """Gemma 3, all of whose layers are read; a picture factor of 32; sound as a spectrogram."""
     vae = network(
         "AutoencoderKLLTX2Video",
         latent_channels=8,
@@ -215,7 +215,7 @@ def wan() -> Parts:
 
 
 def hunyuan_video_1_5() -> Parts:
-    """Qwen 2.5 VL's words, and T5's for glyphs."""
+    """Qwen 2.5 VL's tokens, and T5's for glyphs."""
     vae = network(
         "AutoencoderKLHunyuanVideo15",
         latent_channels=4,

@@ -83,7 +83,7 @@ def qwen2_5_vl(layers: int = 1) -> tuple[Any, nn.Module]:
 
 
 def qwen2_5_words() -> tuple[Any, nn.Module]:
-    """What of Qwen 2.5 VL reads words."""
+    """The text part of Qwen 2.5 VL."""
     tokenizer, both = qwen2_5_vl(3)
     return tokenizer, both.get_submodule("model.language_model")
 

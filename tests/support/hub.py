@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub's HTTP interface: files by revision, and uploads, on this machine."""
+"""Stand-in of the Hugging Face Hub's HTTP interface: files by revision, and uploads."""
 
 from __future__ import annotations
 

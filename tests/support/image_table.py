@@ -180,7 +180,7 @@ IMAGES: dict[str, Row] = {
         more=NO_SIZE,
         attributes={"default_sample_size": 8},
     ),
-    # A guider that projects, contexts of its own names.
+    # A guider that projects, with other names for contexts.
     "hunyuan_image": Row(
         "HunyuanImagePipeline",
         nets.hunyuan_image_model,

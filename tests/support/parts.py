@@ -1,4 +1,4 @@
-"""Inputs and components of the tiny pipelines: prompt embeddings, pictures, autoencoders, random weights."""
+"""Parts of the tiny pipelines: prompt embeddings, pictures, autoencoders, random weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def assemble(pipeline: type, **components: Any) -> Any:
 
 
 def embeds(*shape: int, seed: int = 7) -> Tensor:
-    """Random embeddings in place of a text encoder's; a :class:`Prompted` pipeline has others for each prompt."""
+    """Random embeddings in place of a text encoder's; others per prompt for :class:`Prompted`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + PROMPT.get()))
 
 

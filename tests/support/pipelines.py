@@ -1,4 +1,4 @@
-"""Tiny pipelines with random weights, made from configuration alone: no download, some milliseconds per step.
+"""Tiny pipelines with random weights, made from configuration: no download, fast steps.
 
 Every parameter is non-zero (a zero-initialised gate would hide an error), and prompt embeddings replace text encoders.
 ``build("flux")`` gives a :class:`TinyPipeline`; ``NAMES`` lists the rows of the tables.

@@ -8,7 +8,7 @@ from foreseer.plan import Plan
 
 
 def make_plan(seed, steps=12, zeros=0.3, computed_share=0.4, **options):
-    """A plan with random levels, steps and weights; a share of the weights, and whole rows now and then, is zero."""
+    """A plan with random levels, steps and weights; some weights and some whole rows are zero."""
     generator = np.random.default_rng(seed)
     levels = np.cumsum(generator.uniform(0.01, 1.0, size=steps))[::-1].copy()
     computed = (0, *(int(j) for j in range(1, steps) if generator.random() < computed_share))

@@ -1,4 +1,4 @@
-"""Instances of registered classes, made from their own annotations: what is registered is tested without being listed.
+"""Instances of registered classes from their annotations, so that no test must list them.
 
 A frozen dataclass is made from its defaults; fields without one get a value by their name. Then every field is varied
 by its type, one at a time, and what the class refuses is left out.

@@ -9,7 +9,7 @@ GRID = fs.Grid.uniform(STEPS)
 
 
 def trajectories(prompts, wiggle=1.0, seed=0, width=64):
-    """Features of shape (prompts, T, width): a straight part, and one of a Matern process (5/2) of size ``wiggle``."""
+    """Features (prompts, T, width): a linear part, plus a Matern process (5/2) of size ``wiggle``."""
     numbers = np.random.default_rng(seed)
     t = GRID.levels
     distance = np.sqrt(5.0) * np.abs(t[:, None] - t) / 0.4

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "models"
 BLOCK = re.compile(r"^<!-- model -->\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RECIPES = FOLDER.parent / "recipes.md"
 PAGES = [page for page in (*sorted(FOLDER.glob("*.md")), RECIPES) if BLOCK.search(page.read_text())]
-# Which tiny pipeline stands for a repository of a class that several serve.
+# The tiny pipeline for a repository whose class several pipelines serve.
 TINY = {
     "FluxPipeline": "flux",
     "FluxKontextPipeline": "flux_kontext",

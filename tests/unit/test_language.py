@@ -15,11 +15,9 @@ SOURCE = Path(foreseer.__file__).parent
 ROOT = SOURCE.parent.parent
 # What the rules on language cover so far: files, or folders with all that is below them.
 COVERED = (
-    "src/foreseer",
-    "tests/unit/evaluate",
-    "tests/unit/cli",
+    *("src/foreseer", "tests"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs"),
-    *("examples/serve/README.md", "benchmarks/README.md"),
+    *("benchmarks", "comfyui-foreseer", "examples", "training"),
 )
 PHRASES = {
     "what is no": r"\bwhat(ever)? (is|are) no\b",

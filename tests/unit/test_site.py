@@ -1,4 +1,4 @@
-"""Sites are words: read back to what they were written from, refused where they are not known."""
+"""Sites are text: reading inverts writing, and unknown text is refused."""
 
 import pytest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, record_branches
-from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.identity import fingerprint, text_of
 from foreseer.calibration.jobs import (
     PromptRuns,
-    check_prompts,
-    check_seed,
+    Work,
+    check_ready,
     content,
-    make_folder,
+    default_steps,
     prompt_unit,
-    without_repeats,
 )
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
@@ -39,9 +38,9 @@ SENSITIVITY_PROMPTS = 4
 
 def calibrate(
     pipe: Any,
-    prompts: str | Sequence[str],
+    prompts: Any,
     *,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     site: str | Site = "output",
     sensitivity_prompts: int = SENSITIVITY_PROMPTS,
@@ -57,10 +56,11 @@ def calibrate(
     each branch can have separate rows. Memory holds one prompt's trajectory at a time.
 
     Args:
-        pipe: a diffusers pipeline, not attached; or, as workers need it, a name from which they build their own: see
-            :class:`foreseer.scale.Model`.
-        prompts: a few, or a single one; 4 are within about 1 dB of 64.
-        num_inference_steps: number of steps T of the kernel's grid; the kernel serves other step counts too.
+        pipe: a diffusers pipeline, not attached; or an ``fs.Sampler``; or, as workers need it, a name from which they
+            build their own: see :class:`foreseer.scale.Model`.
+        prompts: a few, or a single one; 4 are within about 1 dB of 64. Starts, if ``pipe`` is an ``fs.Sampler``.
+        num_inference_steps: number of steps T of the kernel's grid, by default 50, or those of an ``fs.Sampler``; the
+            kernel serves other step counts too.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         site: where features are taken (`foreseer.site`): ``"output"``; ``"last_block"``, with the network's head run at
             every step; or ``"modules"``, with separate moments per module. Rollout needs ``"output"``.
@@ -78,12 +78,13 @@ def calibrate(
         KernelError: an output is not finite.
     """
     prompts = [prompts] if isinstance(prompts, str) and prompts else prompts
-    prompts, seed = check_prompts(prompts), check_seed(seed)
+    num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     _check_options(num_inference_steps, sensitivity_prompts, site)
-    place, folder = str(read_site(site)), make_folder(checkpoint)
+    place = str(read_site(site))
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
     store = FolderStore(folder) if folder is not None else MemoryStore()
     measured = prompts[:sensitivity_prompts]
-    show = without_repeats(progress, len(prompts) + len(measured))
+    show = Work(progress, len(prompts) + len(measured)).reach
     with place_of(workers).pool() as pool:
         runs = PromptRuns(model_of(pipe), num_inference_steps, options).identified(pool, len(prompts))
         units = [
@@ -93,7 +94,11 @@ def calibrate(
         results = run_units(
             pool, RecordPrompt(runs, place), units, store=store, progress=lambda done, total, state: show(done)
         )
-        whole = {"seed": str(seed), "prompts": str(len(prompts)), "prompts_hash": fingerprint("\n".join(prompts))}
+        whole = {
+            "seed": str(seed),
+            "prompts": str(len(prompts)),
+            "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
+        }
         kernel = _merged([decode_kernel(content(result)) for result in results], {**whole, "site": place})
         if measured:
             counted = lambda done, total, state: show(len(prompts) + done)  # noqa: E731

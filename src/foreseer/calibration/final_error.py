@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,19 @@ from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.gauss_newton import ErrorMoments
-from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import PromptRuns, Work, make_folder, prompt_unit
 from foreseer.calibration.record import gram, record_run
-from foreseer.calibration.references import REMEDY, Work
-from foreseer.calibration.replay import Outputs, PlannedRun, run_plan
+from foreseer.calibration.references import REMEDY
+from foreseer.calibration.replay import DivergedError, Outputs, PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.errors import CalibrationError
 from foreseer.files import Artifact
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
+from foreseer.scale import Task, Unit, Worker
 
+FINALS = "finals"  # in a worker's memory
 FINAL_FILE = Artifact(
     "final sample",
     version=1,
@@ -40,49 +43,39 @@ FINAL_FILE = Artifact(
 class Reference:
     """Prompt, seed of its initial noise, and final sample of its reference run (flattened, float32)."""
 
-    prompt: str
+    prompt: Any
     seed: int
     sample: Tensor
 
 
-def run_references(
-    pipe: Any,
-    seeded: Sequence[tuple[int, str]],
-    call: dict[str, Any],
-    *,
-    folder: Path | None,
-    work: Work,
-    passes: int,
-) -> list[Reference]:
-    """The reference of each prompt: run, or read from ``folder``, where it is kept.
+def final_reference(
+    pipe: Any, prompt: Any, seed: int, call: dict[str, Any], *, folder: str | None, identity: Mapping[str, str]
+) -> Reference:
+    """The reference of a prompt: run, or read from ``folder``, where it is kept.
 
     Args:
-        pipe: a diffusers pipeline, not attached.
-        seeded: seeds and prompts.
+        pipe: a pipeline, not attached.
+        prompt: text.
+        seed: of the initial noise.
         call: options of the reference's call.
         folder: where final samples are kept; ``None`` keeps none.
-        work: counts forward passes.
-        passes: forward passes of one reference run.
+        identity: everything but prompt and seed that the sample depends on.
 
     Raises:
         CalibrationError: the folder cannot be written, or holds a damaged file.
     """
-    references = []
-    for seed, prompt in seeded:
-        words = identity_of(pipe, [prompt], int(call["num_inference_steps"]), seed, call)
-        identity = json.dumps(words, sort_keys=True)
-        path = folder / f"final-{fingerprint(identity)}.safetensors" if folder is not None else None
-        sample = _read_sample(path, identity)
-        if sample is None:
-            with record_run(pipe) as trajectory:
-                run(pipe, call_arguments(pipe, prompt, call), seed)
-            assert trajectory.sample is not None
-            sample = _flat(trajectory.sample)
-            work.did(passes)
-            if path is not None:
-                FINAL_FILE.save(path, {"sample": sample.cpu().numpy()}, {"identity": identity})
-        references.append(Reference(prompt, seed, sample))
-    return references
+    words = prompt_unit("", 0, prompt, seed, identity).fingerprint
+    path = Path(folder) / f"final-{fingerprint(words)}.safetensors" if folder is not None else None
+    sample = _read_sample(path, words)
+    if sample is None:
+        with record_run(pipe) as trajectory:
+            run(pipe, call_arguments(pipe, prompt, call), seed)
+        assert trajectory.sample is not None
+        sample = _flat(trajectory.sample)
+        if path is not None:
+            make_folder(folder)
+            FINAL_FILE.save(path, {"sample": sample.cpu().numpy()}, {"identity": words})
+    return Reference(prompt, seed, sample)
 
 
 def _read_sample(path: Path | None, identity: str) -> Tensor | None:
@@ -104,33 +97,26 @@ class FinalError:
     def __init__(self, pipe: Any, call: Mapping[str, Any], work: Work) -> None:
         self._pipe = pipe
         self._call = call
-        self._work = work
+        self.work = work
 
     def run(self, plan: Plan, reference: Reference, outputs: Outputs | None = None) -> tuple[PlannedRun, Tensor]:
         """A run under ``plan``, and its error over the size of the reference, flattened, in float32."""
         found = run_plan(self._pipe, plan, reference.prompt, reference.seed, self._call, outputs=outputs)
-        self._work.did(found.forward_passes)
+        self.work.did(found.forward_passes)
         assert found.trajectory.sample is not None
         truth = reference.sample.to(found.trajectory.sample.device)
         return found, (_flat(found.trajectory.sample) - truth) / truth.norm()
 
-    def errors(self, plan: Plan, references: Sequence[Reference]) -> np.ndarray:
-        """Relative error of each prompt."""
-        return np.array([float(self.run(plan, reference)[1].double().norm()) for reference in references])
-
-    def errors_and_grams(
-        self, plan: Plan, references: Sequence[Reference]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], PlannedRun]:
-        """Relative errors, mean products of the computed features by branch, and the last run."""
-        errors, grams = [], {}
-        found = None
-        for reference in references:
-            found, error = self.run(plan, reference)
-            errors.append(float(error.double().norm()))
-            for name, matrix in _grams(plan, found).items():
-                grams[name] = grams.get(name, 0.0) + matrix / len(references)
-        assert found is not None
-        return np.array(errors), grams, found
+    def measure(self, plan: Plan, reference: Reference) -> tuple[float, list[np.ndarray]]:
+        """The relative error, infinite if the run diverges, and products of features by branch."""
+        outputs: Outputs = {}
+        try:
+            found, error = self.run(plan, reference, outputs)
+        except DivergedError:
+            self.work.did(len(outputs) + 1)
+            return math.inf, []
+        grams = _grams(plan, found)
+        return float(error.double().norm()), [grams[name] for name in plan.branch_rows or ("",)]
 
     def linearise(self, directions: RowDirections, reference: Reference, difference: float) -> ErrorMoments:
         r"""Moments of one prompt's error and of its derivatives, by forward differences of the runs.
@@ -152,6 +138,89 @@ class FinalError:
             columns[index] = (changed - error) / size
         products = gram([*columns, error], [*columns, error]) * error.numel()
         return ErrorMoments(products[:-1, :-1], products[:-1, -1], float(products[-1, -1]), 1)
+
+
+@dataclass(frozen=True)
+class FinalSetting:
+    """What all tasks of one refinement share.
+
+    Args:
+        runs: under the plans.
+        teacher_steps: of the references' runs.
+        folder: where references are kept; ``None`` keeps none.
+    """
+
+    runs: PromptRuns
+    teacher_steps: int
+    folder: str | None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Everything but prompt and seed that a reference depends on."""
+        return {**self.runs.identity, "teacher": str(self.teacher_steps)}
+
+    def begin(self, worker: Worker, unit: Unit) -> tuple[FinalError, Reference]:
+        """What measures a worker's runs, and the unit's reference; the worker keeps references."""
+        prompt, seed = unit.payload
+        pipe, options = self.runs.on(worker)
+        identity, references = worker.memory.get(FINALS, (None, {}))
+        if identity != self.identity:
+            _, references = worker.memory[FINALS] = self.identity, {}
+        if unit.home not in references:
+            call = {**self.runs.call(options), "num_inference_steps": self.teacher_steps}
+            references[unit.home] = final_reference(
+                pipe, prompt, seed, call, folder=self.folder, identity=self.identity
+            )
+        return FinalError(pipe, self.runs.call(options), Work(None, 0)), references[unit.home]
+
+
+@dataclass(frozen=True)
+class RunFinalReference(Task):
+    """Run a prompt's reference; the worker keeps it, the result is empty."""
+
+    setting: FinalSetting
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One reference."""
+        self.setting.begin(worker, unit)
+        return b""
+
+
+@dataclass(frozen=True)
+class MeasurePlan(Task):
+    """Run a plan and measure it.
+
+    The result, in float64, is forward passes, relative error, and mean products of the computed features by branch.
+    """
+
+    setting: FinalSetting
+    plan: Plan
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One prompt."""
+        final, reference = self.setting.begin(worker, unit)
+        error, grams = final.measure(self.plan, reference)
+        return np.concatenate([[final.work.done, error], *(gram.ravel() for gram in grams)]).tobytes()
+
+
+@dataclass(frozen=True)
+class Linearise(Task):
+    """Run a plan and its changes along directions.
+
+    The result, in float64, is forward passes, then the moments of the error and its derivatives.
+    """
+
+    setting: FinalSetting
+    directions: RowDirections
+    difference: float
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One prompt."""
+        final, reference = self.setting.begin(worker, unit)
+        moments = final.linearise(self.directions, reference, self.difference)
+        return np.concatenate(
+            [[final.work.done], moments.curvature.ravel(), moments.gradient, [moments.square]]
+        ).tobytes()
 
 
 def _flat(sample: Tensor) -> Tensor:

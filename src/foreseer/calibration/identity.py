@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from foreseer.attach.run.network_state import NetworkState
 SAMPLED = 64  # elements hashed per weight
 
 
-def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
+def identity_of(pipe: Any, prompts: Sequence[Any], steps: int, seed: int, options: dict[str, Any]) -> dict[str, str]:
     """Return strings that identify a calibration."""
     import diffusers
 
@@ -38,7 +39,7 @@ def identity_of(pipe: Any, prompts: Sequence[str], steps: int, seed: int, option
         "steps": str(steps),
         "seed": str(seed),
         "prompts": str(len(prompts)),
-        "prompts_hash": fingerprint("\n".join(prompts)),
+        "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
         "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
     }
 
@@ -62,6 +63,11 @@ def weights_of(denoisers: Iterable[nn.Module]) -> str:
             digest.update(f"{name} {tuple(weight.shape)} {fingerprint(sample)} ".encode())
         digest.update(repr(NetworkState(module).adapters.plain).encode())
     return digest.hexdigest()[:16]
+
+
+def text_of(prompt: Any) -> str:
+    """Return a prompt itself, or the fingerprint of one that is not a string (an ``fs.Sampler``'s)."""
+    return prompt if isinstance(prompt, str) else fingerprint(prompt)
 
 
 def fingerprint(value: Any) -> str:
@@ -91,7 +97,7 @@ def _config_of(scheduler: Any) -> str:
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:
-    return {next(module.parameters()).dtype for module in find_denoisers(pipe).values()}
+    return {weight.dtype for module in find_denoisers(pipe).values() for weight in islice(module.parameters(), 1)}
 
 
 def _name_of(pipe: Any) -> str:

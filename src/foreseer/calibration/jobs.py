@@ -5,34 +5,47 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.identity import identity_of
-from foreseer.checks import check_count, check_texts
+from foreseer.calibration.identity import identity_of, text_of
+from foreseer.calibration.loop_sampler import Sampler
+from foreseer.calibration.record import Trajectory
+from foreseer.calibration.replay import find_call
+from foreseer.checks import check_count, check_list, check_texts
 from foreseer.errors import CalibrationError
 from foreseer.files import reason
+from foreseer.grid import Grid
 from foreseer.pipelines import with_pictures
-from foreseer.scale import Failure, Task, Unit, Worker, run_units
-from foreseer.scale.model import AnyModel
+from foreseer.scale import Failure, Store, Task, Unit, Worker, run_units
+from foreseer.scale.model import AnyModel, LiveModel, model_of
 from foreseer.scale.place import Pool
 
 IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
+DEFAULT_STEPS = 50
 MOST_SEED = 2**62  # half of a generator's range, which leaves room for the seeds of the next prompts
 OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
 
 
-def check_prompts(prompts: Any, name: str = "prompts") -> list[str]:
-    """As :func:`foreseer.checks.check_texts`.
+def check_prompts(prompts: Any, name: str = "prompts", *, texts: bool = True) -> list[Any]:
+    """Return ``prompts`` as a list; without ``texts``, the starts of an ``fs.Sampler`` may be of any kind.
 
     Raises:
         CalibrationError: it is something else; the message calls it ``name``.
     """
-    return check_texts(name, prompts, CalibrationError)
+    if texts:
+        return check_texts(name, prompts, CalibrationError)
+    return check_list(name, prompts, CalibrationError, "a list of a few starts of the sampling loop")
+
+
+def takes_texts(pipe: Any) -> bool:
+    """Whether prompts must be strings; not for an ``fs.Sampler`` or a function."""
+    model = model_of(pipe)
+    return not isinstance(model.pipe, Sampler) if isinstance(model, LiveModel) else not model.is_function
 
 
 def check_seed(seed: Any) -> int:
@@ -77,15 +90,29 @@ def make_folder(folder: str | os.PathLike[str] | None) -> Path | None:
 
 
 def check_ready(
-    pipe: Any, prompts: Any, seed: Any = 0, checkpoint: str | os.PathLike[str] | None = None
-) -> tuple[list[str], int, Path | None]:
+    pipe: Any,
+    prompts: Any,
+    seed: Any = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    named: bool = False,
+) -> tuple[list[Any], int, Path | None]:
     """Check what every job on a pipeline takes; return the prompts, the seed and the checkpoint's folder.
+
+    Args:
+        pipe: a pipeline.
+        prompts: of the job.
+        seed: of the first prompt.
+        checkpoint: a folder.
+        named: whether ``pipe`` may be a name, from which workers build their pipelines and check them.
 
     Raises:
         CalibrationError: as :func:`check_prompts`, :func:`check_seed`, :func:`check_pipeline` and :func:`make_folder`.
     """
-    prompts, seed = check_prompts(prompts), check_seed(seed)
-    check_pipeline(pipe)
+    prompts, seed = check_prompts(prompts, texts=takes_texts(pipe)), check_seed(seed)
+    model = model_of(pipe)
+    if isinstance(model, LiveModel) or not named:
+        check_pipeline(model.pipe if isinstance(model, LiveModel) else pipe)
     return prompts, seed, make_folder(checkpoint)
 
 
@@ -99,6 +126,31 @@ def check_pipeline(pipe: Any) -> None:
         raise CalibrationError(f"{type(pipe).__name__} has no scheduler; expected a diffusers pipeline.")
     if any(is_hooked(module) for module in find_denoisers(pipe).values()):
         raise CalibrationError("A policy is attached: detach its handle first, since calibration computes every step.")
+
+
+def split_prompts(
+    prompts: Sequence[Any], held_out: int | Sequence[Any] | None, seed: int
+) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
+    """Seeds and prompts to fit on, and those held out, which have the later seeds.
+
+    Raises:
+        CalibrationError: one of the two would be empty.
+
+    >>> split_prompts(["a", "b", "c"], 1, seed=5)
+    ([(5, 'a'), (6, 'b')], [(7, 'c')])
+    """
+    if held_out is None:
+        held_out = max(1, len(prompts) // 4)
+    if not isinstance(held_out, Sequence):
+        check_count("held_out", held_out, CalibrationError, least=1)
+        if held_out >= len(prompts):
+            raise CalibrationError(
+                f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
+            )
+        held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
+    held_out = check_prompts(held_out, "held_out", texts=isinstance(prompts[0], str))
+    seeded = list(enumerate([*prompts, *held_out], seed))
+    return seeded[: len(prompts)], seeded[len(prompts) :]
 
 
 @dataclass(frozen=True)
@@ -143,6 +195,16 @@ class PromptRuns:
         """``options`` with the number of steps, for a run that ends at the latent."""
         return {**options, "num_inference_steps": self.steps, "output_type": "latent"}
 
+    def find(self, worker: Worker, prompt: Any, grid: Grid, recorded: str) -> tuple[Any, dict[str, Any], Trajectory]:
+        """Return a worker's pipeline, the options of calls whose runs are on ``grid``, and a run's first step.
+
+        Raises:
+            CalibrationError: no number of steps gives such a run.
+        """
+        pipe, options = self.on(worker)
+        asked = {name: value for name, value in self.options.items() if name == "num_inference_steps"}
+        return pipe, *find_call(pipe, prompt, grid, {**options, **asked}, recorded)
+
     def read_identity(self, worker: Worker) -> dict[str, str]:
         """Names, digests and versions of a worker's pipeline.
 
@@ -175,7 +237,7 @@ class Identify(Task):
 
 
 def prompt_unit(
-    kind: str, index: int, prompt: str, seed: int, identity: Mapping[str, str], *, home: bool = False
+    kind: str, index: int, prompt: Any, seed: int, identity: Mapping[str, str], *, home: bool = False
 ) -> Unit:
     """The unit of one prompt and seed.
 
@@ -187,21 +249,73 @@ def prompt_unit(
         identity: everything else that the result depends on.
         home: whether units of this prompt go to the same worker.
     """
-    words = json.dumps({**identity, "prompt": prompt, "seed": seed}, sort_keys=True)
-    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {prompt}" if home else None)
+    text = text_of(prompt)
+    words = json.dumps({**identity, "prompt": text, "seed": seed}, sort_keys=True)
+    return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {text}" if home else None)
 
 
-def without_repeats(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
-    """A function that calls ``progress`` where the number of what is done has changed."""
-    last = -1
+def default_steps(pipe: Any) -> int:
+    """Steps of reference runs: those of an ``fs.Sampler``, else 50."""
+    return getattr(pipe, "steps", DEFAULT_STEPS)
 
-    def show(done: int) -> None:
-        nonlocal last
-        if progress is not None and done != last:
-            last = done
-            progress(done, total)
 
-    return show
+class Work:
+    """Counts what is done for a progress bar.
+
+    Attributes:
+        done: so far, in forward passes or steps of runs.
+        total: expected in all.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._shown = (-1, 0)
+        self.total = total
+        self.done = 0
+
+    def did(self, amount: int) -> None:
+        """Add a finished amount."""
+        self.reach(self.done + amount)
+
+    def reach(self, done: int) -> None:
+        """Set what is done in all; report it if it has changed."""
+        self.done = done
+        if self._progress is not None and (done, self.total) != self._shown:
+            self._shown = done, self.total
+            self._progress(done, self.total)
+
+
+def on_prompts(
+    pool: Pool,
+    task: Task,
+    seeded: Sequence[tuple[int, Any]],
+    *,
+    kind: str,
+    identity: Mapping[str, str],
+    store: Store,
+    work: Work,
+    each: int = 1,
+    first: int = 0,
+) -> list[bytes]:
+    """The results of a task for all prompts, in their order; a barrier.
+
+    Args:
+        pool: of workers; units of one prompt go to the same one.
+        task: what is done with each prompt.
+        seeded: seed and prompt of each unit.
+        kind: of the units; with ``identity`` unique in the job.
+        identity: everything but prompt and seed that the results depend on.
+        store: where results are kept.
+        work: counts ``each`` per prompt.
+        each: work per prompt.
+        first: index of the first prompt to take.
+    """
+    units = [
+        prompt_unit(kind, index, prompt, seed, identity, home=True) for index, (seed, prompt) in enumerate(seeded)
+    ][first:]
+    before = work.done
+    progress = lambda done, total, state: work.reach(before + each * done)  # noqa: E731
+    return [content(result) for result in run_units(pool, task, units, store=store, progress=progress)]
 
 
 def content(result: bytes | Failure) -> bytes:

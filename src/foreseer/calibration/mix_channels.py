@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -13,32 +16,31 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.final_error import FinalError, Reference
-from foreseer.calibration.jobs import check_ready, check_teacher
+from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
-from foreseer.calibration.references import References, Work
-from foreseer.calibration.refine import split_prompts
-from foreseer.calibration.replay import PlannedRun, find_call, run_plan
-from foreseer.calibration.rollout_moments import Student
+from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import share_of_effects
-from foreseer.calibration.sampler import sampler_matrix
+from foreseer.calibration.students import StudentJob, StudentSetting
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import ExpectedError, summarise
 from foreseer.plan import Plan
+from foreseer.plan.file import digest_of
 from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
+from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 
 
 def mix_channels(
     pipe: Any,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     channel_axis: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    workers: int | Place | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
@@ -60,8 +62,9 @@ def mix_channels(
         teacher_steps: follow the trajectory of a finer run with this many steps, from the same initial noise.
         channel_axis: where features have their channels: -1 for packed tokens, 1 for (B, C, ...), 2 for
             (B, F, C, H, W). By default from the shape of the scheduler's sample.
-        checkpoint: a folder that keeps the reference runs; it may be removed afterwards.
+        checkpoint: a folder that keeps the reference runs and each segment's moments; it may be removed afterwards.
         seed: of the first prompt's initial noise; each prompt has the next, held-out prompts last.
+        workers: where prompts are run, as in :func:`foreseer.rollout`.
         progress: called with (steps of runs done, of all).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
@@ -79,35 +82,43 @@ def mix_channels(
         channel_axis = check_axis(channel_axis, CalibrationError)
     if plan.site != "output":
         raise CalibrationError(f"Channels are mixed at the output site; this plan takes features at {plan.site!r}.")
-    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
     fitted, judges = split_prompts(prompts, held_out, seed)
     plan = replace(plan, mixing=None)
     if not plan.forecast_steps:
         raise CalibrationError("This plan computes every step: no forecast is there to correct.")
-    asked = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
-    call, first = find_call(pipe, prompts[0], plan.grid, {**options, "output_type": "latent"}, asked)
-    matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
-    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
     seeded = [*fitted, *judges]
-    work = Work(progress, len(seeded) * (int(finer["num_inference_steps"]) + plan.nfe) + 2 * len(judges) * plan.nfe)
-    references = References(pipe, plan.grid, matrix, finer, folder, branches=tuple(plan.branch_rows))
-    names, coefficients, students = references.students(seeded, work)
-    if plan.branch_rows and names != tuple(plan.branch_rows):
-        raise CalibrationError(
-            f"The plan has rows for {', '.join(plan.branch_rows)}, and guidance does not combine these linearly: "
-            "its channels cannot be mixed."
+    work = Work(progress, (len(seeded) + 2 * len(judges)) * plan.nfe)
+    with place_of(workers).pool() as pool:
+        job = StudentJob.begin(
+            pool,
+            model_of(pipe),
+            plan.grid,
+            seeded,
+            options,
+            recorded=str(options.get("num_inference_steps", plan.provenance.get("steps", ""))),
+            branches=tuple(plan.branch_rows),
+            teacher_steps=teacher_steps,
+            checkpoint=folder,
+            work=work,
         )
-    axis = channel_axis_of(first.shape) if channel_axis is None else channel_axis
-    fitting = _Fitting(pipe, call, matrix, names, coefficients, axis)
-    mixed, fits = plan, []
-    for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
-        if any(set(range(start, end)) - set(mixed.of_branch(name).computed_steps) for name in names or ("",)):
-            mixed, fit = fitting.segment(mixed, start, end, students, len(fitted))
-            fits.append(fit)
-        work.did(len(students))
-    final = FinalError(pipe, call, work)
-    truths = [fitting.final(student) for student in students[len(fitted) :]]
-    before, after = (summarise(final.errors(one, truths)) for one in (plan, mixed))
+        if plan.branch_rows and job.names != tuple(plan.branch_rows):
+            raise CalibrationError(
+                f"The plan has rows for {', '.join(plan.branch_rows)}, and guidance does not combine these linearly: "
+                "its channels cannot be mixed."
+            )
+        shape = job.setting.shape
+        fitting = _Fitting(job, channel_axis_of(shape) if channel_axis is None else channel_axis, len(fitted))
+        mixed, fits = plan, []
+        for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
+            if any(set(range(start, end)) - set(mixed.of_branch(name).computed_steps) for name in job.names or ("",)):
+                mixed, fit = fitting.segment(mixed, start, end)
+                fits.append(fit)
+            else:
+                work.did(len(seeded))
+        task = MeasureFinal(job.setting, job.names, (plan, mixed))
+        results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
+    before, after = map(summarise, np.stack([np.frombuffer(result) for result in results], axis=1))
     return _described(plan, mixed, fits, before, after)
 
 
@@ -125,87 +136,121 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: Expec
     return replace(mixed, provenance={**plan.provenance, "mixing": words, "expected_error": str(after)})
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Fitting:
     """What the fits of all segments share.
 
     Attributes:
-        pipe: the pipeline.
-        call: options of its call.
-        matrix: the sampler matrix.
-        names: branches with separate rows.
-        coefficients: by which guidance combines them.
+        job: the students.
         axis: of the channels.
-        starts: by prompt and seed, the initial noise, flattened.
+        fitted: number of students that matrices are fitted on; the others choose the ridge.
+        roll: token of the students' runs.
     """
 
-    pipe: Any
-    call: dict[str, Any]
-    matrix: np.ndarray
-    names: tuple[str, ...]
-    coefficients: np.ndarray
+    job: StudentJob
     axis: int
-    starts: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    fitted: int
+    roll: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def segment(
-        self, plan: Plan, start: int, end: int, students: Sequence[Student], fitted: int
-    ) -> tuple[Plan, MixingFit]:
+    def segment(self, plan: Plan, start: int, end: int) -> tuple[Plan, MixingFit]:
         """Fit the corrections of the steps from ``start`` to ``end``; the plan with them, where they help."""
-        sums: list[MixingMoments | None] = [None, None]
-        for index, student in enumerate(students):
-            found = run_plan(
-                self.pipe, plan, student.prompt, student.seed, self.call, outputs=student.seen, stop_after=end
-            )
-            features, missing = self._tokens(plan, found, student, start, end)
-            moments, of_fitted = MixingMoments.of(features, missing), index >= fitted
-            known = sums[of_fitted]
-            sums[of_fitted] = moments if known is None else known + moments
-        assert sums[0] is not None
-        assert sums[1] is not None
-        fit = choose_matrices(sums[0], sums[1])
+        task = MeasureMissing(self.job.setting, self.job.names, plan, start, end, self.axis, self.roll)
+        more = {"plan": digest_of(plan), "end": str(end), "axis": str(self.axis)}
+        channels = self.job.setting.shape[self.axis]
+        results = self.job.on_all(f"mixing-{start:03d}", task, more)
+        moments = [MixingMoments.decode(result, channels) for result in results]
+        fit = choose_matrices(reduce(add, moments[: self.fitted]), reduce(add, moments[self.fitted :]))
         return (plan, fit) if fit.matrices is None else (self._corrected(plan, start, end, fit.matrices), fit)
-
-    def _tokens(
-        self, plan: Plan, found: PlannedRun, student: Student, start: int, end: int
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return computed features of all branches and what the sample lacks at ``end``, shape (N, C) each."""
-        trajectory = found.trajectory
-        assert trajectory.start is not None
-        self.starts[student.prompt, student.seed] = trajectory.start
-        effects = torch.as_tensor(self.matrix[end, 1 : end + 1]).to(student.targets[end])
-        missing = student.targets[end] - effects @ torch.stack(trajectory.outputs[:end]).to(student.targets[end])
-        features = []
-        for name in self.names or ("",):
-            for step in _sources(plan, name, start):
-                key = (name or found.branches[0], step + trajectory.first_step)
-                tensors = flatten(found.outputs[key])
-                if len(tensors) != 1 or tuple(tensors[0].shape[1:]) != trajectory.shape[1:]:
-                    raise CalibrationError(
-                        f"The network's outputs have shapes {[tuple(one.shape) for one in tensors]}, the sample has "
-                        f"{trajectory.shape}: their channels cannot be mixed."
-                    )
-                features.append(tensors[0] if name else trajectory.outputs[step])
-        tokens = [_as_tokens(tensor, trajectory.shape, self.axis) for tensor in (*features, missing)]
-        return tokens[:-1], tokens[-1]
 
     def _corrected(self, plan: Plan, start: int, end: int, matrices: np.ndarray) -> Plan:
         segments = list(plan.mixing.segments) if plan.mixing is not None else []
         position = 0
-        for name, coefficient in zip(self.names or ("",), self.coefficients, strict=True):
+        for name, coefficient in zip(self.job.names or ("",), self.job.mixing, strict=True):
             sources = _sources(plan, name, start)
             own = matrices[position : position + len(sources)] / coefficient
             position += len(sources)
             steps = [step for step in range(start, end) if step not in plan.of_branch(name).computed_steps]
             if steps:
-                shares = share_of_effects(self.matrix[end, 1:][steps])
+                shares = share_of_effects(self.job.setting.references.matrix[end, 1:][steps])
                 segments.append(MixedSegment(name, tuple(steps), shares, sources, own.astype(np.float32)))
         return replace(plan, mixing=ChannelMixing(self.axis, tuple(segments)))
 
-    def final(self, student: Student) -> Reference:
-        """The reference's final sample."""
-        share = float(self.matrix[-1, 0])
-        sample = student.targets[-1] + share * self.starts[student.prompt, student.seed].to(student.targets[-1])
-        return Reference(student.prompt, student.seed, sample)
+
+@dataclass(frozen=True)
+class MeasureMissing(Task):
+    """Run a student to ``end``; the result is moments of its features and of what its sample lacks.
+
+    Args:
+        setting: of the job.
+        names: of the branches with separate rows.
+        plan: with the corrections of the steps before ``start``.
+        start: last computed step of the segment.
+        end: of the segment.
+        axis: of the channels.
+        roll: token of the students' runs.
+    """
+
+    setting: StudentSetting
+    names: tuple[str, ...]
+    plan: Plan
+    start: int
+    end: int
+    axis: int
+    roll: str
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One student, one segment: known outputs are replayed."""
+        prompt, seed = unit.payload
+        student = self.setting.rolled(worker, unit, self.names, self.roll)
+        pipe, options = self.setting.runs.on(worker)
+        call, end = self.setting.runs.call(options), self.end
+        found = run_plan(pipe, self.plan, prompt, seed, call, outputs=student.seen, stop_after=end)
+        target = student.targets[end]
+        effects = torch.as_tensor(self.setting.references.matrix[end, 1 : end + 1]).to(target)
+        missing = target - effects @ torch.stack(found.trajectory.outputs[:end]).to(target)
+        shape = found.trajectory.shape
+        features, lacks = self._features(found), missing.reshape(shape)
+        tokens = [_as_tokens(tensor, shape, self.axis) for tensor in (*features, lacks)]
+        return MixingMoments.of(tokens[:-1], tokens[-1]).encode()
+
+    def _features(self, found: PlannedRun) -> list[Tensor]:
+        """Computed features of all branches."""
+        trajectory, features = found.trajectory, []
+        for name in self.names or ("",):
+            for step in _sources(self.plan, name, self.start):
+                tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])
+                if len(tensors) != 1 or tuple(tensors[0].shape[1:]) != trajectory.shape[1:]:
+                    raise CalibrationError(
+                        f"The network's outputs have shapes {[tuple(tensor.shape) for tensor in tensors]}, the sample "
+                        f"has {trajectory.shape}: their channels cannot be mixed."
+                    )
+                features.append(tensors[0] if name else trajectory.outputs[step])
+        return features
+
+
+@dataclass(frozen=True)
+class MeasureFinal(Task):
+    """Relative error of a student's final sample under each plan; the result is that many float64."""
+
+    setting: StudentSetting
+    names: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One student."""
+        prompt, seed = unit.payload
+        target = self.setting.student(worker, unit, self.names).targets[-1]
+        pipe, options = self.setting.runs.on(worker)
+        errors = []
+        for plan in self.plans:
+            trajectory = run_plan(pipe, plan, prompt, seed, self.setting.runs.call(options)).trajectory
+            assert trajectory.start is not None
+            assert trajectory.sample is not None
+            truth = target + float(self.setting.references.matrix[-1, 0]) * trajectory.start.to(target)
+            truth = truth.to(trajectory.sample.device)
+            error = (trajectory.sample.detach().reshape(-1).float() - truth) / truth.norm()
+            errors.append(float(error.double().norm()))
+        return np.array(errors).tobytes()
 
 
 def channel_axis_of(shape: tuple[int, ...]) -> int:

@@ -49,6 +49,18 @@ class MixingMoments:
             )
         return moments
 
+    def encode(self) -> bytes:
+        """Among and wanted, row by row, then the square; as float64."""
+        return np.concatenate([self.among.ravel(), self.wanted.ravel(), [self.square]]).tobytes()
+
+    @classmethod
+    def decode(cls, content: bytes, channels: int) -> MixingMoments:
+        """The inverse of :meth:`encode`."""
+        numbers = np.frombuffer(content)
+        size = round(((channels**2 + 4 * (numbers.size - 1)) ** 0.5 - channels) / 2)
+        among, wanted = np.split(numbers[:-1], [size**2])
+        return cls(among.reshape(size, size), wanted.reshape(size, channels), float(numbers[-1]))
+
     def __add__(self, other: MixingMoments) -> MixingMoments:
         return MixingMoments(self.among + other.among, self.wanted + other.wanted, self.square + other.square)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.final_error import FinalError, Reference, run_references
-from foreseer.calibration.jobs import check_ready, check_teacher
-from foreseer.calibration.references import Work
-from foreseer.calibration.refine import split_prompts
-from foreseer.calibration.replay import Outputs
-from foreseer.calibration.rollout import RIDGE, RolledPlan, RolloutFit, prepare_rollout
+from foreseer.calibration.final_error import FinalError, Reference, final_reference
+from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
+from foreseer.calibration.replay import PlannedRun
+from foreseer.calibration.rollout import RolledPlan, RolloutFit
+from foreseer.calibration.students import Source
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
 from foreseer.plan import Plan
+from foreseer.scale import Here, model_of
 from foreseer.schedule import Explicit
 
 Steps = tuple[int, ...]
@@ -29,10 +29,10 @@ def move_steps(
     pipe: Any,
     plan: Plan,
     kernel: Kernel,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     max_passes: int,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -78,15 +78,28 @@ def move_steps(
     prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
     fitted, judges = split_prompts(prompts, held_out, seed)
     silent = Work(None, 0)
-    fit = prepare_rollout(
-        pipe, kernel, fitted, teacher_steps=teacher_steps, ridge=RIDGE, checkpoint=folder, work=silent, **options
-    )
-    finer = {**fit.call, "num_inference_steps": teacher_steps or fit.call["num_inference_steps"]}
-    references = run_references(pipe, judges, finer, folder=folder, work=silent, passes=0)
-    work = Work(progress, max_passes)
-    trials = _Trials(fit, FinalError(pipe, fit.call, work), references, work, max_passes)
-    start = plan.computed_steps
-    best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
+    with Here().pool() as pool:
+        fit = RolloutFit.begin(
+            pool,
+            model_of(pipe),
+            kernel,
+            fitted,
+            options,
+            teacher_steps=teacher_steps,
+            checkpoint=folder,
+            work=silent,
+        )
+        call = fit.job.setting.runs.call(options)
+        finer = {**call, "num_inference_steps": fit.job.setting.teacher_steps}
+        kept = str(folder) if folder is not None else None
+        identity = fit.job.setting.identity
+        references = [
+            final_reference(pipe, prompt, seed, finer, folder=kept, identity=identity) for seed, prompt in judges
+        ]
+        work = Work(progress, max_passes)
+        trials = _Trials(fit, FinalError(pipe, call, work), references, work, max_passes)
+        start = plan.computed_steps
+        best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
     words = f"{len(errors)} sets of steps tried in {work.done} forward passes"
     if best == start or start not in errors:
         return replace(plan, provenance={**plan.provenance, "moved": f"none: {words}"})
@@ -162,30 +175,26 @@ class _Trials:
 
     def __post_init__(self) -> None:
         self.rolled: dict[Steps, RolledPlan] = {}
-        self._judged: dict[Steps, list[Outputs]] = {}
+        self._judged: dict[Steps, list[PlannedRun]] = {}
 
     def error(self, steps: Steps, near: Steps) -> float | None:
         """Root mean square of the held-out errors; ``None`` where measuring would exceed the budget."""
         shared = _agreed_until(steps, near) if near in self.rolled else -1
         new = sum(step > shared for step in steps)
-        cost = new * max(1, len(self.fit.names)) * (len(self.fit.students) + len(self.judges))
+        cost = new * max(1, len(self.fit.job.names)) * (len(self.fit.job.seeded) + len(self.judges))
         if self.work.done + cost > self.most:
             return None
-        known = [self._until(one, shared) for one in self.rolled[near].outputs] if near in self.rolled else None
-        rolled = self.fit.fit(Explicit(steps, of=len(self.fit.kernel.grid)), known)
+        source = Source(self.rolled[near].roll, shared) if near in self.rolled else None
+        rolled = self.fit.fit(Explicit(steps, of=len(self.fit.kernel.grid)), source)
         self.work.did(rolled.forward_passes)
         judged, errors = [], []
         for index, reference in enumerate(self.judges):
-            outputs = self._until(self._judged[near][index], shared) if near in self._judged else {}
-            found, error = self.final.run(rolled.plan, reference, outputs)
-            judged.append(found.outputs)
+            run = self._judged[near][index] if near in self._judged else None
+            found, error = self.final.run(rolled.plan, reference, run.until(shared) if run is not None else {})
+            judged.append(found)
             errors.append(float(error.double().norm()))
         self.rolled[steps], self._judged[steps] = rolled, judged
         return float(np.sqrt(np.mean(np.square(errors))))
-
-    def _until(self, outputs: Outputs, step: int) -> Outputs:
-        last = step + self.fit.first_step
-        return {key: output for key, output in outputs.items() if key[1] <= last}
 
 
 def _agreed_until(steps: Steps, near: Steps) -> int:

@@ -1,11 +1,11 @@
-"""Reference runs of a rollout, one per prompt, saved so that an interrupted rollout can reuse them."""
+"""Reference runs, one per prompt, saved so that an interrupted job can reuse them."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, find_mixing, record_branches
-from foreseer.calibration.identity import fingerprint, identity_of
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import make_folder
 from foreseer.calibration.record import Trajectory, record_run
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
@@ -36,147 +37,93 @@ REFERENCE_FILE = Artifact(
 )
 
 
-class Work:
-    """Counts forward passes for a progress bar.
-
-    Attributes:
-        done: forward passes so far.
-        total: expected number of forward passes.
-    """
-
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
-        self._progress = progress
-        self.total = total
-        self.done = 0
-
-    def did(self, passes: int) -> None:
-        """Add finished forward passes."""
-        self.done += passes
-        if self._progress is not None:
-            self._progress(self.done, self.total)
-
-
+@dataclass(frozen=True)
 class References:
-    """Reference runs of the prompts, read from the folder where they are saved, else run.
+    """Reference runs, read from the folder where they are saved, else run.
 
     Args:
-        pipe: the pipeline.
-        grid: grid of the fitted plan.
+        grid: grid of the plan that follows them.
         matrix: the sampler matrix of that grid.
-        call: options of the reference's call, including its number of steps.
-        folder: where references are saved; ``None`` saves none.
         branches: names of the guidance branches to record separately; empty if rows are shared.
+        folder: where references are saved; ``None`` saves none.
     """
 
-    def __init__(
-        self,
-        pipe: Any,
-        grid: Grid,
-        matrix: np.ndarray,
-        call: dict[str, Any],
-        folder: str | os.PathLike[str] | None = None,
-        *,
-        branches: tuple[str, ...] = (),
-    ) -> None:
-        self._pipe = pipe
-        self._grid = grid
-        self._branches = branches
-        self._matrix = matrix
-        self._call = call
-        self._folder = Path(folder) if folder is not None else None
-        self._names: tuple[str, ...] | None = None
-        self._mixing = np.ones(1)
-
-    def students(self, seeded: list[tuple[int, str]], work: Work) -> tuple[tuple[str, ...], np.ndarray, list[Student]]:
-        """The branches' names (none where rows are shared), their mixing, and a student a prompt."""
-        students = []
-        for seed, prompt in seeded:
-            students.append(self._found(seed, prompt) or self._run(seed, prompt))
-            work.did(int(self._call["num_inference_steps"]))
-        return self._names or (), self._mixing, students
+    grid: Grid
+    matrix: np.ndarray
+    branches: tuple[str, ...]
+    folder: str | None
 
     def student(
-        self, seed: int, prompt: str, names: tuple[str, ...] | None = None
-    ) -> tuple[Student, tuple[str, ...], np.ndarray]:
-        """Return a new student, the names of its branches (none if rows are shared), and their mixing.
+        self,
+        pipe: Any,
+        prompt: Any,
+        seed: int,
+        call: dict[str, Any],
+        *,
+        identity: str,
+        names: tuple[str, ...] | None,
+    ) -> Student:
+        """Return a new student that follows the reference of a prompt.
 
         Args:
-            seed: of the initial noise.
+            pipe: the pipeline.
             prompt: text.
+            seed: of the initial noise.
+            call: options of the reference's call, including its number of steps.
+            identity: everything that the reference depends on; a saved one of another identity is not used.
             names: of the branches that the student must have; by default those that its run has.
-        """
-        self._names = None
-        kept = self._found(seed, prompt)
-        if kept is not None and names in (None, self._names):
-            return kept, self._names or (), self._mixing
-        self._names = names
-        student = self._run(seed, prompt, keep=names is None)
-        return student, self._names or (), self._mixing
 
-    def _run(self, seed: int, prompt: str, *, keep: bool = True) -> Student:
-        pipe = self._pipe
-        with record_run(pipe) as trajectory, _recorder(pipe, trajectory, apart=bool(self._branches)) as recorder:
-            run(pipe, call_arguments(pipe, prompt, self._call), seed)
-        assert trajectory.start is not None
-        if self._names is None:
-            self._names, self._mixing = _branches_of(recorder, trajectory)
-        outputs = torch.stack(trajectory.outputs).float()
-        at, through = _at_levels(
-            self._grid, trajectory.grid, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
-        )
-        apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in self._names] or [outputs]
-        reference = [one for branch in apart for one in torch.as_tensor(at).to(branch) @ branch]
-        targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
-        targets += torch.as_tensor(through[:, :1] - self._matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
-        student = Student(prompt, seed, reference, list(targets))
-        if keep:
-            self._keep(student)
+        Raises:
+            CalibrationError: the folder cannot be written, or holds a damaged file.
+        """
+        path = Path(self.folder) / f"reference-{fingerprint(identity)}.safetensors" if self.folder is not None else None
+        kept = self._read(path, identity, getattr(pipe, "device", "cpu"))
+        if kept is not None and names in (None, kept.names):
+            return kept
+        student = self._run(pipe, call_arguments(pipe, prompt, call), seed, names)
+        if path is not None and names is None:
+            _save(path, student, identity)
         return student
 
-    def _identity(self, seed: int, prompt: str) -> str:
-        steps = int(self._call["num_inference_steps"])
-        words = identity_of(self._pipe, [prompt], steps, seed, self._call)
-        recorded = {"grid": fingerprint(self._grid.key), "branches": list(self._branches)}
-        return json.dumps({**words, **recorded}, sort_keys=True)
+    def _run(self, pipe: Any, arguments: dict[str, Any], seed: int, names: tuple[str, ...] | None) -> Student:
+        with record_run(pipe) as trajectory, _recorder(pipe, trajectory, apart=bool(self.branches)) as recorder:
+            run(pipe, arguments, seed)
+        assert trajectory.start is not None
+        found, mixing = _branches_of(recorder, trajectory)
+        names = found if names is None else names
+        outputs = torch.stack(trajectory.outputs).float()
+        at, through = _at_levels(
+            self.grid, trajectory.grid, sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
+        )
+        apart = [torch.stack(list(recorder.outputs[name].values())).float() for name in names] or [outputs]
+        reference = [output for branch in apart for output in torch.as_tensor(at).to(branch) @ branch]
+        targets = torch.as_tensor(through[:, 1:]).to(outputs) @ outputs
+        targets += torch.as_tensor(through[:, :1] - self.matrix[:, :1]).to(outputs) * trajectory.start.to(outputs)
+        return Student(reference, list(targets), names, mixing)
 
-    def _path(self, identity: str) -> Path | None:
-        if self._folder is None:
-            return None
-        return self._folder / f"reference-{fingerprint(identity)}.safetensors"
-
-    def _keep(self, student: Student) -> None:
-        identity = self._identity(student.seed, student.prompt)
-        path = self._path(identity)
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CalibrationError(f"Cannot keep references in {path.parent}: {error.strerror}.") from error
-        arrays = {
-            "reference": torch.stack(student.reference).cpu().numpy(),
-            "targets": torch.stack(student.targets).cpu().numpy(),
-            "mixing": self._mixing,
-        }
-        REFERENCE_FILE.save(path, arrays, {"identity": identity, "names": json.dumps(self._names)})
-
-    def _found(self, seed: int, prompt: str) -> Student | None:
-        identity = self._identity(seed, prompt)
-        path = self._path(identity)
+    def _read(self, path: Path | None, identity: str, device: Any) -> Student | None:
         if path is None or not path.is_file():
             return None
         arrays, metadata = REFERENCE_FILE.load(path)
         if metadata["identity"] != identity:
             return None
-        names, steps = _names_of(metadata["names"], path), len(self._grid)
+        names, steps = _names_of(metadata["names"], path), len(self.grid)
         branches = max(1, len(names))
         sizes = tuple(arrays[name].shape[:1] for name in ("reference", "targets", "mixing"))
-        if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*self._branches}:
+        if sizes != ((branches * steps,), (steps + 1,), (branches,)) or not {*names} <= {*self.branches}:
             raise CalibrationError(f"{path} is no reference of {branches} branches and {steps} steps. {REMEDY}")
-        self._names, self._mixing = names, arrays["mixing"]
-        device = getattr(self._pipe, "device", "cpu")
         reference, targets = (torch.from_numpy(arrays[name].copy()).to(device) for name in ("reference", "targets"))
-        return Student(prompt, seed, list(reference), list(targets))
+        return Student(list(reference), list(targets), names, arrays["mixing"])
+
+
+def _save(path: Path, student: Student, identity: str) -> None:
+    make_folder(path.parent)
+    arrays = {
+        "reference": torch.stack(student.reference).cpu().numpy(),
+        "targets": torch.stack(student.targets).cpu().numpy(),
+        "mixing": student.mixing,
+    }
+    REFERENCE_FILE.save(path, arrays, {"identity": identity, "names": json.dumps(student.names)})
 
 
 def _names_of(words: str, path: Path) -> tuple[str, ...]:

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import torch
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.final_error import FinalError, Reference, run_references
+from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
-from foreseer.calibration.identity import fingerprint, identity_of
-from foreseer.calibration.jobs import check_prompts, check_ready, check_teacher
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import (
+    PromptRuns,
+    Work,
+    check_ready,
+    check_teacher,
+    content,
+    on_prompts,
+    split_prompts,
+)
 from foreseer.calibration.record import Trajectory
-from foreseer.calibration.references import Work
-from foreseer.calibration.refine_checkpoint import RefineCheckpoint, RefineState
-from foreseer.calibration.replay import PlannedRun, find_call, run_plan
-from foreseer.calibration.row_directions import row_directions
+from foreseer.calibration.replay import PlannedRun, run_plan
+from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import summarise
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
+from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, Worker, model_of, place_of, run_units
+from foreseer.scale.model import AnyModel
+from foreseer.scale.place import Pool
 
 TRIES = 5  # dampings per iteration
 LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are rounded more coarsely
@@ -35,14 +46,15 @@ LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are ro
 def refine(
     pipe: Any,
     plan: Plan,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
-    held_out: int | Sequence[str] | None = None,
+    held_out: int | Sequence[Any] | None = None,
     teacher_steps: int | None = None,
     iterations: int = 4,
     max_passes: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    workers: int | Place | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
@@ -66,9 +78,10 @@ def refine(
         iterations: at most.
         max_passes: forward passes to spend at most, those of the references included; an iteration that does not fit is
             not begun.
-        checkpoint: a folder that keeps references, moments and the plan so far: interrupted, the same call resumes
-            there. It may be removed afterwards.
+        checkpoint: a folder that keeps references, moments and errors: interrupted, the same call resumes there. It may
+            be removed afterwards.
         seed: of the first prompt's initial noise; each prompt has the next, held-out prompts last.
+        workers: where prompts are run, as in :func:`foreseer.rollout`.
         progress: called with (forward passes done, estimate of all).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
@@ -87,35 +100,23 @@ def refine(
     check_teacher(teacher_steps, len(plan.grid))
     if plan.site != "output":
         raise CalibrationError(f"Refinement is for the output site; this plan takes features at {plan.site!r}.")
-    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
     fitted, judges = split_prompts(prompts, held_out, seed)
-    latent = {**options, "output_type": "latent"}
-    asked = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
-    call, first = find_call(pipe, prompts[0], plan.grid, latent, asked)
-    steps = call["num_inference_steps"]
-    finer = {**call, "num_inference_steps": check_teacher(teacher_steps, steps) or steps}
-    start = run_plan(pipe, plan, prompts[0], seed, call)
-    plan = _with_branch_rows(plan, start)
-    work = Work(progress, 0)
-    count = len(start.branches)
-    per_iteration = _passes(plan, count, len(fitted), len(judges))
-    references_of = int(finer["num_inference_steps"]) * count
-    work.total = references_of * (len(fitted) + len(judges)) + iterations * per_iteration
-    work.did(start.forward_passes)
-    references = run_references(pipe, [*fitted, *judges], finer, folder=folder, work=work, passes=references_of)
-    words = identity_of(pipe, [prompt for _, prompt in (*fitted, *judges)], len(plan.grid), seed, finer)
-    words |= {"plan": digest_of(plan), "fitted": fingerprint(fitted), "held_out": fingerprint(judges)}
-    refinement = _Refinement(
-        FinalError(pipe, call, work),
-        references[: len(fitted)],
-        references[len(fitted) :],
-        _effects(first, len(plan.grid)),
-        _difference(start),
-        RefineCheckpoint(folder, json.dumps(words, sort_keys=True)),
-    )
-    state = refinement.descend(plan, iterations, lambda: max_passes is None or work.done + per_iteration <= max_passes)
-    about = f"{len(fitted)} prompts, {len(judges)} held out, teacher {teacher_steps or 'same'}"
-    refined = refinement.described(state, about)
+    with place_of(workers).pool() as pool:
+        refinement, plan = _Refinement.begin(
+            pool,
+            model_of(pipe),
+            plan,
+            (fitted, judges),
+            options,
+            teacher_steps=teacher_steps,
+            folder=os.path.abspath(folder) if folder is not None else None,
+            work=Work(progress, 0),
+        )
+        work, per_iteration = refinement.work, refinement.most_passes(plan)
+        work.total += iterations * per_iteration
+        affordable = lambda: max_passes is None or work.done + per_iteration <= max_passes  # noqa: E731
+        refined = refinement.descend(plan, iterations, affordable, f"teacher {teacher_steps or 'same'}")
     work.total = work.done
     work.did(0)
     return refined
@@ -123,105 +124,164 @@ def refine(
 
 @dataclass(frozen=True, eq=False)
 class _Refinement:
-    """Iterations of one refinement; everything that outlives a prompt is in its state.
+    """One refinement; what is done for a prompt is a unit, and sums are in the order of prompts.
 
     Attributes:
-        final: measures plans.
+        pool: of workers.
+        setting: what tasks share.
         fitted: the prompts that rows are fitted on.
         judges: the prompts that are held out.
+        branches: number of branches of guidance in a run.
         effects: of outputs on samples, shape (T + 1, T).
         difference: relative size of a finite difference.
-        checkpoint: where states are kept.
+        store: where results are kept.
+        work: counts forward passes.
+        measured: held-out errors, and products of features by branch, of each plan measured so far.
     """
 
-    final: FinalError
-    fitted: Sequence[Reference]
-    judges: Sequence[Reference]
+    pool: Pool
+    setting: FinalSetting
+    fitted: Sequence[tuple[int, Any]]
+    judges: Sequence[tuple[int, Any]]
+    branches: int
     effects: np.ndarray
     difference: float
-    checkpoint: RefineCheckpoint
+    store: Store
+    work: Work
+    measured: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
 
-    def descend(self, plan: Plan, iterations: int, affordable: Callable[[], bool]) -> RefineState:
+    @classmethod
+    def begin(
+        cls,
+        pool: Pool,
+        model: AnyModel,
+        plan: Plan,
+        prompts: tuple[list[tuple[int, Any]], list[tuple[int, Any]]],
+        options: Mapping[str, Any],
+        *,
+        teacher_steps: int | None,
+        folder: str | None,
+        work: Work,
+    ) -> tuple[_Refinement, Plan]:
+        """Run the references; return the refinement, and the plan with rows per branch."""
+        fitted, judges = prompts
+        runs = PromptRuns(model, len(plan.grid), {**options, "output_type": "latent"})
+        runs = runs.identified(pool, len(fitted) + len(judges))
+        recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
+        seed, prompt = fitted[0]
+        (found,) = run_units(pool, _FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
+        header, _, effects = content(found).partition(b"\n")
+        steps, branches, passes, difference = json.loads(header)
+        if not plan.branch_rows and len(branches) > 1:
+            plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
+        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
+        store = FolderStore(folder) if folder is not None else MemoryStore()
+        matrix = np.frombuffer(effects).reshape(len(plan.grid) + 1, -1)
+        refinement = cls(pool, setting, fitted, judges, len(branches), matrix, difference, store, work)
+        each = setting.teacher_steps * len(branches)
+        work.total = passes + each * (len(fitted) + len(judges)) + len(branches) * len(judges) * plan.nfe
+        work.did(passes)
+        for index, part in enumerate(prompts):
+            refinement.on_all(f"final-reference-{index}", RunFinalReference(setting), part, {}, each)
+        return refinement, plan
+
+    def on_all(
+        self, kind: str, task: Task, seeded: Sequence[tuple[int, Any]], more: dict[str, str], each: int
+    ) -> list[bytes]:
+        """The results of some prompts, see :func:`on_prompts`."""
+        identity = {**self.setting.identity, **more}
+        return on_prompts(
+            self.pool, task, seeded, kind=kind, identity=identity, store=self.store, work=self.work, each=each
+        )
+
+    def most_passes(self, plan: Plan) -> int:
+        """Return the most forward passes that one iteration takes."""
+        grams = dict.fromkeys(plan.branch_rows or ("",), np.eye(len(plan.grid)))
+        directions = row_directions(plan, grams, np.ones((len(plan.grid) + 1, len(plan.grid))), 0.0)
+        return self.passes(directions) * len(self.fitted) + self.branches * len(self.judges) * plan.nfe * TRIES
+
+    def passes(self, directions: RowDirections) -> int:
+        """Return the forward passes that derivatives take per prompt."""
+        plan = directions.plan
+        after = [sum(step > start for step in plan.computed_steps) for start in directions.starts]
+        return self.branches * (sum(after) + plan.nfe)
+
+    def descend(self, plan: Plan, iterations: int, affordable: Callable[[], bool], teacher: str) -> Plan:
         """Iterate until held-out prompts, the number of iterations or the budget end it."""
-        state = self.checkpoint.load(plan)
-        if state is None:
-            errors = self.final.errors(plan, self.judges)
-            state = RefineState(plan, Descent(_mean_square(errors)), _root(errors))
-        while not state.descent.stopped:
-            if state.descent.iterations >= iterations:
-                return state.stopped(f"{iterations} iterations done")
-            if state.moments is None and not affordable():
-                return state.stopped("another iteration would exceed max_passes")
-            state = self._iteration(state)
-            self.checkpoint.save(state)
-        return state
+        errors, _ = self.measure(plan)
+        before, descent = _root(errors), Descent(_mean_square(errors))
+        while not descent.stopped:
+            if descent.iterations >= iterations:
+                descent = replace(descent, stopped=f"{iterations} iterations done")
+            elif not affordable():
+                descent = replace(descent, stopped="another iteration would exceed max_passes")
+            else:
+                plan, descent = self._iteration(plan, descent)
+        expected = summarise(self.measure(plan)[0])
+        refined = (
+            f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
+            f"held-out error {before:.4f} before, {expected.mean:.4f} after; stopped: {descent.stopped}"
+        )
+        return replace(plan, provenance={**plan.provenance, "refined": refined, "expected_error": str(expected)})
 
-    def _iteration(self, state: RefineState) -> RefineState:
-        if state.moments is None:
-            _, grams, _ = self.final.errors_and_grams(state.plan, self.judges)
-            state = replace(state, grams=grams)
-        directions = row_directions(state.plan, state.grams, self.effects, self.difference**2)
-        moments = state.moments if state.moments is not None else ErrorMoments.none(directions.size)
-        for reference in self.fitted[moments.samples :]:
-            moments += self.final.linearise(directions, reference, self.difference)
-            state = replace(state, moments=moments)
-            self.checkpoint.save(state)
+    def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Held-out errors of a plan, and mean products of its features by branch; none if a run diverges."""
+        key = digest_of(plan)
+        if key not in self.measured:
+            before = self.work.done
+            each = self.branches * plan.nfe
+            results = self.on_all("measure", MeasurePlan(self.setting, plan), self.judges, {"plan": key}, each)
+            rows = [np.frombuffer(result) for result in results]
+            self.work.reach(before + int(sum(row[0] for row in rows)))
+            errors, total, grams = np.array([row[1] for row in rows]), len(plan.grid), {}
+            if np.isfinite(errors).all():
+                names = tuple(plan.branch_rows) or ("",)
+                mean = reduce(add, (row[2:].reshape(-1, total, total) / len(rows) for row in rows))
+                grams = dict(zip(names, mean, strict=True))
+            self.measured[key] = errors, grams
+        return self.measured[key]
+
+    def _iteration(self, plan: Plan, descent: Descent) -> tuple[Plan, Descent]:
+        _, grams = self.measure(plan)
+        directions = row_directions(plan, grams, self.effects, self.difference**2)
+        size, before = directions.size, self.work.done
+        more = {"plan": digest_of(plan), "difference": repr(self.difference)}
+        more |= {"basis": fingerprint([each for part in directions.segments for each in (part.profile, part.basis)])}
+        task = Linearise(self.setting, directions, self.difference)
+        results = self.on_all("derivatives", task, self.fitted, more, self.passes(directions))
+        rows = [np.frombuffer(result) for result in results]
+        self.work.reach(before + int(sum(row[0] for row in rows)))
+        moments = reduce(add, (_moments(row[1:], size) for row in rows), ErrorMoments.none(size))
 
         def held_out_error(step: np.ndarray) -> float:
-            return _mean_square(self.final.errors(directions.change(step), self.judges))
+            return _mean_square(self.measure(directions.change(step))[0])
 
-        descent, step = iterate(state.descent, moments, held_out_error, TRIES)
-        plan = directions.change(step) if step is not None else state.plan
-        return replace(state, plan=plan, descent=descent, moments=None, grams={})
-
-    def described(self, state: RefineState, about: str) -> Plan:
-        """The refined plan, with how it came about in its provenance."""
-        expected = summarise(self.final.errors(state.plan, self.judges))
-        refined = (
-            f"{state.descent.iterations} iterations on {about}; held-out error {state.before:.4f} before, "
-            f"{expected.mean:.4f} after; stopped: {state.descent.stopped}"
-        )
-        words = {**state.plan.provenance, "refined": refined, "expected_error": str(expected)}
-        return replace(state.plan, provenance=words)
+        descent, step = iterate(descent, moments, held_out_error, TRIES)
+        return directions.change(step) if step is not None else plan, descent
 
 
-def split_prompts(
-    prompts: Sequence[str], held_out: int | Sequence[str] | None, seed: int
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """Seeds and prompts to fit on, and those held out, which have the later seeds.
-
-    Raises:
-        CalibrationError: one of the two would be empty.
-
-    >>> split_prompts(["a", "b", "c"], 1, seed=5)
-    ([(5, 'a'), (6, 'b')], [(7, 'c')])
-    """
-    if held_out is None:
-        held_out = max(1, len(prompts) // 4)
-    if not isinstance(held_out, Sequence):
-        check_count("held_out", held_out, CalibrationError, least=1)
-        if held_out >= len(prompts):
-            raise CalibrationError(
-                f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
-            )
-        held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
-    seeded = list(enumerate([*prompts, *check_prompts(held_out, "held_out")], seed))
-    return seeded[: len(prompts)], seeded[len(prompts) :]
+def _moments(numbers: np.ndarray, size: int) -> ErrorMoments:
+    curvature, gradient, square = np.split(numbers, [size**2, size**2 + size])
+    return ErrorMoments(curvature.reshape(size, size), gradient, float(square[0]), 1)
 
 
-def _with_branch_rows(plan: Plan, found: PlannedRun) -> Plan:
-    """Return ``plan`` with a copy of its rows per branch of the run, where it has none yet."""
-    if plan.branch_rows or len(found.branches) < 2:
-        return plan
-    return replace(plan, branch_rows=dict.fromkeys(found.branches, plan.rows))
+@dataclass(frozen=True)
+class _FindPlannedRun(Task):
+    """A run under the plan; the unit's payload is a prompt and its seed."""
 
+    runs: PromptRuns
+    plan: Plan
+    recorded: str
 
-def _passes(plan: Plan, branches: int, fitted: int, judges: int) -> int:
-    """Return the most forward passes that one iteration takes."""
-    grams = dict.fromkeys(plan.branch_rows or ("",), np.eye(len(plan.grid)))
-    starts = row_directions(plan, grams, np.ones((len(plan.grid) + 1, len(plan.grid))), 0.0).starts
-    after = [sum(step > start for step in plan.computed_steps) for start in starts]
-    return branches * (fitted * (sum(after) + plan.nfe) + judges * plan.nfe * (1 + TRIES))
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """Steps to ask for, branches, forward passes and size of differences as JSON, then effects as float64."""
+        prompt, seed = unit.payload
+        pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
+        found = run_plan(pipe, self.plan, prompt, seed, call)
+        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _difference(found)]
+        effects = np.ascontiguousarray(_effects(first, len(self.plan.grid)))
+        return json.dumps(header).encode() + b"\n" + effects.tobytes()
 
 
 def _effects(first: Trajectory, steps: int) -> np.ndarray:

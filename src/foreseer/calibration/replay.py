@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foreseer.attach.accelerate import attach
 from foreseer.attach.network.call import NetworkCall
+from foreseer.attach.network.containers import flatten
 from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.record import Trajectory, record_run
@@ -19,6 +20,10 @@ from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 
 Outputs = dict[tuple[str, int], Any]
+
+
+class DivergedError(CalibrationError):
+    """Under the rows of a plan, a sample leaves the region in which the network's output is finite."""
 
 
 class ReplaySite(OutputSite):
@@ -38,7 +43,10 @@ class ReplaySite(OutputSite):
         key = (branch.name, branch.run.last_step + 1)
         if key not in self.outputs:
             self.forward_passes += 1
-            self.outputs[key] = call.run()
+            output = call.run()
+            if not all(bool(tensor.isfinite().all()) for tensor in flatten(output)):
+                raise DivergedError(f"Under this plan the network's output at step {key[1]} is not finite.")
+            self.outputs[key] = output
         return super().compute(NetworkCall(lambda *args, **kwargs: self.outputs[key], call.args, call.kwargs), branch)
 
 
@@ -70,7 +78,7 @@ class PlannedRun:
 def run_plan(
     pipe: Any,
     plan: Plan,
-    prompt: str,
+    prompt: Any,
     seed: int,
     call: Mapping[str, Any],
     *,
@@ -90,6 +98,7 @@ def run_plan(
 
     Raises:
         CalibrationError: a step that the plan forecasts would have been computed.
+        DivergedError: the network's output is not finite.
     """
     site = ReplaySite({} if outputs is None else outputs)
     try:
@@ -104,7 +113,7 @@ def run_plan(
 
 
 def find_call(
-    pipe: Any, prompt: str, grid: Grid, options: Mapping[str, Any], recorded: str = ""
+    pipe: Any, prompt: Any, grid: Grid, options: Mapping[str, Any], recorded: str = ""
 ) -> tuple[dict[str, Any], Trajectory]:
     """Options of a call whose run has as many steps as ``grid``, and the first step of such a run.
 

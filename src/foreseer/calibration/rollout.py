@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.identity import guidance_of
-from foreseer.calibration.jobs import check_prompts, check_ready, check_seed, check_teacher, make_folder
-from foreseer.calibration.references import References, Work
-from foreseer.calibration.replay import Outputs, find_call, run_plan
-from foreseer.calibration.rollout_moments import Moments, Student
-from foreseer.calibration.sampler import sampler_matrix
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import Work, check_ready, check_teacher
+from foreseer.calibration.replay import run_plan
+from foreseer.calibration.rollout_moments import Moments, Share
+from foreseer.calibration.students import Source, StudentJob, StudentSetting
 from foreseer.checks import check_kind, check_number, one_target
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
+from foreseer.kernel.kernel_file import encode_kernel
 from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
 from foreseer.plan import Plan
-from foreseer.scale import Model, Place, model_of, place_of
+from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
+from foreseer.scale.model import AnyModel
+from foreseer.scale.place import Pool
 from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
@@ -36,7 +39,7 @@ RIDGE = 1e-6
 def rollout(
     pipe: Any,
     kernel: Kernel,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     nfe: int | None = None,
     forward_passes: int | None = None,
@@ -69,11 +72,11 @@ def rollout(
         teacher_steps: number of steps of a finer run, from the same initial noise, to use as the reference.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         ridge: relative to the features' mean square.
-        checkpoint: folder where each prompt's reference run, most of the work, is saved; a later call reuses the saved
-            runs. The folder may be removed afterwards.
+        checkpoint: folder where each prompt's reference run and each segment's moments are saved; a later call resumes
+            from it. It may be removed afterwards.
         workers: where prompts are run: a number of processes on this machine, or a :class:`foreseer.scale.Place`; by
-            default this process. The plan is equal bit for bit. Then ``pipe`` is a name from which workers build their
-            pipeline (:class:`foreseer.scale.Model`), and a checkpoint also keeps the fit of each segment.
+            default this process. The plan is equal bit for bit. Workers need the name of a pipeline as ``pipe``
+            (:class:`foreseer.scale.Model`).
         progress: called with (forward passes done, total).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
@@ -88,22 +91,15 @@ def rollout(
     check_kind("kernel", kernel, Kernel, CalibrationError)
     check_number("ridge", ridge, CalibrationError)
     check_teacher(teacher_steps, len(kernel.grid))
-    prompts, seed = check_prompts(prompts), check_seed(seed)
     rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
-    checkpoint = make_folder(checkpoint)
-    if workers is not None or isinstance(pipe, str | Path | Model):
-        from foreseer.calibration.rollout_workers import rollout_on
-
-        with place_of(workers).pool() as pool:
-            seeds = list(enumerate(prompts, seed))
-            settings = (rule, teacher_steps, ridge, checkpoint)
-            return rollout_on(pool, model_of(pipe), kernel, seeds, settings, options=options, progress=progress)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
     work = Work(progress, len(prompts) * len(rule.on(kernel.grid)))
-    seeded = list(enumerate(prompts, seed))
-    fit = prepare_rollout(
-        pipe, kernel, seeded, teacher_steps=teacher_steps, ridge=ridge, checkpoint=checkpoint, work=work, **options
-    )
-    return fit.fit(rule).plan
+    with place_of(workers).pool() as pool:
+        seeded = list(enumerate(prompts, seed))
+        fit = RolloutFit.begin(
+            pool, model_of(pipe), kernel, seeded, options, teacher_steps=teacher_steps, checkpoint=folder, work=work
+        )
+        return replace(fit, ridge=ridge).fit(rule).plan
 
 
 def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
@@ -122,105 +118,96 @@ class RolledPlan:
 
     Attributes:
         plan: the plan.
-        outputs: for each prompt, the network's outputs at computed steps.
+        roll: token of the students' runs.
         forward_passes: calls of the network that the fit took.
     """
 
     plan: Plan
-    outputs: list[Outputs] = field(repr=False)
+    roll: str
     forward_passes: int
 
 
 @dataclass(frozen=True)
 class RolloutFit:
-    """Fits rollouts of any schedule on the same references.
+    """Fits rollouts of any schedule on the same references; the end of each segment is a barrier.
 
     Attributes:
-        pipe: the pipeline.
-        kernel: its moments, on the grid of the plans.
-        call: options of the pipeline's call.
-        first_step: of its runs on the scheduler's grid.
-        matrix: the sampler matrix.
-        names: the branches' names, none where they share their rows.
-        mixing: how guidance combines them, shape (B,).
-        students: the prompts with their references, not rolled forward.
+        job: the students, not rolled forward.
+        kernel: moments of the pipeline, on the grid of the plans.
+        teacher: says what the references are.
         ridge: relative to the features' mean square.
-        provenance: text for the plans.
-        work: counts steps.
     """
 
-    pipe: Any
+    job: StudentJob
     kernel: Kernel
-    call: dict[str, Any]
-    first_step: int
-    matrix: np.ndarray
-    names: tuple[str, ...]
-    mixing: np.ndarray
-    students: list[Student]
-    ridge: float
-    provenance: dict[str, str]
-    work: Work
+    teacher: str
+    ridge: float = RIDGE
 
-    def fit(self, rule: Schedule, known: Sequence[Outputs] | None = None) -> RolledPlan:
+    @classmethod
+    def begin(
+        cls,
+        pool: Pool,
+        model: AnyModel,
+        kernel: Kernel,
+        seeded: Sequence[tuple[int, Any]],
+        options: Mapping[str, Any],
+        *,
+        teacher_steps: int | None,
+        checkpoint: str | os.PathLike[str] | None,
+        work: Work,
+    ) -> RolloutFit:
+        """Run the reference of each prompt; arguments as those of :func:`rollout`.
+
+        Raises:
+            CalibrationError, SamplerError: as :func:`rollout`.
+        """
+        if kernel.site != "output":
+            raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
+        job = StudentJob.begin(
+            pool,
+            model,
+            kernel.grid,
+            seeded,
+            options,
+            recorded=kernel.provenance.get("steps", ""),
+            branches=kernel.branches.names if kernel.branches is not None else (),
+            teacher_steps=teacher_steps,
+            checkpoint=checkpoint,
+            work=work,
+        )
+        return cls(job, kernel, f"teacher {teacher_steps or 'same'}")
+
+    def fit(self, rule: Schedule, source: Source | None = None) -> RolledPlan:
         """Roll the prompts from computed step to computed step, fitting the rows of each segment on the way.
 
         Args:
             rule: says which steps compute.
-            known: for each prompt, outputs that need no call of the network: those of a rollout whose computed steps
-                agree up to them.
+            source: a rollout with the same outputs up to some step; these are replayed.
         """
-        draft = Draft(self.kernel, rule, self.names, self.mixing, {**self.provenance, "schedule": repr(rule)})
-        seen = known if known is not None else [{} for _ in self.students]
-        students = [replace(one, seen=dict(each), features=[]) for one, each in zip(self.students, seen, strict=True)]
-        branches, total, passes = len(self.mixing), len(self.matrix) - 1, 0
-        moments = Moments.none(branches, self.matrix)
+        job, total = self.job, len(self.kernel.grid)
+        words = f"rollout on {len(job.seeded)} prompts, ridge {self.ridge:g}, {self.teacher}"
+        identity = job.setting.runs.identity
+        made = {"forecaster": words, "guidance": identity["guidance"], "steps": identity["steps"]}
+        draft = Draft(self.kernel, rule, job.names, job.mixing, {**made, "schedule": repr(rule)})
+        branches = len(job.mixing)
+        moments = Moments.none(branches, job.setting.references.matrix)
         weight = BRANCH_WEIGHT if branches > 1 else 0.0
         rows = JointRows(
-            moments, self.mixing, draft.steps, total, ridge=self.ridge, branch_weight=weight, feedback_gain=1.0
+            moments, job.mixing, draft.steps, total, ridge=self.ridge, branch_weight=weight, feedback_gain=1.0
         )
-        for step, end in itertools.pairwise((*draft.computed, total)):
+        depends = {"kernel": fingerprint(encode_kernel(self.kernel)), "names": json.dumps(job.names)}
+        roll, path, passes = secrets.token_hex(8), [], 0
+        for segment, (step, end) in enumerate(itertools.pairwise((*draft.computed, total))):
             newest = [b for b in range(branches) if step in draft.steps[b]]
-            plan, names = draft.plan(rows), [self.names[b] for b in newest if self.names]
-            for student in students:
-                passes += _advance(self.pipe, plan, student, step, names=names, call=self.call)
-                self.work.did(1)
-            moments.grow(students, [total * b + step for b in newest])
+            path.append((step, tuple(job.names[b] for b in newest if job.names)))
+            task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source)
+            more = {**depends, "rows": fingerprint([rows.rows, *rows.cross.values()]), "path": json.dumps(path)}
+            shares = [Share.decode(share) for share in job.on_all(f"segment-{segment:03d}", task, more)]
+            if source is None or step > source.until:
+                passes += sum(int(share.calls[0]) for share in shares)
+            moments.grow(shares, [total * b + step for b in newest])
             rows.fit(step, end)
-        return RolledPlan(draft.plan(rows), [student.seen for student in students], passes)
-
-
-def prepare_rollout(
-    pipe: Any,
-    kernel: Kernel,
-    seeded: Sequence[tuple[int, str]],
-    *,
-    teacher_steps: int | None,
-    ridge: float,
-    checkpoint: str | os.PathLike[str] | None,
-    work: Work,
-    **options: Any,
-) -> RolloutFit:
-    """Run the reference of each prompt; arguments as those of :func:`rollout`.
-
-    Raises:
-        CalibrationError, SamplerError: as :func:`rollout`.
-    """
-    prompts = [prompt for _, prompt in seeded]
-    check_ready(pipe, prompts)
-    if kernel.site != "output":
-        raise CalibrationError(f"A rollout is for the output site; this kernel is of the site {kernel.site!r}.")
-    latent = {**options, "output_type": "latent"}
-    call, first = find_call(pipe, prompts[0], kernel.grid, latent, kernel.provenance.get("steps", ""))
-    matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
-    finer = {**call, "num_inference_steps": teacher_steps or call["num_inference_steps"]}
-    work.total += len(prompts) * int(finer["num_inference_steps"])
-    branches = kernel.branches.names if kernel.branches is not None else ()
-    references = References(pipe, kernel.grid, matrix, finer, checkpoint, branches=branches)
-    names, mixing, students = references.students(list(seeded), work)
-    words = f"rollout on {len(prompts)} prompts, ridge {ridge:g}, teacher {teacher_steps or 'same'}"
-    provenance = {"forecaster": words, "guidance": guidance_of(call), "steps": str(call["num_inference_steps"])}
-    start = first.first_step
-    return RolloutFit(pipe, kernel, call, start, matrix, names, mixing, students, ridge, provenance, work)
+        return RolledPlan(draft.plan(rows), roll, passes)
 
 
 class Draft:
@@ -255,13 +242,40 @@ class Draft:
         return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
 
 
-def _advance(pipe: Any, plan: Plan, student: Student, step: int, *, names: list[str], call: dict[str, Any]) -> int:
-    """Run to ``step`` under ``plan``, replaying known outputs; the number of calls of the network."""
-    found = run_plan(pipe, plan, student.prompt, student.seed, call, outputs=student.seen, stop_after=step + 1)
-    trajectory = found.trajectory
-    if names:
-        outputs = (student.seen[name, step + trajectory.first_step] for name in names)
-        student.features += [flatten(output)[0].reshape(-1) for output in outputs]
-    else:
-        student.features.append(trajectory.outputs[step])
-    return found.forward_passes
+@dataclass(frozen=True)
+class Advance(Task):
+    """Bring a student to the last step of ``path`` under ``plan``; the result is its :class:`Share`.
+
+    A worker that does not hold the student, because it replaces one that was lost, begins it again: rows before the
+    last step do not change from segment to segment, so one run under this plan gives the same features.
+
+    Args:
+        setting: of the job.
+        names: of the branches, none where they share their rows.
+        plan: the rows fitted so far.
+        path: each computed step so far, with the names of the branches that compute there.
+        roll: token of the rollout.
+        source: of its first outputs.
+    """
+
+    setting: StudentSetting
+    names: tuple[str, ...]
+    plan: Plan
+    path: tuple[tuple[int, tuple[str, ...]], ...]
+    roll: str
+    source: Source | None
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One student, one segment: known outputs are replayed."""
+        prompt, seed = unit.payload
+        student = self.setting.rolled(worker, unit, self.names, self.roll, self.source)
+        pipe, options = self.setting.runs.on(worker)
+        call, last = self.setting.runs.call(options), self.path[-1][0]
+        found = run_plan(pipe, self.plan, prompt, seed, call, outputs=student.seen, stop_after=last + 1)
+        first, features = found.trajectory.first_step, []
+        for step, names in self.path:
+            outputs = [flatten(student.seen[name, step + first])[0].reshape(-1) for name in names]
+            features += outputs or [found.trajectory.outputs[step]]
+        student.features = features
+        calls = sum(step == last + first for _, step in student.seen)
+        return Share.of(student, max(1, len(self.path[-1][1])), calls).encode()

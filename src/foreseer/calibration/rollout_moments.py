@@ -18,18 +18,18 @@ class Student:
     """One calibration prompt, rolled forward.
 
     Attributes:
-        prompt: the prompt's text.
-        seed: seed of the initial noise.
         reference: outputs of the full run at this grid's steps, branch by branch: B T tensors.
         targets: per step e, the reference's sample minus the initial noise's share in it.
+        names: of the branches in ``reference``, none where they share their rows.
+        mixing: how guidance combines them, shape (B,).
         seen: the network's outputs on the perturbed trajectory, by branch and step.
         features: the outputs computed so far, flattened.
     """
 
-    prompt: str
-    seed: int
     reference: list[Tensor]
     targets: list[Tensor]
+    names: tuple[str, ...]
+    mixing: Float64[np.ndarray, " B"]
     seen: dict[tuple[str, int], Any] = field(default_factory=dict)
     features: list[Tensor] = field(default_factory=list)
 
@@ -42,17 +42,22 @@ class Share:
         among: shape (L, M), with all its M features so far, the last ones included.
         with_reference: shape (L, B T).
         with_targets: shape (L, T + 1).
+        calls: of the network at the last step, shape (1,).
     """
 
     among: Float64[np.ndarray, "L M"]
     with_reference: Float64[np.ndarray, "L N"]
     with_targets: Float64[np.ndarray, "L T1"]
+    calls: Int64[np.ndarray, " 1"]
 
     @classmethod
-    def of(cls, student: Student, count: int) -> Share:
-        """The inner products of the last ``count`` features."""
+    def of(cls, student: Student, count: int, calls: int) -> Share:
+        """The inner products of the last ``count`` features, which took ``calls`` of the network."""
         last = student.features[len(student.features) - count :]
-        return cls(gram(last, student.features), gram(last, student.reference), gram(last, student.targets))
+        among, with_reference, with_targets = (
+            gram(last, others) for others in (student.features, student.reference, student.targets)
+        )
+        return cls(among, with_reference, with_targets, np.array([calls]))
 
     def encode(self) -> bytes:
         """The bytes of a safetensors file."""
@@ -93,11 +98,7 @@ class Moments:
         wide = np.zeros((0, branches * (samples - 1)))
         return cls(matrix, np.zeros(0, np.int64), np.zeros((0, 0)), wide, np.zeros((0, samples)))
 
-    def grow(self, students: Sequence[Student], newest: Sequence[int]) -> None:
-        """Add the last features of every student, with indices ``newest``."""
-        self.grow_by([Share.of(student, len(newest)) for student in students], newest)
-
-    def grow_by(self, shares: Sequence[Share], newest: Sequence[int]) -> None:
+    def grow(self, shares: Sequence[Share], newest: Sequence[int]) -> None:
         """Add the last features of every student, with indices ``newest``, summed in the order of ``shares``."""
         before, more = self.features.size, len(newest)
         among = np.zeros((more, before + more))

@@ -34,7 +34,7 @@ def measure_sensitivity(
     pool: Pool,
     runs: PromptRuns,
     kernel: Kernel,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     seed: int = 0,
     store: Store | None = None,
@@ -112,7 +112,7 @@ def _schedules(kernel: Kernel) -> Iterator[Schedule]:
     yield Optimal(kernel, nfe=max(2, steps // 6))
 
 
-def _final_sample(pipe: Any, prompt: str, seed: int, call: dict[str, Any]) -> Float64[np.ndarray, " D"]:
+def _final_sample(pipe: Any, prompt: Any, seed: int, call: dict[str, Any]) -> Float64[np.ndarray, " D"]:
     with record_run(pipe) as trajectory:
         run(pipe, call_arguments(pipe, prompt, call), seed)
     assert trajectory.sample is not None

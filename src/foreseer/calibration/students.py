@@ -1,167 +1,218 @@
-"""What workers do for a rollout: reference runs, and students that follow a plan step by step."""
+"""Jobs in which every prompt follows its reference run: workers hold students, moments travel."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from foreseer.attach.network.containers import flatten
-from foreseer.calibration.jobs import PromptRuns
+from foreseer.calibration.identity import fingerprint
+from foreseer.calibration.jobs import PromptRuns, Work, check_teacher, content, on_prompts, prompt_unit
 from foreseer.calibration.references import References
-from foreseer.calibration.replay import find_call, run_plan
-from foreseer.calibration.rollout_moments import Share, Student
+from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.grid import Grid
-from foreseer.plan import Plan
-from foreseer.scale import Task, Unit, Worker
+from foreseer.scale import FolderStore, MemoryStore, Store, Task, Unit, Worker, run_units
+from foreseer.scale.model import AnyModel
+from foreseer.scale.place import Pool
 
 STUDENTS = "students"  # in a worker's memory
-Path = tuple[tuple[int, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where students begin that share the beginning of another roll.
+
+    Args:
+        roll: token of the other roll.
+        until: the last step at which both have the same outputs.
+    """
+
+    roll: str
+    until: int
+
+
+@dataclass
+class _Held:
+    """What a worker holds of one job: students at their beginning, and students by roll."""
+
+    token: str
+    references: dict[str | None, Student] = field(default_factory=dict)
+    rolls: dict[str, dict[str | None, Student]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudentSetting:
+    """What all tasks of one job share.
+
+    Args:
+        runs: of the students.
+        references: of the students.
+        teacher_steps: of the references' runs.
+        first_step: of the students' runs on the scheduler's grid.
+        shape: of a sample.
+        token: of this job alone; a worker drops the students of any other.
+    """
+
+    runs: PromptRuns
+    references: References
+    teacher_steps: int
+    first_step: int
+    shape: tuple[int, ...]
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Everything but prompt and seed that a reference depends on."""
+        own = {"teacher": str(self.teacher_steps), "grid": fingerprint(self.references.grid.key)}
+        return {**self.runs.identity, **own, "branches": json.dumps(self.references.branches)}
+
+    def student(self, worker: Worker, unit: Unit, names: tuple[str, ...] | None = None) -> Student:
+        """The unit's student at its beginning, with branches ``names`` or those that its run has."""
+        held = self._held(worker)
+        student = held.references.get(unit.home)
+        if student is None or names not in (None, student.names):
+            prompt, seed = unit.payload
+            pipe, options = self.runs.on(worker)
+            call = {**options, "num_inference_steps": self.teacher_steps}
+            identity = prompt_unit("", 0, prompt, seed, self.identity).fingerprint
+            student = self.references.student(pipe, prompt, seed, call, identity=identity, names=names)
+            held.references[unit.home] = student
+        return student
+
+    def rolled(
+        self, worker: Worker, unit: Unit, names: tuple[str, ...], roll: str, source: Source | None = None
+    ) -> Student:
+        """The unit's student where it stands in a roll; a worker that does not hold it begins it again.
+
+        It keeps the students of this roll and of its source, and drops those of others.
+        """
+        held = self._held(worker)
+        before = held.rolls.get(source.roll, {}) if source is not None else {}
+        students = held.rolls.get(roll, {})
+        held.rolls = {roll: students} | ({source.roll: before} if source is not None else {})
+        if unit.home not in students:
+            seen = {}
+            if source is not None and unit.home in before:
+                last = source.until + self.first_step
+                seen = {key: output for key, output in before[unit.home].seen.items() if key[1] <= last}
+            students[unit.home] = replace(self.student(worker, unit, names), seen=seen, features=[])
+        return students[unit.home]
+
+    def _held(self, worker: Worker) -> _Held:
+        held = worker.memory.get(STUDENTS)
+        if held is None or held.token != self.token:
+            held = worker.memory[STUDENTS] = _Held(self.token)
+        return held
 
 
 @dataclass(frozen=True)
 class FindOwnRun(Task):
-    """The steps to ask for and the sampler matrix, from one step of a run; the unit's payload is a prompt."""
+    """The students' call and sampler matrix, from one step of a run; the unit's payload is a prompt."""
 
     runs: PromptRuns
     grid: Grid
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps as 8 bytes, then the matrix as float64."""
-        pipe, options = self.runs.on(worker)
-        given = {name: value for name, value in self.runs.options.items() if name == "num_inference_steps"}
-        call, first = find_call(pipe, unit.payload, self.grid, {**options, **given}, self.recorded)
+        """Steps to ask for, first step and shape of a sample as JSON, then the matrix as float64."""
+        _, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
-        return int(call["num_inference_steps"]).to_bytes(8, "little") + matrix.tobytes()
-
-
-def decode_own_run(content: bytes) -> tuple[int, np.ndarray]:
-    """Steps and matrix of a :class:`FindOwnRun`."""
-    matrix = np.frombuffer(content[8:])
-    size = round(matrix.size**0.5)
-    return int.from_bytes(content[:8], "little"), matrix.reshape(size, size)
-
-
-@dataclass(frozen=True)
-class ReferenceStart:
-    """Where students begin.
-
-    Args:
-        grid: that the students follow.
-        matrix: the sampler matrix of that grid, shape (T + 1, T + 1).
-        branches: names of the branches of guidance to record apart; none where rows are shared.
-        folder: where references are kept; ``None`` to keep none.
-        steps: of the references' runs.
-    """
-
-    grid: Grid
-    matrix: np.ndarray
-    branches: tuple[str, ...]
-    folder: str | None
-    steps: int
-
-
-@dataclass(frozen=True)
-class RolloutSetting:
-    """What all tasks of one rollout share.
-
-    Args:
-        runs: of the students.
-        start: of the students.
-        token: of this rollout alone; a worker drops the students of any other.
-    """
-
-    runs: PromptRuns
-    start: ReferenceStart
-    token: str
-
-    def students(self, worker: Worker) -> dict[tuple[str, int], tuple[Student, tuple[str, ...]]]:
-        """Return the worker's students of this rollout, with their branches, by prompt and seed."""
-        token, students = worker.memory.get(STUDENTS, ("", {}))
-        if token != self.token:
-            token, students = worker.memory[STUDENTS] = self.token, {}
-        return students
-
-    def begin(
-        self, worker: Worker, prompt: str, seed: int, names: tuple[str, ...] | None
-    ) -> tuple[Student, tuple[str, ...], np.ndarray]:
-        """A student at its beginning, its branches and their mixing."""
-        pipe, options = self.runs.on(worker)
-        start, call = self.start, {**options, "num_inference_steps": self.start.steps}
-        references = References(pipe, start.grid, start.matrix, call, start.folder, branches=start.branches)
-        return references.student(seed, prompt, names)
+        header = [int(call["num_inference_steps"]), first.first_step, first.shape]
+        return json.dumps(header).encode() + b"\n" + matrix.tobytes()
 
 
 @dataclass(frozen=True)
 class RunReference(Task):
     """Run a prompt's reference; the result is its branches and their mixing. The worker keeps the student."""
 
-    setting: RolloutSetting
+    setting: StudentSetting
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One reference."""
-        prompt, seed = unit.payload
-        student, names, mixing = self.setting.begin(worker, prompt, seed, None)
-        self.setting.students(worker)[prompt, seed] = student, names
-        return json.dumps({"names": names, "mixing": [value.hex() for value in mixing.tolist()]}).encode()
-
-
-def decode_branches(content: bytes) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and mixing of a :class:`RunReference`."""
-    found = json.loads(content)
-    return tuple(found["names"]), np.array([float.fromhex(value) for value in found["mixing"]])
+        student = self.setting.student(worker, unit)
+        mixing = [value.hex() for value in student.mixing.tolist()]
+        return json.dumps({"names": student.names, "mixing": mixing}).encode()
 
 
 @dataclass(frozen=True)
-class Advance(Task):
-    """Bring a student to the last step of ``path`` under ``plan``; the result is its :class:`Share`.
+class StudentJob:
+    """Prompts with their references, on workers.
 
-    A worker that does not hold the student, because it replaces one that was lost, begins it again: rows before the
-    last step do not change from segment to segment, so one run under this plan gives the same features.
-
-    Args:
-        setting: of the rollout.
-        names: of the branches, none where they share their rows.
-        plan: the rows fitted so far.
-        path: each computed step so far, with the names of the branches that compute there.
+    Attributes:
+        pool: of workers.
+        setting: what tasks of this job share.
+        seeded: seed and prompt of each student.
+        store: where results are kept.
+        work: counts steps of runs.
+        names: of the branches of guidance, none where they share their rows.
+        mixing: how guidance combines them, shape (B,).
     """
 
-    setting: RolloutSetting
-    names: tuple[str, ...]
-    plan: Plan
-    path: Path
+    pool: Pool
+    setting: StudentSetting
+    seeded: Sequence[tuple[int, Any]]
+    store: Store
+    work: Work
+    names: tuple[str, ...] = ()
+    mixing: np.ndarray = field(default_factory=lambda: np.ones(1))
 
-    def run(self, worker: Worker, unit: Unit) -> bytes:
-        """One student, one segment."""
-        prompt, seed = unit.payload
-        students = self.setting.students(worker)
-        student, names = students.get((prompt, seed), (None, ()))
-        features = sum(max(1, len(names)) for _, names in self.path)
-        if student is None or names != self.names or len(student.features) > features:
-            student, *_ = self.setting.begin(worker, prompt, seed, self.names)
-        students[prompt, seed] = student, self.names
-        pipe, options = self.setting.runs.on(worker)
-        if len(student.features) < features:
-            _advance(pipe, self, student, self.setting.runs.call(options))
-        return Share.of(student, max(1, len(self.path[-1][1]))).encode()
+    @classmethod
+    def begin(
+        cls,
+        pool: Pool,
+        model: AnyModel,
+        grid: Grid,
+        seeded: Sequence[tuple[int, Any]],
+        options: Mapping[str, Any],
+        *,
+        recorded: str,
+        branches: tuple[str, ...],
+        teacher_steps: int | None,
+        checkpoint: str | os.PathLike[str] | None,
+        work: Work,
+    ) -> StudentJob:
+        """Run the reference of each prompt; its steps are added to the total of ``work``.
 
+        Raises:
+            CalibrationError: a teacher that is not finer, workers whose pipelines differ, a checkpoint that cannot be
+                read or written, or no number of steps gives runs on ``grid``.
+            SamplerError: the scheduler is stochastic, or not linear.
+        """
+        folder = os.path.abspath(checkpoint) if checkpoint is not None else None
+        runs = PromptRuns(model, len(grid), {**options, "output_type": "latent"}).identified(pool, len(seeded))
+        (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
+        header, _, matrix = content(found).partition(b"\n")
+        steps, first_step, shape = json.loads(header)
+        samples = len(grid) + 1
+        references = References(grid, np.frombuffer(matrix).reshape(samples, samples).copy(), branches, folder)
+        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        setting = StudentSetting(
+            runs, references, check_teacher(teacher_steps, steps) or steps, first_step, tuple(shape)
+        )
+        store = FolderStore(folder) if folder is not None else MemoryStore()
+        job = cls(pool, setting, seeded, store, work)
+        work.total += len(seeded) * setting.teacher_steps
+        branch = json.loads(job.on_all("reference", RunReference(setting), {}, setting.teacher_steps)[0])
+        mixing = np.array([float.fromhex(value) for value in branch["mixing"]])
+        return replace(job, names=tuple(branch["names"]), mixing=mixing)
 
-def _advance(pipe: Any, task: Advance, student: Student, call: dict[str, Any]) -> None:
-    """Run to the last step of the path: evaluations that the student has are replayed, the others are new."""
-    last = task.path[-1][0]
-    planned = run_plan(pipe, task.plan, student.prompt, student.seed, call, outputs=student.seen, stop_after=last + 1)
-    trajectory = planned.trajectory
-    known, position = len(student.features), 0
-    for step, names in task.path:
-        count = max(1, len(names))
-        if position >= known:
-            if names:
-                outputs = (student.seen[name, step + trajectory.first_step] for name in names)
-                student.features += [flatten(output)[0].reshape(-1) for output in outputs]
-            else:
-                student.features.append(trajectory.outputs[step])
-        position += count
+    def on_all(self, kind: str, task: Task, more: dict[str, str], each: int = 1, first: int = 0) -> list[bytes]:
+        """The results of all prompts, see :func:`on_prompts`; they depend on the references and on ``more``."""
+        identity = {**self.setting.identity, **more}
+        return on_prompts(
+            self.pool,
+            task,
+            self.seeded,
+            kind=kind,
+            identity=identity,
+            store=self.store,
+            work=self.work,
+            each=each,
+            first=first,
+        )

@@ -11,14 +11,15 @@ from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import SENSITIVITY_PROMPTS, calibrate
-from foreseer.calibration.jobs import check_prompts, check_ready
+from foreseer.calibration.jobs import check_prompts, check_ready, default_steps, split_prompts, takes_texts
 from foreseer.calibration.mix_channels import mix_channels
-from foreseer.calibration.refine import TRIES, refine, split_prompts
+from foreseer.calibration.refine import TRIES, refine
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
+from foreseer.scale import Place, place_of
 
 BUDGETS = (14, 9, 7)
 Progress = Callable[[str, int, int], None]
@@ -26,14 +27,15 @@ Progress = Callable[[str, int, int], None]
 
 def tune(
     pipe: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     *,
     budgets: Sequence[int] | None = None,
-    num_inference_steps: int = 50,
+    num_inference_steps: int | None = None,
     seed: int = 0,
     iterations: int = 2,
     mix: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    workers: int | Place | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Profile:
@@ -44,11 +46,12 @@ def tune(
         prompts: a dozen or more, of the kind that you will use. The last quarter is held out: nothing is fitted on it.
         budgets: numbers of computed steps that get a refined plan; kernel rows serve all others. By default those of
             14, 9 and 7 that are below ``num_inference_steps``.
-        num_inference_steps: steps of the reference runs.
+        num_inference_steps: steps of the reference runs, by default 50, or those of an ``fs.Sampler``.
         seed: of the first prompt's noise; prompt i has seed + i.
         iterations: Gauss-Newton iterations per budget; 0 leaves refinement out.
         mix: whether to fit rows that mix channels; they are kept where they help on held-out prompts.
         checkpoint: folder to resume from after an interruption.
+        workers: where prompts are run, as in :func:`foreseer.rollout`; they are started once for all stages.
         progress: receives the stage's name, the amount done and the amount in all.
         options: for the pipeline's call (guidance_scale, height, ...).
 
@@ -59,26 +62,28 @@ def tune(
         CalibrationError: the pipeline cannot be calibrated, there are fewer than two prompts, or a budget does not fit
             the steps.
     """
-    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+    prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts, texts=takes_texts(pipe))
     if len(prompts) < 2:
         raise CalibrationError("tune needs two prompts or more: one is held out. Use fs.calibrate for a single one.")
+    num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
     if budgets is not None:
         check_kind("budgets", budgets, Sequence, CalibrationError)
     for nfe in budgets or ():
         check_count("a budget", nfe, CalibrationError, least=1, most=num_inference_steps)
-    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
-    stages = _Stages(pipe, prompts, seed, folder, progress, options)
-    kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
-    plans: list[Plan] = []
-    for nfe in _in_order(budgets, num_inference_steps):
-        plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
-        if iterations:
-            plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
-        if mix:
-            plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
-        plans.append(plan)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
+    with place_of(workers).kept() as place:
+        stages = _Stages(pipe, prompts, seed, folder, place, progress, options)
+        kernel = stages.run("calibrate", calibrate, stages.fitted, num_inference_steps=num_inference_steps)
+        plans: list[Plan] = []
+        for nfe in _in_order(budgets, num_inference_steps):
+            plan = stages.run(f"roll out {nfe}", rollout, kernel, stages.fitted, nfe=nfe)
+            if iterations:
+                plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
+            if mix:
+                plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
+            plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
 
@@ -118,14 +123,15 @@ class _Stages:
     """The stages of one tuning: what all of them are called with, and the prompts that may be fitted on."""
 
     pipe: Any
-    prompts: Sequence[str]
+    prompts: Sequence[Any]
     seed: int
     folder: Path | None
+    place: Place
     progress: Progress | None
     options: Mapping[str, Any]
 
     @property
-    def fitted(self) -> list[str]:
+    def fitted(self) -> list[Any]:
         """The prompts that refinement and mixing do not hold out; they keep their seeds, being the first ones."""
         return [prompt for _, prompt in split_prompts(self.prompts, None, self.seed)[0]]
 
@@ -135,6 +141,7 @@ class _Stages:
             self.pipe,
             *arguments,
             seed=self.seed,
+            workers=self.place,
             checkpoint=None if self.folder is None else self.folder / stage.replace(" ", "-"),
             progress=None if self.progress is None else partial(self.progress, stage),
             **more,

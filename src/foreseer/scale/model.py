@@ -36,13 +36,18 @@ class Model:
         if os.sep in self.name and Path(self.name).is_dir():
             object.__setattr__(self, "name", str(Path(self.name).absolute()))
 
+    @property
+    def is_function(self) -> bool:
+        """Whether the name is that of a function which builds the pipeline."""
+        return FUNCTION.fullmatch(self.name) is not None and not Path(self.name).exists()
+
     def load(self) -> tuple[Any, dict[str, Any]]:
         """The pipeline, and the options of its call that its folder gives.
 
         Raises:
             ForeseerError: the pipeline cannot be found or loaded.
         """
-        if FUNCTION.fullmatch(self.name) and not Path(self.name).exists():
+        if self.is_function:
             return _built(self.name), {}
         from foreseer.pipelines import load_pipeline, split_sampling
 

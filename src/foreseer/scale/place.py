@@ -192,6 +192,15 @@ class Place(ABC):
         finally:
             pool.close()
 
+    @contextmanager
+    def kept(self) -> Iterator[Place]:
+        """This place, entered for a block unless it has been entered before."""
+        if self._pool is not None:
+            yield self
+            return
+        with self:
+            yield self
+
     def __enter__(self) -> Place:
         if self._pool is not None:
             raise ScaleError(f"This {type(self).__name__} place is in use: enter it once, or make another.")

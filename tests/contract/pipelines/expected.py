@@ -22,7 +22,7 @@ def branch_names(tiny: TinyPipeline) -> list[str]:
 
 
 def seen_steps(tiny: TinyPipeline, steps: int) -> dict[str, range]:
-    """The steps at which each branch is called: all from the run's first, unless a second denoiser takes over."""
+    """Steps at which each branch is called: all, unless a second denoiser takes over."""
     if len(tiny.denoisers) == 1:
         return dict.fromkeys(branch_names(tiny), range(tiny.first_step(steps), steps))
     scheduler = tiny.pipe.scheduler
@@ -34,7 +34,7 @@ def seen_steps(tiny: TinyPipeline, steps: int) -> dict[str, range]:
 
 
 def check_pattern(tiny: TinyPipeline, record: RunRecord, rule: Schedule, steps: int) -> None:
-    """Every branch computes and forecasts exactly the steps that the rule names; a late branch on the steps left."""
+    """Every branch computes and forecasts exactly the steps of the rule; a late branch those left."""
     computed, forecast = {}, {}
     for name, seen in seen_steps(tiny, steps).items():
         if isinstance(rule, schedule.Explicit):  # counted on the whole run

@@ -71,7 +71,7 @@ def test_an_uncalibrated_pipeline_is_left_as_it_was(name: str) -> None:
 
 
 def test_two_denoisers_keep_histories_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every forecast is the weighted sum of what that very denoiser gave, in that branch, since it took over."""
+    """Every forecast is the weighted sum of the outputs of the same denoiser and branch."""
     tiny = built("wan_2_2")
     given: dict[int, dict[int, Tensor]] = {}
     wrong, forecasts = [], Counter()

@@ -65,7 +65,7 @@ def in_a_module(layer: str, modules: Sequence[str]) -> bool:
 
 
 def is_routed(layer: str) -> bool:
-    """Whether a layer is an expert's, which runs only where a token chooses it: rounding, so the machine, decides."""
+    """Whether a layer belongs to an expert, which runs only for tokens routed to it."""
     return ".experts." in layer
 
 

@@ -1,4 +1,4 @@
-"""What must not change: an all-compute run, a second run, a detached pipeline, a run with other settings."""
+"""Unchanged results: all-compute runs, second runs, detached pipelines, other settings."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ CASES = [
 
 
 def golden():
-    """On Grid.uniform(50), where noise levels are the steps up to a shift and a scale that rows do not see."""
+    """On Grid.uniform(50): its levels equal the steps up to a shift and a scale, which rows ignore."""
     cases = []
     for name, options, computed, row_of in CASES:
         for step in sorted({3, 7, 18, 33, 49} - set(computed)):

@@ -103,7 +103,7 @@ def test_a_container_that_cannot_be_made_again_is_refused() -> None:
         ((A,), B, False),
         (A, (B,), False),
         ((A,), (B, A), False),
-        ((A, B), (A, B), False),  # not plain: taken apart anew, which is never wrong
+        ((A, B), (A, B), False),  # not plain: taken apart again, which is never wrong
         ([A], [B], False),
         ((A,), ([B],), False),
         (Transformer2DModelOutput(sample=A), (A,), False),

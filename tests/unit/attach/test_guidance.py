@@ -1,4 +1,4 @@
-"""Branches of guidance that compute at steps of their own, on tiny pipelines and in loops of one's own."""
+"""Guidance branches with separate computed steps, on tiny pipelines and in user-defined loops."""
 
 import gc
 import re
@@ -93,7 +93,7 @@ def test_forecasts_are_the_rows_on_both_histories(keep):
 
 
 def test_exact_where_the_row_is_the_truth():
-    """The same words on both sides: what cond gives at a step is what uncond would have given."""
+    """The same prompt on both sides: cond's output at a step equals uncond's."""
     pipe = tiny("wan")
     embeds = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(3))
     same = {"prompt_embeds": embeds, "negative_prompt_embeds": embeds, "height": 32, "width": 32, "num_frames": 5}

@@ -18,7 +18,7 @@ from foreseer.gate import FirstBlock, Gate, GatedPolicy, TeaCache
 from tests.support.attaching import STEPS, TinyDenoiser, flow_scheduler, reference, sample, tiny
 from tests.support.pipelines import randomise
 
-# Of each pipeline: its first block, the first layer there that meets the modulated tokens, and where among the block's
+# For each pipeline: its first block, the first layer there that gets the modulated tokens, and where among the block's
 # outputs the hidden state is.
 FIRST = {
     "flux": ("transformer_blocks.0", "attn.to_q", 1),
@@ -37,7 +37,7 @@ def gated(gate: Gate, site: str = "output", **options: Any) -> GatedPolicy:
 
 
 def watched(name: str, policy: GatedPolicy, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Tensor], list[Tensor]]:
-    """The record of a gated run; what its first block's layer was given, and what that block changed, at every call.
+    """Record of a gated run, with its first block's inputs and changes at every call.
 
     The calls' arguments are noted, and the unaccelerated network run on them afterwards, with plain hooks.
     """
@@ -73,7 +73,7 @@ def watched(name: str, policy: GatedPolicy, monkeypatch: pytest.MonkeyPatch) -> 
 
 @cache
 def usual_changes(name: str) -> tuple[float, float]:
-    """Median changes in a run that computes every step: rescaled of the modulated input, and of the first block."""
+    """Median changes in an all-compute run: rescaled for the modulated input, and of the first block."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", fs.ForeseerWarning)  # that nothing was saved
         _, modulated, changes = watched(name, gated(FirstBlock(0.0)), patch)

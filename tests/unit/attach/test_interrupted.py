@@ -20,7 +20,7 @@ class StoppedError(Exception):
 
 
 def break_off(name: str, step: int) -> None:
-    """A run of another seed that ends in an exception inside the denoiser at ``step`` (of this run's calls)."""
+    """A run of another seed that raises inside the denoiser at its call ``step``."""
     calls = 0
 
     def count(forward: Any, *args: Any, **kwargs: Any) -> Any:

@@ -42,7 +42,7 @@ def test_the_head_begins_right_after_the_blocks(name: str) -> None:
 
 
 def test_the_head_runs_with_the_current_timestep() -> None:
-    """Flux by hand: reuse of the hidden state, modulated anew."""
+    """Flux by hand: reuse of the hidden state, modulated again."""
     run, pipe = tiny("flux"), tiny("flux").pipe
     hidden, outputs, embeddings = [], [], []
     hooks = [

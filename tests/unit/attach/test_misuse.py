@@ -1,4 +1,4 @@
-"""What users do by mistake is refused in words, where it would have done nothing or something else."""
+"""Mistakes of users are refused with a message, instead of doing nothing or something else."""
 
 from __future__ import annotations
 

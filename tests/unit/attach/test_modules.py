@@ -80,7 +80,7 @@ def made(model: nn.Module) -> tuple[nn.Module, object]:
 
 @pytest.mark.parametrize("of_mlp", [1.0, 0.5])
 def test_norms_and_additions_run_on_the_current_step(of_mlp: float) -> None:
-    """A forecast step by hand: what modules gave last, weighed by rows of their own, everything else as ever."""
+    """A forecast step by hand: modules' last outputs weighted by separate rows, the rest unchanged."""
     model, scheduler = made(Blocks())
     kept: dict[tuple[int, str], Tensor] = {}
     inputs: list[tuple[Tensor, Tensor]] = []

@@ -70,7 +70,7 @@ def test_all_compute_is_bit_identical_and_a_second_run_the_first_again(name: str
 def test_the_true_change_gives_the_reference_to_rounding(
     name: str, site: Residual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each forecast replaced by the true change, taken beforehand with both ranges' changes kept at every step."""
+    """Replace each forecast by the true change, recorded beforehand for both ranges at every step."""
     truth: list[list[Tensor]] = []
     every = policy(site, fs.schedule.Uniform(interval=1))
     with monkeypatch.context() as patch, fs.accelerate(tiny(name).pipe, every) as handle:
@@ -108,7 +108,7 @@ def test_the_true_change_gives_the_reference_to_rounding(
 
 
 def delta_by_hand(run: TinyPipeline, computed: set[int], early: set[int], late: set[int]) -> Tensor:
-    """Delta-DiT with one branch, by replaced methods: each block of the phase's range adds its own kept change.
+    """Delta-DiT with one branch, by replaced methods: each block in range adds its kept change.
 
     Reuse of a range's change is reuse of its blocks' changes, added up.
     """
@@ -255,7 +255,7 @@ def test_the_options_are_text() -> None:
 
 
 def test_skipped_layers_are_a_branch_of_their_own() -> None:
-    """SD3's skip-layer guidance: a late call that runs other blocks has a layout of its own."""
+    """SD3's skip-layer guidance: a late call that runs other blocks has a separate layout."""
     options = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.1, "skip_layer_guidance_stop": 0.8}
     with fs.accelerate(tiny("sd3").pipe, policy(Residual(), fs.schedule.Uniform(interval=1))) as handle:
         assert torch.equal(tiny("sd3").run(**options), reference_with(options))

@@ -1,4 +1,4 @@
-"""Models that nobody has named: they work by what they are, or are refused with the reason and the remedy."""
+"""Unknown models work by their structure, or are refused with the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Words(nn.Module):
 
 
 class OwnPipeline(diffusers.DiffusionPipeline):
-    """A pipeline of one's own: its denoiser is called ``brain``."""
+    """A user-defined pipeline: its denoiser is called ``brain``."""
 
     def __init__(self, brain: Any, scheduler: Any, reader: Any, helper: Any = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Projection, principal components and the papers' bounds, on functions that satisfy their assumptions."""
+"""Projection, principal components and the papers' bounds, under their assumptions."""
 
 import math
 

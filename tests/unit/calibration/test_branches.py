@@ -1,4 +1,4 @@
-"""Branches of guidance: recorded apart, combined as the pipeline does, each forecast by rows of its own."""
+"""Guidance branches: recorded separately, combined as in the pipeline, forecast by separate rows."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def rescaled(output, without):
 
 
 class GuidedPipeline(LoopPipeline):
-    """Combines two outputs as told, from two calls (the second from ``late`` on) or from one of twice the batch."""
+    """Combines two outputs, of two calls (the second from ``late`` on) or of one with twice the batch."""
 
     def __init__(self, combine=linear, batched=False, late=0):
         super().__init__(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0))

@@ -102,7 +102,7 @@ def test_what_was_recorded_before_a_change_is_not_taken_for_what_is_after_it(tmp
     with pytest.raises(KernelError, match="cannot be merged"):
         before.merge(after)
     fs.rollout(pipe, after, TRAINING[:1], nfe=3, checkpoint=tmp_path / "references")
-    assert len({*(tmp_path / "references").glob("*.safetensors")} - kept) == 1  # made anew
+    assert len({*(tmp_path / "references").glob("*.safetensors")} - kept) == 1  # made again
 
 
 def test_what_kernels_may_differ_in_is_named(kernel):

@@ -38,7 +38,7 @@ def test_learned_never_expects_more_than_the_best_sub_grid(few, nfe):
 
 @pytest.mark.parametrize("nfe", [1, 2])
 def test_prompts_that_contradict_each_other_are_served_by_reuse(nfe):
-    """One prompt's outputs grow and the other's shrink: rows fitted on one are twice as wrong on the other as reuse."""
+    """One prompt's outputs grow, the other's shrink: rows of one are twice as wrong on the other as reuse."""
     bend = 0.3 * (np.arange(STEPS) / STEPS) ** 2
     grams = np.stack([np.outer(1 + bend, 1 + bend), np.outer(1 - bend, 1 - bend)])
     kernel = fs.Kernel(fs.Grid.uniform(STEPS), grams, final_squares=np.ones(2))

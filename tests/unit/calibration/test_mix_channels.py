@@ -1,4 +1,4 @@
-"""Corrections that mix channels: fitted on moments, chosen by held-out prompts, better on prompts never seen."""
+"""Corrections that mix channels: fitted on moments, chosen by held-out prompts, better on others."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ PROMPTS = [f"training prompt {index}" for index in range(4)]
 
 
 class TokenDenoiser(nn.Module):
-    """Each token's channels turn and bend with the noise level: more than any sum of earlier outputs spans."""
+    """Channels rotate and bend with the noise level, beyond the span of earlier outputs."""
 
     def __init__(self):
         super().__init__()

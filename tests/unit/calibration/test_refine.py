@@ -1,4 +1,4 @@
-"""Refinement: all rows fitted together through the runs themselves, judged on prompts that it never fitted."""
+"""Refinement: all rows fitted together through runs, judged on held-out prompts."""
 
 import dataclasses
 import math
@@ -10,8 +10,7 @@ import pytest
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.final_error import FinalError, Reference
-from foreseer.calibration.references import Work
-from foreseer.calibration.refine import split_prompts
+from foreseer.calibration.jobs import Work, split_prompts
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.plan.mixing import ChannelMixing, MixedSegment
@@ -210,14 +209,18 @@ def test_passes_are_counted_and_a_budget_is_kept(loop, rolled):
         assert np.array_equal(plan.rows, rolled.rows)
 
 
-def test_damaged_checkpoints_are_refused(loop, rolled, tmp_path):
-    fs.refine(loop, rolled, PROMPTS[:3], held_out=1, iterations=1, checkpoint=tmp_path)
-    for path in tmp_path.iterdir():
-        content = path.read_bytes()
-        path.write_bytes(content[:-20])
-        with pytest.raises(CalibrationError, match="damaged"):
-            fs.refine(loop, rolled, PROMPTS[:3], held_out=1, iterations=1, checkpoint=tmp_path)
-        path.write_bytes(content)
+def test_damaged_checkpoints_are_repaired_or_refused(loop, rolled, tmp_path):
+    options = {"held_out": 1, "iterations": 1, "checkpoint": tmp_path}
+    expected = fs.refine(loop, rolled, PROMPTS[:3], **options)
+    units, samples = list(tmp_path.glob("*.unit")), list(tmp_path.glob("final-*.safetensors"))
+    assert len(samples) == 3
+    for path in (*units, *samples):
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CalibrationError, match="damaged"):
+        fs.refine(loop, rolled, PROMPTS[:3], **options)
+    for path in samples:
+        path.unlink()
+    assert np.array_equal(fs.refine(loop, rolled, PROMPTS[:3], **options).rows, expected.rows)
 
 
 def test_what_cannot_be_refined_is_refused(loop, kernel, rolled):

@@ -85,7 +85,7 @@ def test_default_budgets_are_those_below_the_number_of_steps(loop):
         ({"budgets": [11]}, "a budget is 11"),
         ({"budgets": ["4"]}, "a budget is '4'"),
         ({"iterations": -1}, "iterations is -1"),
-        ({"num_inference_steps": None}, "num_inference_steps is None"),
+        ({"num_inference_steps": 1}, "num_inference_steps is 1"),
         ({"checkpoint": "/dev/null/tuning"}, "Cannot keep a checkpoint"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Wrong values of every option that the calibration's commands share: refused, by name, before the network runs."""
+"""Wrong values of shared calibration options are refused before the network runs."""
 
 import math
 from pathlib import Path

@@ -95,7 +95,7 @@ def test_without_a_method_generate_draws_by_the_default(tmp_path: Path) -> None:
         assert json.loads(drawn.stdout)["record"]["nfe"] == nfe
 
 
-# Each is refused, and says so with these words.
+# Commands, and a part of the refusal of each; None: the command succeeds.
 REFUSED = [
     ("generate emoji -p", "", "prompt is empty"),
     ("generate emoji -p x -o x.mp4", "this model draws pictures, and mp4 is for video"),
@@ -127,6 +127,16 @@ REFUSED = [
     ("tune emojy", "did you mean 'emoji'"),
     ("tune emoji -o /proc/none/x", "Cannot write to the folder"),
     ("tune emoji --dtype fp61", "did you mean 'fp16'"),
+    ("generate emoji -p x -o cat.xyz", "Name it .png"),
+    ("generate no/such/folder -p x", "hub id"),
+    ("bench emojy --methods reuse", "did you mean 'emoji'"),
+    ("bench emoji --nfe 60", "do not fit a run of 50 steps"),
+    ("bench emoji --methods unicp", "did you mean 'unipc'"),
+    ("bench emoji --methods reuse --measures psnrr", "did you mean 'psnr'"),
+    ("bench emoji --methods reuse --dtype fp17", "did you mean 'fp16'"),
+    ("bench emoji --methods reuse -o /dev/null/report", "Cannot write to the folder"),
+    ("bench --preset l2p-flux --model emoji --methods fora", "fora"),
+    ("bench --list-presets --json", None),
     ("bench --list-presets", None),
     ("env", None),
 ]

@@ -1,4 +1,4 @@
-"""The example server: what it refuses, what it gives up, and that every picture is that of a serial run."""
+"""The example server: refusals, cancelled requests, and pictures equal to those of a serial run."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def test_after_an_interrupted_picture_the_next_is_the_same():
 
 
 class Slow:
-    """A painter whose pictures are done when they are let go."""
+    """A painter whose pictures are done when they are released."""
 
     def __init__(self):
         self.begun, self.go, self.cancelled = threading.Semaphore(0), threading.Semaphore(0), []

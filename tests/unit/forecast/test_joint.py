@@ -1,4 +1,4 @@
-"""Rows of branches that compute at steps of their own, against brute-force least squares on trajectories."""
+"""Rows of branches with separate computed steps, against least squares on trajectories."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ COMPUTED = (0, 1, 3, 4, 6, 9)
 
 
 def fitted(designs, targets, branch_weight, ridge):
-    """Least squares over the stacked unknowns k_b w_b, with each branch's own forecast and a ridge as further rows."""
+    """Least squares over stacked k_b w_b, with each branch's forecast and a ridge as further rows."""
     columns = np.vstack(designs)
     strength = ridge * np.square(columns).sum() / len(columns)
     blocks, wanted, first = [columns.T], [sum(targets)], 0

@@ -96,7 +96,7 @@ def test_difficulty_is_the_mean_of_comparisons_shrunk_and_no_single_one_rules():
 
 
 def test_comparisons_tell_a_typical_image_from_one_twice_as_hard():
-    """Of the kernel's own prompts the mean logarithm is 0; a feature of twice the size adds log 2."""
+    """For the kernel's own prompts the mean logarithm is 0; a feature of twice the size adds log 2."""
     told = []
     for size in (1.0, 2.0):
         runs = []

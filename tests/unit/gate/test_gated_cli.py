@@ -17,7 +17,7 @@ DRAW = ("generate", "emoji", "-p", "a red apple on a white background", "--steps
         (["plan", "forecast-error"], "has no plan"),
         ([*DRAW, "--gated", "--max-error", "0.1"], "--kernel"),
         ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--gated", "--speedup", "5"], "--max-error"),
-        ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--gated"], "max_error"),
+        ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--gated"], "--max-error"),
         ([*DRAW, "--kernel", fs.zoo.kernel_path(), "--nfe", "5", "--max-nfe", "7"], "--gated"),
     ],
 )

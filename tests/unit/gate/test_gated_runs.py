@@ -16,7 +16,7 @@ GRID = fs.Grid.uniform(10)
 
 @dataclass(frozen=True)
 class At(Gate):
-    """Computes at given steps, and notes what it is told."""
+    """Computes at given steps, and records its arguments."""
 
     steps: tuple[int, ...]
     heard: tuple[list, list] = ([], [])

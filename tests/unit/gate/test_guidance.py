@@ -1,4 +1,4 @@
-"""Gates under classifier-free guidance: two calls a step on the bundled pipeline, one of twice the batch on an SDXL."""
+"""Gates under guidance: two calls per step, or one with twice the batch."""
 
 from contextlib import contextmanager
 
@@ -49,7 +49,7 @@ def counting(module):
 
 @pytest.fixture(scope="module")
 def gates():
-    """By name, from who decides to a policy of at most so many evaluations."""
+    """Functions by name, from the deciding branch and a largest NFE to a policy."""
     learned = fs.gated(fs.Kernel.load(fs.zoo.kernel_path("emoji")), max_error=0.05)
     return {
         "gated": lambda who, most=MOST: GatedPolicy(learned.gate, learned.forecaster, "output", most, who),

@@ -1,4 +1,4 @@
-"""Tiny random models in the real ComfyUI, whose checkout COMFYUI_PATH names; nothing of it is in this repository."""
+"""Tiny random models in the real ComfyUI, whose checkout COMFYUI_PATH names."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ SERVED: dict[str, tuple[dict[str, int], int]] = {
 
 @cache
 def model(family: str, served: bool = False) -> Any:
-    """A patcher around a tiny model with fixed random weights; one that loaders recognise if it is to be served."""
+    """A patcher around a tiny model with fixed random weights."""
     package = comfy()
     config = {**FAMILIES[family][0], **(SERVED[family][0] if served else {})}
     description = getattr(package.supported_models, family)(config)

@@ -1,6 +1,6 @@
-"""Stand-in for what ComfyUI 0.3.64 shows to a wrapper: the two wrapper points, their arguments, options and conditions.
+"""Stand-in for ComfyUI 0.3.64's two wrapper points, their arguments, options and conditions.
 
-Only the contract is reproduced, with a network and samplers of our own; test_comfyui_real.py runs the real one.
+Only the contract is reproduced, with a small network and samplers; test_comfyui_real.py runs the real one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def copied(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Network:
-    """The guided denoised sample of a smooth field that depends on the active conditions; counts its calls."""
+    """Guided denoised sample of a smooth field that depends on the active conditions; counts calls."""
 
     def __init__(self, shift: float = 0.0) -> None:
         self.calls, self.levels, self.shift = 0, [], shift
@@ -186,7 +186,7 @@ def midpoint(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: A
 
 
 def euler_cfg_pp(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: bool) -> Tensor:
-    """Reads the unconditional prediction through a post-CFG function of its own."""
+    """Reads the unconditional prediction through a separate post-CFG function."""
     seen: dict[str, Tensor] = {}
 
     def keep(args: dict[str, Tensor]) -> Tensor:

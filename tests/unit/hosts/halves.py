@@ -1,4 +1,4 @@
-"""One process of a sequence-parallel run: ``python -m tests.unit.hosts.halves RANK WORLD FILE``; prints a line of JSON.
+"""A process of a sequence-parallel run: ``python -m tests.unit.hosts.halves RANK WORLD FILE``.
 
 Each process holds its share of the tokens. The network is a collective: a process that computes while another forecasts
 would wait forever.

@@ -1,4 +1,4 @@
-"""Signatures in the source of a package: its folder is named by a variable, or it is installed; nothing is imported."""
+"""Signatures in the source of a package, which is not imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def source_of(package: str, variable: str) -> Path | None:
-    """The package's folder: below the one that ``variable`` names (an unpacked wheel), or where it is installed."""
+    """Folder of the package, below that in ``variable`` (an unpacked wheel) or as installed."""
     folder = os.environ.get(variable)
     if folder:
         return Path(folder) / package

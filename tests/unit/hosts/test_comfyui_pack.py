@@ -1,4 +1,4 @@
-"""The node pack's folder and its nodes, on a stand-in of ComfyUI's node interface (V3 schema as of 0.3.64)."""
+"""The node pack and its nodes, on a stand-in of ComfyUI's V3 node interface (0.3.64)."""
 
 from __future__ import annotations
 

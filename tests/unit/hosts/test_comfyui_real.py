@@ -1,4 +1,4 @@
-"""The wrappers in the real ComfyUI, with tiny random models; skipped unless COMFYUI_PATH names a checkout."""
+"""The wrappers in the real ComfyUI with tiny models; skipped unless COMFYUI_PATH is set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_bit_identity_and_counts(family: str, cfg: float) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_stale(family: str) -> None:
-    """Another prompt, size and step count in a patched model that has run before; after an interruption; unloaded."""
+    """A patched model runs again with other prompts, sizes and steps, interrupted or unloaded."""
     package = real.comfy()
     model = patched(family)
     shape = real.FAMILIES[family][1]

@@ -1,4 +1,4 @@
-"""The node pack in a running ComfyUI server, through POST /prompt; skipped unless COMFYUI_PATH names a checkout."""
+"""The node pack in a running ComfyUI server; skipped unless COMFYUI_PATH is set."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (RandomConditioning, Four
 
 
 class Server:
-    """ComfyUI in a process of its own, with a folder of its own."""
+    """ComfyUI in a separate process and folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -190,7 +190,7 @@ def test_the_nodes_are_offered_with_their_help_and_texts(server: Server) -> None
 
 @pytest.mark.parametrize("family", real.SERVED)
 def test_prompts(server: Server, family: str) -> None:
-    """All computed is bit-identical to the node switched off; half computed is reported."""
+    """All computed equals the node switched off bit for bit; half computed is reported."""
     ids = [
         server.queue(prompt(family, enabled=False)),
         server.queue(prompt(family, enabled=True, speedup=1.0)),

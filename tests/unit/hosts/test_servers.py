@@ -1,4 +1,4 @@
-"""What servers need of the core: plugins that are inert, processes that decide alike, batches at different steps."""
+"""Needs of servers: inert plugins, processes that decide alike, batches at different steps."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_gates_are_refused_where_processes_must_agree() -> None:
 
 
 class ContinuousBatch:
-    """A server that advances all of its requests by a step per turn, with one call of the network for those in need.
+    """A server that advances all requests by a step per turn, in one call of the network.
 
     The network's arithmetic per request does not depend on the rest of the batch: elementwise, and one request's sums.
     """

@@ -1,4 +1,4 @@
-"""Profiles on a stand-in of the Hub: uploaded with their card, downloaded at a revision, checked like any file."""
+"""Profiles on a stand-in of the Hub: uploaded with a card, downloaded at a revision, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans in which branches of guidance have rows of their own."""
+"""Plans in which branches of guidance have separate rows."""
 
 import copy
 import pickle

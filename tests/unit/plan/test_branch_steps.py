@@ -1,4 +1,4 @@
-"""Plans in which branches of guidance compute at steps of their own, and take features of one another."""
+"""Plans in which guidance branches compute at separate steps and use each other's features."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""A plan is what the forecaster said, checked and frozen; what it tells about itself is true."""
+"""A plan holds the forecaster's rows, checked and frozen; its explanation is true."""
 
 import copy
 import json

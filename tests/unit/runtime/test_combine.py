@@ -1,4 +1,4 @@
-"""The weighted sum is the float64 one to the rounding of float32 and, at the end, of the features' dtype."""
+"""The weighted sum equals the float64 one up to rounding to float32 and to the features' dtype."""
 
 import pytest
 import torch

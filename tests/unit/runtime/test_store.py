@@ -1,4 +1,4 @@
-"""The store keeps what was computed, notices when it cannot be trusted, and holds no more than it says."""
+"""The store keeps computed features, detects corruption, and holds no more than it reports."""
 
 import pytest
 import torch

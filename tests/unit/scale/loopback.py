@@ -1,4 +1,4 @@
-"""Workers in this process that behave as remote ones: tasks are pickled, pipelines built by name, workers die."""
+"""In-process workers that behave as remote ones: pickled tasks, named pipelines, deaths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels and plans are equal bit for bit wherever they are made and whichever worker dies at whichever unit."""
+"""Kernels and plans are equal bit for bit wherever they are made and whichever workers die."""
 
 import numpy as np
 import pytest
@@ -57,6 +57,19 @@ def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_rollout(local, rolle
         assert equal(fs.rollout(LOOP, local, PROMPTS, nfe=3, workers=place, guidance_scale=3.0), rolled)
         assert place.requests == undisturbed.requests + 1
     assert rolled.branch_rows
+
+
+def test_a_worker_that_dies_anywhere_changes_no_bit_of_a_profile():
+    options = {"budgets": (3,), "num_inference_steps": 6, "iterations": 1, "guidance_scale": 3.0, "mix": False}
+    here = fs.tune(loop(), PROMPTS, **options)
+    undisturbed = Loopback(2)
+    tuned = fs.tune(LOOP, PROMPTS, workers=undisturbed, **options)
+    place = Loopback(2, range(5, undisturbed.requests, 9), seed=3)
+    disturbed = fs.tune(LOOP, PROMPTS, workers=place, **options)
+    for profile in (tuned, disturbed):
+        assert encode_kernel(profile.kernel) == encode_kernel(here.kernel)
+        assert equal(profile.plans[0], here.plans[0])
+    assert "1 iterations on 2 prompts" in here.plans[0].provenance["refined"]
 
 
 def test_branches_at_steps_of_their_own_and_a_finer_teacher(local):

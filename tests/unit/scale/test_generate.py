@@ -125,7 +125,7 @@ def test_the_command_draws_a_file_of_prompts(capsys, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS[:2]))
     size = ("--height", 32, "--width", 32, "--dtype", "float32", "--device", "cpu", "--steps", 3)
-    command = ("generate", "emoji", "--prompts", prompts, "-o", tmp_path / "out", *size)
+    command = ("generate", "emoji", "--prompts", prompts, "-o", tmp_path / "out", "--quality", "exact", *size)
     code, out, err = run(capsys, *command)
     assert code == 0, err
     assert "wrote 2 pictures" in " ".join(out.split())

@@ -79,7 +79,11 @@ def test_every_actor_killed_at_every_unit_and_a_node_removed_change_no_bit(clust
 
         store = FolderStore(tmp_path / "kept")
         with place.pool() as pool:
-            results = run_units(pool, Numbers(attempts, seconds=0.1), units(6), store=store, progress=remove)
+            task = Numbers(attempts, seconds=0.5)
+            pool.begin(task, 2)
+            while len(pool.ready) < 2:  # on a busy machine one worker may do all units before the other has started
+                pool.receive(1.0)
+            results = run_units(pool, task, units(6), store=store, progress=remove)
         assert total(results) == expected
         assert states[-1] == (6, "1 workers lost")
         assert len(list(store.folder.glob("*.unit"))) == 6

@@ -1,4 +1,4 @@
-"""The video example's renderings: every motion moves as its words say."""
+"""The video example's renderings: every motion moves as its caption says."""
 
 import sys
 from pathlib import Path

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ class UnknownContainerError(TypeError):
 def flatten(output: Any) -> list[Tensor]:
     """Return the tensors in ``output`` in order.
 
-    ``output`` is a tensor, or a nesting of tuples, lists, mappings and diffusers' output objects.
+    ``output`` is a tensor or NumPy array, or a nesting of tuples, lists, mappings and diffusers' output objects. Arrays
+    share their memory with the tensors.
     """
     tensors: list[Tensor] = []
     _collect(output, tensors)
@@ -31,6 +33,8 @@ def rebuild(template: Any, tensors: Iterator[Tensor]) -> Any:
     """Return ``template`` with its tensors replaced, in order, by ``tensors``."""
     if isinstance(template, Tensor):
         return next(tensors)
+    if isinstance(template, np.ndarray):
+        return next(tensors).cpu().numpy()
     if isinstance(template, tuple | list):
         values = [rebuild(value, tensors) for value in template]
         return type(template)(*values) if hasattr(template, "_fields") else type(template)(values)
@@ -63,6 +67,8 @@ def is_alike(template: Any, output: Any) -> bool:
 def _collect(output: Any, tensors: list[Tensor]) -> None:
     if isinstance(output, Tensor):
         tensors.append(output)
+    elif isinstance(output, np.ndarray):
+        tensors.append(torch.from_numpy(np.require(output, requirements=("C", "W"))))
     elif isinstance(output, tuple | list):
         for value in output:
             _collect(value, tensors)

@@ -137,14 +137,14 @@ class StepReader:
     def matches(self, step: int, argument: Any, value: float | None) -> bool | None:
         """Return whether a timestep argument belongs to ``step``, up to the rounding of its dtype.
 
-        Return ``None`` if that cannot be decided without reading a device.
+        Return ``None`` if that cannot be decided without reading a device, or as zero is zero in every unit.
 
         Args:
             step: index into the run's timesteps.
             argument: the timestep argument.
             value: its value, ``None`` if it is not on the host.
         """
-        if value is None or (isinstance(self._timesteps, Tensor) and not self._timesteps.is_cpu):
+        if not value or (isinstance(self._timesteps, Tensor) and not self._timesteps.is_cpu):
             return None
         levels = self._read()
         rounding = 1.0 if _is_whole(argument) else _precision(argument) * abs(value)
@@ -165,12 +165,21 @@ class StepReader:
         matches = np.flatnonzero(self._read() == value) if value is not None else np.empty(0, dtype=int)
         if matches.size == 0 and _is_whole(argument):  # some networks are given whole timesteps (Helios)
             matches = np.flatnonzero(np.floor(self._read()) == value)
+        if hasattr(scheduler, "step_index"):  # it has not stepped: the run is at its first step
+            scaled = self._scaled_matches(scheduler, argument, value)
+            return int(min((*matches, *scaled), default=max(first, 0)) if matches.size < 2 else max(first, 0))
         if matches.size == 1:
             return int(matches[0])
-        if hasattr(scheduler, "step_index"):  # it has not stepped: the run is at its first step
-            return max(first, 0)
         given = "no timestep" if value is None else f"the timestep {value:g}"
         raise UnknownStepError(f"the scheduler has no step_index, and {given} is not exactly one of its timesteps")
+
+    def _scaled_matches(self, scheduler: Any, argument: Any, value: float | None) -> np.ndarray:
+        """Steps whose timestep over the number of training steps, the input of many networks, is ``value``."""
+        training_steps = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+        if not value or not isinstance(training_steps, int) or _is_whole(argument):
+            return np.empty(0, dtype=int)
+        off = np.abs(self._read() / training_steps - value)
+        return np.flatnonzero(off == off.min()) if off.min() <= _precision(argument) * abs(value) else np.empty(0, int)
 
     def _read(self) -> np.ndarray:
         if self._values is None:

@@ -1,0 +1,116 @@
+"""`Recorder`: a kernel from a loop of your own, or from stored trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from torch import Tensor
+
+from foreseer.attach.network.containers import flatten
+from foreseer.calibration.record import gram
+from foreseer.checks import check_kind
+from foreseer.errors import CalibrationError
+from foreseer.grid import Grid
+from foreseer.kernel import Kernel
+
+
+class Recorder:
+    """Records the second moments of a model's outputs, run by run.
+
+    Outputs are kept for one run only.
+
+    Args:
+        grid: the T noise levels of the runs.
+        matrix: sampler matrix of the loop, shape (T + 1, T + 1), from :meth:`foreseer.Sampler.matrix` or
+            :func:`foreseer.sampler_matrix`; with it, expected errors of the final sample are known.
+        provenance: text that the kernel keeps (``{"model": "mine"}``).
+
+    >>> import torch
+    >>> recorder = Recorder(Grid.uniform(4))
+    >>> for seed in range(3):
+    ...     denoise, x = recorder.record(lambda x, t: x * t), torch.full((2,), 1.0 + seed)
+    ...     for t in recorder.grid:
+    ...         x = x - denoise(x, t) / 4
+    >>> recorder.kernel()
+    <kernel of 3 prompts on 4 steps, ?>
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        matrix: Float64[np.ndarray, "T1 T1"] | None = None,
+        *,
+        provenance: dict[str, str] | None = None,
+    ) -> None:
+        check_kind("grid", grid, Grid, CalibrationError)
+        self.grid = grid
+        self._matrix = matrix
+        self._provenance = {**(provenance or {})}
+        self._grams: list[np.ndarray] = []
+        self._squares: list[float] = []
+
+    def record(self, denoise: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``denoise`` for one run: call it once per level, in order, with the sample first.
+
+        The run counts once its last step is computed. Arrays and tensors may be of any shape.
+        """
+        outputs: list[Any] = []
+        first: list[Any] = []
+
+        def recorded(x: Any, *args: Any, **kwargs: Any) -> Any:
+            if not outputs:
+                first[:] = [x + 0 * x]  # a copy: loops may work in place
+            output = denoise(x, *args, **kwargs)
+            outputs.append(_flat(output).clone())
+            if len(outputs) == len(self.grid):
+                self.add(outputs, first[0])
+                outputs.clear()
+            return output
+
+        return recorded
+
+    def add(self, outputs: Sequence[Any], start: Any = None) -> None:
+        """Add a stored run.
+
+        Args:
+            outputs: the model's output at each of the T steps, arrays or tensors of one shape.
+            start: the sample before the first step; needed with a sampler matrix.
+
+        Raises:
+            CalibrationError: not T outputs, of different sizes, or no start.
+        """
+        features = [_flat(output) for output in outputs]
+        if len(features) != len(self.grid) or len({feature.numel() for feature in features}) > 1:
+            sizes = sorted({feature.numel() for feature in features})
+            raise CalibrationError(
+                f"A run has {len(features)} outputs of {sizes} elements; expected {len(self.grid)} of one size."
+            )
+        if self._matrix is not None:
+            if start is None:
+                raise CalibrationError("With a sampler matrix, give the sample before the first step as start.")
+            samples = [_flat(start).to(features[0]), *features]
+            last = np.asarray(self._matrix)[-1]
+            self._squares.append(float(last @ gram(samples, samples) @ last))
+        self._grams.append(gram(features, features))
+
+    def kernel(self) -> Kernel:
+        """The kernel of all runs so far, with the typical sensitivity.
+
+        Raises:
+            CalibrationError: there is no run yet.
+            KernelError: an output was not finite.
+        """
+        if not self._grams:
+            raise CalibrationError(f"No run of {len(self.grid)} steps was recorded.")
+        squares = np.array(self._squares) if self._matrix is not None else None
+        return Kernel(self.grid, np.array(self._grams), self._matrix, squares, provenance=self._provenance)
+
+
+def _flat(output: Any) -> Tensor:
+    tensors = flatten(output)
+    if len(tensors) != 1:
+        raise CalibrationError(f"The model returned {len(tensors)} arrays; expected one array or tensor.")
+    return tensors[0].detach().reshape(-1)
