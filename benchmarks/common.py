@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.rendering import bundled_digest
 from foreseer.evaluate.sampling.environment import environment
 from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
 
@@ -44,9 +45,18 @@ def latents_of(output: Any) -> torch.Tensor:
     return output.images if hasattr(output, "images") else output.frames
 
 
-def write(name: str, command: str, rows: list[dict[str, Any]]) -> None:
-    """Write rows to ``results/NAME.json`` with date, hardware and command; print a Markdown table."""
+def write(name: str, command: str, rows: list[dict[str, Any]], *, of_bundled: bool = True) -> None:
+    """Write rows to ``results/NAME.json`` with date, hardware and command; print a Markdown table.
+
+    Args:
+        name: of the file.
+        command: that makes it again.
+        rows: figures by column.
+        of_bundled: whether they depend on the bundled model, whose weights are then identified in the file.
+    """
     about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
+    if of_bundled:
+        about["bundled_model"] = bundled_digest()
     RESULTS.mkdir(exist_ok=True)
     content = {**about, "environment": environment(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

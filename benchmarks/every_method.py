@@ -89,7 +89,7 @@ def main() -> None:
     rows = table(run_bench(given.model, prompts, folder))
     name = Path(given.model).name.replace("-", "_")
     words = f"--model {given.model} --prompts {given.prompts} --calibration {given.calibration}"
-    write(f"every_method_{name}", f"python -m benchmarks.every_method {words}", rows)
+    write(f"every_method_{name}", f"python -m benchmarks.every_method {words}", rows, of_bundled=name == "emoji")
 
 
 if __name__ == "__main__":

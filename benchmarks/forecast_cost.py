@@ -143,7 +143,7 @@ def main() -> None:
     rows = [row for site in SHAPES for row in measure(site, given.rounds, given.device)]
     command = f"python -m benchmarks.forecast_cost --rounds {given.rounds} --threads {given.threads}"
     name = "forecast_cost" if given.device == "cpu" else f"forecast_cost_{given.device.split(':')[0]}"
-    write(name, command + (f" --device {given.device}" if given.device != "cpu" else ""), rows)
+    write(name, command + (f" --device {given.device}" if given.device != "cpu" else ""), rows, of_bundled=False)
 
 
 if __name__ == "__main__":

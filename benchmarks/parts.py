@@ -93,7 +93,7 @@ def main() -> None:
     for row in (*spectrum(bench), *teacache(bench, trials)):
         rows.append(row)
     command = f"python -m benchmarks.parts --prompts {given.prompts}" + (" --video" if given.video else "")
-    write("parts_video" if given.video else "parts", command, rows)
+    write("parts_video" if given.video else "parts", command, rows, of_bundled=not given.video)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--operations", action="store_true", help="count at the real size, on no device")
     given = parser.parse_args()
     if given.operations:
-        write("operations", "python -m benchmarks.random_weights --operations", operations())
+        write("operations", "python -m benchmarks.random_weights --operations", operations(), of_bundled=False)
         return
     torch.set_num_threads(given.threads)
     models, scale = given.model or NAMES, given.scale
@@ -118,7 +118,12 @@ def main() -> None:
     suffix = "_".join([scale, *(given.model or ())])
     chosen = "".join(f" --model {model}" for model in given.model or ())
     command = f"python -m benchmarks.random_weights --scale {scale}{chosen} --prompts {given.prompts}"
-    write(f"random_weights_{suffix}", command + (f" --steps {given.steps}" if given.steps != 50 else ""), rows)
+    write(
+        f"random_weights_{suffix}",
+        command + (f" --steps {given.steps}" if given.steps != 50 else ""),
+        rows,
+        of_bundled=False,
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from foreseer import zoo
 
 RESULTS = Path(__file__).parent / "results"
 Row = Mapping[str, Any]
@@ -26,9 +30,12 @@ class Table:
     make: Callable[..., list[list[str]]]
 
     def render(self) -> str:
-        """The table in Markdown."""
+        """The table in Markdown, and under it whether it was measured on another bundled model than today's."""
         header, *lines = self.make(*(rows_of(name) for name in self.results))
-        return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+        shown = [f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines]]
+        dates = sorted({result(name)["date"] for name in self.results if is_outdated(name)})
+        note = ["", f"*Measured on an earlier bundled model, {' and '.join(dates)}.*"] if dates else []
+        return "\n".join([*shown, *note])
 
 
 TABLES: dict[str, Table] = {}
@@ -44,9 +51,26 @@ def table(name: str, *results: str) -> Callable[[Callable[..., list[list[str]]]]
     return register
 
 
-def rows_of(result: str) -> list[Row]:
+def result(name: str) -> dict[str, Any]:
+    """The content of ``results/NAME.json``."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def rows_of(name: str) -> list[Row]:
     """The rows of ``results/NAME.json``."""
-    return json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    return result(name)["rows"]
+
+
+@cache
+def bundled_digest() -> str:
+    """The bundled model's weights, as the beginning of a SHA-256."""
+    weights = zoo.path() / "transformer" / "diffusion_pytorch_model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+
+
+def is_outdated(name: str) -> bool:
+    """Whether a result was measured on another bundled model than today's."""
+    return result(name).get("bundled_model", bundled_digest()) != bundled_digest()
 
 
 def named(rows: Sequence[Row], name: str, key: str = "method") -> Row:

@@ -160,7 +160,7 @@ def main() -> None:
     found = soak(given.generations, given.seed, given.unattached, given.plain)
     kinds = [kind for kind in ("unattached", "plain") if getattr(given, kind)]
     command = f"python -m benchmarks.soak --generations {given.generations} --seed {given.seed}"
-    write("_".join(["soak", *kinds]), " ".join([command, *(f"--{kind}" for kind in kinds)]), [found])
+    write("_".join(["soak", *kinds]), " ".join([command, *(f"--{kind}" for kind in kinds)]), [found], of_bundled=False)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,12 @@ def main() -> None:
     rows = [{"method": name} | flat(by, given.budgets) for name, by in cells.items()]
     command = f"python -m benchmarks.video --prompts {given.prompts} --calibration {given.calibration}"
     guided = given.cfg > 1.0
-    write(f"video_cfg{given.cfg:g}" if guided else "video", command + (f" --cfg {given.cfg:g}" if guided else ""), rows)
+    write(
+        f"video_cfg{given.cfg:g}" if guided else "video",
+        command + (f" --cfg {given.cfg:g}" if guided else ""),
+        rows,
+        of_bundled=False,
+    )
 
 
 if __name__ == "__main__":
