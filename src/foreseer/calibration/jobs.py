@@ -43,7 +43,10 @@ def check_prompts(prompts: Any, name: str = "prompts", *, texts: bool = True) ->
 
 
 def takes_texts(pipe: Any) -> bool:
-    """Whether prompts must be strings; not for an ``fs.Sampler`` or a function."""
+    """Return whether prompts must be strings.
+
+    They need not be for an ``fs.Sampler``, nor for the name of a function, which may return one.
+    """
     model = model_of(pipe)
     return not isinstance(model.pipe, Sampler) if isinstance(model, LiveModel) else not model.is_function
 

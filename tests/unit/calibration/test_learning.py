@@ -113,7 +113,7 @@ def test_rollout_refuses_what_it_cannot_fit(loop, kernel):
         fs.rollout(loop, kernel, [], nfe=5)
     with pytest.raises(CalibrationError, match="one of"):
         fs.rollout(loop, kernel, TRAINING)
-    with pytest.raises(CalibrationError, match="no finer"):
+    with pytest.raises(CalibrationError, match="teacher_steps is 13; expected a whole number of at least 20"):
         fs.rollout(loop, kernel, TRAINING[:1], nfe=5, teacher_steps=STEPS - 7)
 
 
