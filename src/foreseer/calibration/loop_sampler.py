@@ -185,7 +185,7 @@ class _LoopScheduler:
         self.config = {"grid": fingerprint(grid.key)}
         self.timesteps = torch.tensor(grid.levels)
         self.num_inference_steps: int | None = None
-        self.step_index = 0
+        self.begin_index = self.step_index = 0
         self.matrix: np.ndarray | SamplerError | None = None
 
     def set_timesteps(self, num_inference_steps: int) -> None:

@@ -131,7 +131,7 @@ def test_a_run_counts_once_in_a_kernel() -> None:
         kernel.merge(fs.calibrate(pipe, ["a red apple"], **call))
     assert kernel.merge(fs.calibrate(pipe, ["a red apple"], seed=7, **call)).prompts == 3
     assert kernel.merge(kernel, allow_overlap=True).prompts == 4
-    latents = torch.randn(1, 4, pipe.transformer.config.in_channels, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(1, 16, pipe.transformer.config.in_channels, generator=torch.Generator().manual_seed(1))
     twice = fs.calibrate(pipe, ["a red apple"] * 2, latents=latents, **call)  # the same run twice, as asked
     assert np.array_equal(*twice.grams)
     with fs.accelerate(pipe, fs.learned(kernel, nfe=2)) as handle:

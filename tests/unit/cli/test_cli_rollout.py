@@ -65,7 +65,7 @@ def test_rollout_writes_a_plan_that_generate_takes(capsys, tmp_path):
 
     code, _, err = run(capsys, *arguments, "--teacher-steps", 4)
     assert code == 2
-    assert "take more teacher steps" in " ".join(err.split())
+    assert "teacher_steps is 4; expected a whole number of at least 8" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -117,5 +117,5 @@ def test_a_kernel_and_a_plan_add_their_rows_and_l2p():
     assert ("plan:emoji-10", 10) in made
     learned = made["kernel:emoji", 9].make(None)
     assert learned.policy.compile(Kernel.load(zoo.kernel_path()).grid).nfe == 9
-    assert learned.settings["prompts"] == 24
+    assert learned.settings["prompts"] == Kernel.load(zoo.kernel_path()).prompts
     assert made["l2p", 9].make(None).policy.forecaster.matrix.shape == (50, 50)

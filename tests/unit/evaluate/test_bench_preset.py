@@ -126,7 +126,7 @@ def test_presets_are_listed(capsys):
         (["--preset", "l2p-flux", "emoji", "--methods", ""], "expected some of fora-n5"),
         (["--preset", "l2p-flux", "emoji", "--matrix", "none.txt"], "none.txt"),
         (["--preset", "l2p-flux", "emoji", "--kernel", "none.kernel"], "none.kernel"),
-        (["--preset", "l2p-flux", "emoji", "--kernel", "a.kernel", "--kernel", "b.kernel"], "one kernel"),
+        (["--preset", "l2p-flux", "emoji", "--kernel", zoo.kernel_path(), "--kernel", zoo.kernel_path()], "one kernel"),
         (["emoji", "--random-weights"], "--preset"),
         (["--model", "emoji"], "--preset"),
     ],

@@ -15,6 +15,7 @@ STEPS, MOST = 12, 6
 CALL = {
     "negative_prompt": "",
     "true_cfg_scale": 3.0,
+    "guidance_scale": 1.0,
     "height": 64,
     "width": 64,
     "max_sequence_length": 16,

@@ -164,7 +164,7 @@ def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
             Kernel.load(file)
     plan = fs.methods.find("reuse").policy().compile(fs.Grid.uniform(50))
     plan.save(file)
-    with pytest.raises(KernelFileError, match="not a kernel"):
+    with pytest.raises(KernelFileError, match="is a plan; expected a kernel"):
         Kernel.load(file)
 
 
