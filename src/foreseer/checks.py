@@ -94,6 +94,16 @@ def check_kind(name: str, value: Any, kind: type, error: type[ForeseerError]) ->
         raise error(f"{name} is a {type(value).__name__}; expected a {kind.__name__}.")
 
 
+def check_callable(name: str, value: Any, error: type[ForeseerError]) -> None:
+    """Raise unless ``value`` can be called.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the option.
+    """
+    if not callable(value):
+        raise error(f"{name} is a {type(value).__name__}; expected a function.")
+
+
 def check_provenance(provenance: Any, error: type[ForeseerError]) -> dict[str, str]:
     """Return a copy of ``provenance``, which files keep as strings by name.
 

@@ -12,14 +12,8 @@ import numpy as np
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, record_branches
 from foreseer.calibration.identity import fingerprint, text_of
-from foreseer.calibration.jobs import (
-    PromptRuns,
-    Work,
-    check_ready,
-    content,
-    default_steps,
-    prompt_unit,
-)
+from foreseer.calibration.job_checks import check_ready, default_steps
+from foreseer.calibration.jobs import PromptRuns, Work, content, prompt_unit
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.calibration.sensitivity import measure_sensitivity

@@ -15,7 +15,8 @@ from torch import Tensor
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import PromptRuns, Work, make_folder, prompt_unit
+from foreseer.calibration.job_checks import make_folder
+from foreseer.calibration.jobs import PromptRuns, Work, prompt_unit
 from foreseer.calibration.record import gram, record_run
 from foreseer.calibration.references import REMEDY
 from foreseer.calibration.replay import DivergedError, Outputs, PlannedRun, run_plan

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from foreseer.attach.accelerate import accelerate
-from foreseer.calibration.jobs import check_ready
+from foreseer.calibration.job_checks import check_ready
 from foreseer.checks import check_count
 from foreseer.errors import CalibrationError, FailedOpenError, ForeseerWarning
 from foreseer.forecast import Reuse

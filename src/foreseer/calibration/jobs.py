@@ -3,157 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from foreseer.attach.interception import is_hooked
-from foreseer.attach.network.denoisers import find_denoisers
+import numpy as np
+
 from foreseer.calibration.identity import identity_of, text_of
-from foreseer.calibration.loop_sampler import Sampler
+from foreseer.calibration.job_checks import check_pipeline
 from foreseer.calibration.record import Trajectory
 from foreseer.calibration.replay import find_call
-from foreseer.checks import check_count, check_list, check_texts
 from foreseer.errors import CalibrationError
-from foreseer.files import reason
 from foreseer.grid import Grid
 from foreseer.pipelines import with_pictures
 from foreseer.scale import Failure, Store, Task, Unit, Worker, run_units
-from foreseer.scale.model import AnyModel, LiveModel, model_of
+from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 
 IDENTITY = "identity"  # in a worker's memory: the last one that its pipeline was found to have
-DEFAULT_STEPS = 50
-MOST_SEED = 2**62  # half of a generator's range, which leaves room for the seeds of the next prompts
 OF_PROMPTS = ("prompts", "prompts_hash", "seed")  # what an identity holds of the prompts, not of the pipeline
-
-
-def check_prompts(prompts: Any, name: str = "prompts", *, texts: bool = True) -> list[Any]:
-    """Return ``prompts`` as a list; without ``texts``, the starts of an ``fs.Sampler`` may be of any kind.
-
-    Raises:
-        CalibrationError: it is something else; the message calls it ``name``.
-    """
-    if texts:
-        return check_texts(name, prompts, CalibrationError)
-    return check_list(name, prompts, CalibrationError, "a list of a few starts of the sampling loop")
-
-
-def takes_texts(pipe: Any) -> bool:
-    """Return whether prompts must be strings.
-
-    They need not be for an ``fs.Sampler``, nor for the name of a function, which may return one.
-    """
-    model = model_of(pipe)
-    return not isinstance(model.pipe, Sampler) if isinstance(model, LiveModel) else not model.is_function
-
-
-def check_seed(seed: Any) -> int:
-    """Return ``seed`` as an ``int``.
-
-    Raises:
-        CalibrationError: it is not a whole number from 0 to ``MOST_SEED``.
-    """
-    check_count("seed", seed, CalibrationError, most=MOST_SEED)
-    return int(seed)
-
-
-def check_teacher(teacher_steps: Any, steps: int) -> int | None:
-    """Return the number of steps of a reference run that is at least as fine as a run of ``steps`` steps.
-
-    Raises:
-        CalibrationError: it is not a whole number of at least ``steps``, nor ``None``.
-    """
-    if teacher_steps is None:
-        return None
-    check_count("teacher_steps", teacher_steps, CalibrationError, least=steps)
-    return int(teacher_steps)
-
-
-def make_folder(folder: str | os.PathLike[str] | None) -> Path | None:
-    """Return the folder of a checkpoint; it is created where it is missing.
-
-    Raises:
-        CalibrationError: it cannot be created or written to.
-    """
-    if folder is None:
-        return None
-    name = repr(str(folder))
-    try:
-        path = Path(os.fsdecode(folder))
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise CalibrationError(f"Cannot keep a checkpoint in {name}: {reason(error)}. Name a folder.") from error
-    if not os.access(path, os.W_OK):
-        raise CalibrationError(f"Cannot keep a checkpoint in {name}: permission denied. Name another folder.")
-    return path
-
-
-def check_ready(
-    pipe: Any,
-    prompts: Any,
-    seed: Any = 0,
-    checkpoint: str | os.PathLike[str] | None = None,
-    *,
-    named: bool = False,
-) -> tuple[list[Any], int, Path | None]:
-    """Check what every job on a pipeline takes; return the prompts, the seed and the checkpoint's folder.
-
-    Args:
-        pipe: a pipeline.
-        prompts: of the job.
-        seed: of the first prompt.
-        checkpoint: a folder.
-        named: whether ``pipe`` may be a name, from which workers build their pipelines and check them.
-
-    Raises:
-        CalibrationError: as :func:`check_prompts`, :func:`check_seed`, :func:`check_pipeline` and :func:`make_folder`.
-    """
-    prompts, seed = check_prompts(prompts, texts=takes_texts(pipe)), check_seed(seed)
-    model = model_of(pipe)
-    if isinstance(model, LiveModel) or not named:
-        check_pipeline(model.pipe if isinstance(model, LiveModel) else pipe)
-    return prompts, seed, make_folder(checkpoint)
-
-
-def check_pipeline(pipe: Any) -> None:
-    """Raise unless ``pipe`` can be calibrated on.
-
-    Raises:
-        CalibrationError: no scheduler, or a policy is attached.
-    """
-    if getattr(pipe, "scheduler", None) is None:
-        raise CalibrationError(f"{type(pipe).__name__} has no scheduler; expected a diffusers pipeline.")
-    if any(is_hooked(module) for module in find_denoisers(pipe).values()):
-        raise CalibrationError("A policy is attached: detach its handle first, since calibration computes every step.")
-
-
-def split_prompts(
-    prompts: Sequence[Any], held_out: int | Sequence[Any] | None, seed: int
-) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
-    """Seeds and prompts to fit on, and those held out, which have the later seeds.
-
-    Raises:
-        CalibrationError: one of the two would be empty.
-
-    >>> split_prompts(["a", "b", "c"], 1, seed=5)
-    ([(5, 'a'), (6, 'b')], [(7, 'c')])
-    """
-    if held_out is None:
-        held_out = max(1, len(prompts) // 4)
-    if not isinstance(held_out, Sequence):
-        check_count("held_out", held_out, CalibrationError, least=1)
-        if held_out >= len(prompts):
-            raise CalibrationError(
-                f"{held_out} of {len(prompts)} prompts are held out, and none is left to fit on: give more prompts."
-            )
-        held_out, prompts = prompts[len(prompts) - held_out :], prompts[: len(prompts) - held_out]
-    held_out = check_prompts(held_out, "held_out", texts=isinstance(prompts[0], str))
-    seeded = list(enumerate([*prompts, *held_out], seed))
-    return seeded[: len(prompts)], seeded[len(prompts) :]
 
 
 @dataclass(frozen=True)
@@ -257,11 +126,6 @@ def prompt_unit(
     return Unit(f"{kind}-{index:05d}", (prompt, seed), words, home=f"{seed} {text}" if home else None)
 
 
-def default_steps(pipe: Any) -> int:
-    """Steps of reference runs: those of an ``fs.Sampler``, else 50."""
-    return getattr(pipe, "steps", DEFAULT_STEPS)
-
-
 class Work:
     """Counts what is done for a progress bar.
 
@@ -319,6 +183,17 @@ def on_prompts(
     before = work.done
     progress = lambda done, total, state: work.reach(before + each * done)  # noqa: E731
     return [content(result) for result in run_units(pool, task, units, store=store, progress=progress)]
+
+
+def with_header(header: Any, array: np.ndarray) -> bytes:
+    """A result that is a line of JSON, then an array as float64."""
+    return json.dumps(header).encode() + b"\n" + np.ascontiguousarray(array, np.float64).tobytes()
+
+
+def split_header(result: bytes | Failure) -> tuple[Any, np.ndarray]:
+    """The header and the flat array of a result that :func:`with_header` made."""
+    header, _, array = content(result).partition(b"\n")
+    return json.loads(header), np.frombuffer(array)
 
 
 def content(result: bytes | Failure) -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foreseer.attach.network.containers import UnknownContainerError, flatten
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.sampler import LINEAR_TOLERANCE, SamplerError
-from foreseer.checks import check_kind
+from foreseer.checks import check_callable, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.grid import Grid
 
@@ -55,6 +55,8 @@ class Sampler:
         name: str = "",
     ) -> None:
         check_kind("grid", grid, Grid, CalibrationError)
+        check_callable("sample", sample, CalibrationError)
+        check_callable("denoise", denoise, CalibrationError)
         self.grid = grid
         self.scheduler = _LoopScheduler(grid)
         self.transformer = _Model(denoise).eval()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
+from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
 from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import share_of_effects
@@ -102,20 +103,8 @@ def mix_channels(
             checkpoint=folder,
             work=work,
         )
-        if plan.branch_rows and job.names != tuple(plan.branch_rows):
-            raise CalibrationError(
-                f"The plan has rows for {', '.join(plan.branch_rows)}, and guidance does not combine these linearly: "
-                "its channels cannot be mixed."
-            )
-        shape = job.setting.shape
-        fitting = _Fitting(job, channel_axis_of(shape) if channel_axis is None else channel_axis, len(fitted))
-        mixed, fits = plan, []
-        for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
-            if any(set(range(start, end)) - set(mixed.of_branch(name).computed_steps) for name in job.names or ("",)):
-                mixed, fit = fitting.segment(mixed, start, end)
-                fits.append(fit)
-            else:
-                work.did(len(seeded))
+        axis = channel_axis_of(job.setting.shape) if channel_axis is None else channel_axis
+        mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
         task = MeasureFinal(job.setting, job.names, (plan, mixed))
         results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
     before, after = map(summarise, np.stack([np.frombuffer(result) for result in results], axis=1))
@@ -151,6 +140,26 @@ class _Fitting:
     axis: int
     fitted: int
     roll: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def whole(self, plan: Plan) -> tuple[Plan, list[MixingFit]]:
+        """Fit every segment with forecasts, in order; the plan with the corrections that help, and all fits.
+
+        Raises:
+            CalibrationError: guidance does not combine the plan's branches linearly.
+        """
+        names, fits = self.job.names, []
+        if plan.branch_rows and names != tuple(plan.branch_rows):
+            raise CalibrationError(
+                f"The plan has rows for {', '.join(plan.branch_rows)}, and guidance does not combine these linearly: "
+                "its channels cannot be mixed."
+            )
+        for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
+            if any(set(range(start, end)) - set(plan.of_branch(name).computed_steps) for name in names or ("",)):
+                plan, fit = self.segment(plan, start, end)
+                fits.append(fit)
+            else:
+                self.job.work.did(len(self.job.seeded))
+        return plan, fits
 
     def segment(self, plan: Plan, start: int, end: int) -> tuple[Plan, MixingFit]:
         """Fit the corrections of the steps from ``start`` to ``end``; the plan with them, where they help."""
@@ -253,17 +262,21 @@ class MeasureFinal(Task):
         return np.array(errors).tobytes()
 
 
+class UnknownAxisError(CalibrationError):
+    """Where a sample has its channels cannot be read from its shape."""
+
+
 def channel_axis_of(shape: tuple[int, ...]) -> int:
     """Return the channel axis of a scheduler's sample: last in packed tokens, else after the batch.
 
     Raises:
-        CalibrationError: it has another number of dimensions.
+        UnknownAxisError: it has another number of dimensions.
 
     >>> channel_axis_of((1, 4096, 64)), channel_axis_of((1, 4, 128, 128))
     (-1, 1)
     """
     if not 3 <= len(shape) <= 5:
-        raise CalibrationError(f"Where a sample of shape {shape} has its channels is unknown: give channel_axis.")
+        raise UnknownAxisError(f"Where a sample of shape {shape} has its channels is unknown: give channel_axis.")
     return -1 if len(shape) == 3 else 1
 
 

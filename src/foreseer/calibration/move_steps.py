@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foreseer.calibration.final_error import FinalError, Reference, final_reference
-from foreseer.calibration.jobs import Work, check_ready, check_teacher, split_prompts
+from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.replay import PlannedRun
 from foreseer.calibration.rollout import RolledPlan, RolloutFit
 from foreseer.calibration.students import Source
@@ -89,14 +91,9 @@ def move_steps(
             checkpoint=folder,
             work=silent,
         )
-        call = fit.job.setting.runs.call(options)
-        finer = {**call, "num_inference_steps": fit.job.setting.teacher_steps}
-        kept = str(folder) if folder is not None else None
-        identity = fit.job.setting.identity
-        references = [
-            final_reference(pipe, prompt, seed, finer, folder=kept, identity=identity) for seed, prompt in judges
-        ]
         work = Work(progress, max_passes)
+        call = fit.job.setting.runs.call(options)
+        references = _references(pipe, fit, judges, call, folder)
         trials = _Trials(fit, FinalError(pipe, call, work), references, work, max_passes)
         start = plan.computed_steps
         best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
@@ -106,6 +103,18 @@ def move_steps(
     moved = trials.rolled[best].plan
     words += f"; held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
     return replace(moved, provenance={**moved.provenance, "moved": words, "expected_error": f"{errors[best]:.4f}"})
+
+
+def _references(
+    pipe: Any, fit: RolloutFit, judges: Sequence[tuple[int, Any]], call: dict[str, Any], folder: Path | None
+) -> list[Reference]:
+    """Final samples of the held-out prompts' reference runs."""
+    setting = fit.job.setting
+    finer = {**call, "num_inference_steps": setting.teacher_steps}
+    kept = str(folder) if folder is not None else None
+    return [
+        final_reference(pipe, prompt, seed, finer, folder=kept, identity=setting.identity) for seed, prompt in judges
+    ]
 
 
 def neighbours(steps: Steps, total: int) -> list[Steps]:

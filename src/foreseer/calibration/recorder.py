@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.record import gram
-from foreseer.checks import check_kind
+from foreseer.checks import check_callable, check_kind, check_provenance
 from foreseer.errors import CalibrationError
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
@@ -47,27 +47,34 @@ class Recorder:
     ) -> None:
         check_kind("grid", grid, Grid, CalibrationError)
         self.grid = grid
-        self._matrix = matrix
-        self._provenance = {**(provenance or {})}
+        self._matrix = None if matrix is None else self._checked(matrix)
+        self._provenance = check_provenance(provenance or {}, CalibrationError)
         self._grams: list[np.ndarray] = []
         self._squares: list[float] = []
 
     def record(self, denoise: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``denoise`` for one run: call it once per level, in order, with the sample first.
 
-        The run counts once its last step is computed. Arrays and tensors may be of any shape.
+        The run counts once its last step is computed. Arrays and tensors may be of any shape. Call ``record``
+        again for each run, also after one that was broken off.
+
+        Raises:
+            CalibrationError: ``denoise`` is not callable; on a call, the run is complete.
         """
+        check_callable("denoise", denoise, CalibrationError)
         outputs: list[Any] = []
         first: list[Any] = []
 
         def recorded(x: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(outputs) == len(self.grid):
+                raise CalibrationError("This run is complete: call record again for the next one.")
             if not outputs:
                 first[:] = [x + 0 * x]  # a copy: loops may work in place
             output = denoise(x, *args, **kwargs)
             outputs.append(_flat(output).clone())
             if len(outputs) == len(self.grid):
                 self.add(outputs, first[0])
-                outputs.clear()
+                outputs[:] = [None] * len(outputs)  # only their number is needed from now on
             return output
 
         return recorded
@@ -95,6 +102,18 @@ class Recorder:
             last = np.asarray(self._matrix)[-1]
             self._squares.append(float(last @ gram(samples, samples) @ last))
         self._grams.append(gram(features, features))
+
+    def _checked(self, matrix: Any) -> np.ndarray:
+        samples = len(self.grid) + 1
+        try:
+            numbers = np.asarray(matrix, np.float64)
+        except (TypeError, ValueError) as error:
+            raise CalibrationError(f"The sampler matrix is a {type(matrix).__name__}; expected an array.") from error
+        if numbers.shape != (samples, samples) or not np.isfinite(numbers).all():
+            raise CalibrationError(
+                f"The sampler matrix has shape {numbers.shape}; expected finite numbers of shape {samples, samples}."
+            )
+        return numbers
 
     def kernel(self) -> Kernel:
         """The kernel of all runs so far, with the typical sensitivity.

@@ -14,7 +14,7 @@ import torch
 
 from foreseer.calibration.branch_recorder import BranchRecorder, NotMixedError, find_mixing, record_branches
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import make_folder
+from foreseer.calibration.job_checks import make_folder
 from foreseer.calibration.record import Trajectory, record_run
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix

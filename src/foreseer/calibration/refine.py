@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +16,8 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import (
-    PromptRuns,
-    Work,
-    check_ready,
-    check_teacher,
-    content,
-    on_prompts,
-    split_prompts,
-)
+from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
+from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, split_header, with_header
 from foreseer.calibration.record import Trajectory
 from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import RowDirections, row_directions
@@ -170,14 +162,13 @@ class _Refinement:
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
         (found,) = run_units(pool, _FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
-        header, _, effects = content(found).partition(b"\n")
-        steps, branches, passes, difference = json.loads(header)
+        (steps, branches, passes, difference), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
         runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
         setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
         store = FolderStore(folder) if folder is not None else MemoryStore()
-        matrix = np.frombuffer(effects).reshape(len(plan.grid) + 1, -1)
+        matrix = effects.reshape(len(plan.grid) + 1, -1)
         refinement = cls(pool, setting, fitted, judges, len(branches), matrix, difference, store, work)
         each = setting.teacher_steps * len(branches)
         work.total = passes + each * (len(fitted) + len(judges)) + len(branches) * len(judges) * plan.nfe
@@ -280,8 +271,7 @@ class _FindPlannedRun(Task):
         pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
         found = run_plan(pipe, self.plan, prompt, seed, call)
         header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _difference(found)]
-        effects = np.ascontiguousarray(_effects(first, len(self.plan.grid)))
-        return json.dumps(header).encode() + b"\n" + effects.tobytes()
+        return with_header(header, _effects(first, len(self.plan.grid)))
 
 
 def _effects(first: Trajectory, steps: int) -> np.ndarray:

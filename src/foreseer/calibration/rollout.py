@@ -14,7 +14,8 @@ import numpy as np
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import Work, check_ready, check_teacher
+from foreseer.calibration.job_checks import check_ready, check_teacher
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.replay import run_plan
 from foreseer.calibration.rollout_moments import Moments, Share
 from foreseer.calibration.students import Source, StudentJob, StudentSetting

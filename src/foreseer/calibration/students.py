@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from foreseer.calibration.identity import fingerprint
-from foreseer.calibration.jobs import PromptRuns, Work, check_teacher, content, on_prompts, prompt_unit
+from foreseer.calibration.job_checks import check_teacher
+from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, prompt_unit, split_header, with_header
 from foreseer.calibration.references import References
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
@@ -124,7 +125,7 @@ class FindOwnRun(Task):
         _, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
         header = [int(call["num_inference_steps"]), first.first_step, first.shape]
-        return json.dumps(header).encode() + b"\n" + matrix.tobytes()
+        return with_header(header, matrix)
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,9 @@ class StudentJob:
         folder = os.path.abspath(checkpoint) if checkpoint is not None else None
         runs = PromptRuns(model, len(grid), {**options, "output_type": "latent"}).identified(pool, len(seeded))
         (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
-        header, _, matrix = content(found).partition(b"\n")
-        steps, first_step, shape = json.loads(header)
+        (steps, first_step, shape), matrix = split_header(found)
         samples = len(grid) + 1
-        references = References(grid, np.frombuffer(matrix).reshape(samples, samples).copy(), branches, folder)
+        references = References(grid, matrix.reshape(samples, samples).copy(), branches, folder)
         runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
         setting = StudentSetting(
             runs, references, check_teacher(teacher_steps, steps) or steps, first_step, tuple(shape)

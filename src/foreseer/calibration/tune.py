@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import SENSITIVITY_PROMPTS, calibrate
-from foreseer.calibration.jobs import check_prompts, check_ready, default_steps, split_prompts, takes_texts
-from foreseer.calibration.mix_channels import mix_channels
+from foreseer.calibration.job_checks import check_prompts, check_ready, default_steps, split_prompts, takes_texts
+from foreseer.calibration.mix_channels import UnknownAxisError, mix_channels
 from foreseer.calibration.refine import TRIES, refine
 from foreseer.calibration.rollout import rollout
 from foreseer.checks import check_count, check_kind
@@ -82,10 +82,18 @@ def tune(
             if iterations:
                 plan = stages.run(f"refine {nfe}", refine, plan, prompts, iterations=iterations)
             if mix:
-                plan = stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
+                plan = _mixed(stages, plan, prompts, nfe)
             plans.append(plan)
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
     return Profile(kernel, tuple(plans), provenance)
+
+
+def _mixed(stages: _Stages, plan: Plan, prompts: list[Any], nfe: int) -> Plan:
+    """The plan with mixed channels; itself where the loop's samples have none that are known."""
+    try:
+        return stages.run(f"mix channels {nfe}", mix_channels, plan, prompts)
+    except UnknownAxisError as error:
+        return replace(plan, provenance={**plan.provenance, "mixing": f"none: {error}"})
 
 
 def stage_costs(

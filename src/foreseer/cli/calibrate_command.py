@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +12,12 @@ from foreseer.cli.common import (
     Dtype,
     Seed,
     SiteOption,
-    created,
     file_to_write,
     open_model,
     print_line,
 )
 from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
 
 
 @takes_call_options
@@ -48,8 +46,7 @@ def calibrate(
 
     run_steps = steps or int(options.get("num_inference_steps", 50))
     options.pop("num_inference_steps", None)
-    partial = created(out).with_name(f".{out.name}.partial")
-    with work_bar("Recording") as progress:
+    with resumable("Recording", out) as (partial, progress):
         kernel = run(
             pipe,
             texts[:count],
@@ -61,7 +58,6 @@ def calibrate(
             progress=lambda done, total: progress(done, total, ""),
             **options,
         )
-    kernel.save(out)
-    shutil.rmtree(partial, ignore_errors=True)
+        kernel.save(out)
     plural = "s" if kernel.prompts != 1 else ""
     print_line(f"wrote {out}: {kernel.prompts} prompt{plural}, {len(kernel.grid)} steps")

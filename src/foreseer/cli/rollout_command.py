@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +14,12 @@ from foreseer.cli.common import (
     ForwardPasses,
     Nfe,
     Seed,
-    created,
     file_to_write,
     open_model,
     print_line,
 )
 from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
 from foreseer.kernel import Kernel
 
 
@@ -56,8 +54,7 @@ def rollout(
     from foreseer.calibration.rollout import rollout as run
 
     options.pop("num_inference_steps", None)
-    partial = created(out).with_name(f".{out.name}.partial")
-    with work_bar("Rolling out") as progress:
+    with resumable("Rolling out", out) as (partial, progress):
         plan = run(
             pipe,
             loaded,
@@ -71,8 +68,7 @@ def rollout(
             progress=lambda done, total: progress(done, total, ""),
             **options,
         )
-    plan.save(out)
-    shutil.rmtree(partial, ignore_errors=True)
+        plan.save(out)
     used = len(texts[:count])
     plural = "s" if used > 1 else ""
     print_line(f"wrote {out}: computes {plan.nfe} of {len(plan.grid)} steps, fitted on {used} prompt{plural}")

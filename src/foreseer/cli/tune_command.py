@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreseer.checks import one_target
-from foreseer.cli.common import Device, Dtype, Seed, created, file_to_write, open_model, print_line
+from foreseer.cli.common import Device, Dtype, Seed, file_to_write, open_model, print_line
 from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import work_bar
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
 from foreseer.schedule.base import budget_at
 
 if TYPE_CHECKING:
@@ -40,11 +39,15 @@ def tune(
     ),
     dtype: Dtype = None,
     device: Device = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     *,
     call: dict[str, Any],
 ) -> None:
     """Learn a model once: one file for every budget and step count. It resumes after an interruption."""
     one_target(typer.BadParameter, {"--speedup": speedup, "--budgets": budgets})
+    place = chosen_place(workers, ray, gpus_per_worker)
     _, texts, options = open_model(model, prompts, call, dtype, device, load=False)
     texts = texts[:count]
     if len(texts) < 2:
@@ -54,10 +57,9 @@ def tune(
     from foreseer.calibration.tune import stage_costs
     from foreseer.calibration.tune import tune as run
 
-    pipe, _, options = open_model(model, prompts, call, dtype, device)
+    pipe, _, options = open_model(model, prompts, call, dtype, device, load=place is None)
     options.pop("num_inference_steps", None)
-    partial = created(out).with_name(f".{out.name}.partial")
-    with work_bar("Tuning") as show:
+    with resumable("Tuning", out) as (partial, show):
         costs = stage_costs(len(texts), run_steps, chosen, iterations=iterations, mix=mix)
         profile = run(
             pipe,
@@ -68,11 +70,11 @@ def tune(
             iterations=iterations,
             mix=mix,
             checkpoint=partial,
+            workers=place,
             progress=_over_stages(costs, show),
             **options,
         )
-    profile.save(out)
-    shutil.rmtree(partial, ignore_errors=True)
+        profile.save(out)
     _print(profile, model, out)
 
 

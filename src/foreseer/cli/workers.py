@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foreseer.cli.common import errors, progress_bar
+from foreseer.cli.common import created, errors, progress_bar
 
 if TYPE_CHECKING:
     from foreseer.scale import Place
@@ -91,6 +93,15 @@ def work_bar(title: str, quiet: bool = False) -> Iterator[Progress]:
             message = f"{doing}: interrupted{at}. What is done is kept: the same command continues."
             errors.print(message, highlight=False, markup=False)
             raise typer.Exit(130) from error
+
+
+@contextlib.contextmanager
+def resumable(title: str, out: Path) -> Iterator[tuple[Path, Progress]]:
+    """Show a bar, and keep what is done in a folder beside ``out`` until the block ends without an error."""
+    partial = created(out).with_name(f".{out.name}.partial")
+    with work_bar(title) as show:
+        yield partial, show
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 class _WithoutRay:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import foreseer as fs
-from foreseer.calibration.jobs import split_prompts
+from foreseer.calibration.job_checks import split_prompts
 from foreseer.calibration.sampler import SamplerError
 from foreseer.errors import CalibrationError
 from foreseer.methods.train_l2p import train_l2p
@@ -177,3 +177,40 @@ def test_loops_that_do_not_fit_are_refused(sampler, kernel):
         fs.Recorder(GRID).add([np.ones(3)] * 19)
     with pytest.raises(CalibrationError, match="No run of 20 steps"):
         fs.Recorder(GRID).kernel()
+
+
+def test_tune_serves_a_loop_whose_samples_have_no_channels(sampler):
+    profile = fs.tune(sampler, FITTED, budgets=[NFE], iterations=1)
+    assert profile.plans[0].provenance["mixing"].startswith("none: Where a sample of shape (48, 8) has its channels")
+    assert profile.plans[0].mixing is None
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fs.Sampler(None, epsilon, GRID), "sample is a NoneType; expected a function"),  # pyright: ignore
+        (lambda: fs.Sampler(ddim, "model", GRID), "denoise is a str; expected a function"),  # pyright: ignore
+        (lambda: fs.Recorder(GRID, np.eye(STEPS)), r"shape \(20, 20\); expected finite numbers of shape \(21, 21\)"),
+        (lambda: fs.Recorder(GRID, np.full((STEPS + 1, STEPS + 1), np.nan)), "expected finite numbers"),
+        (lambda: fs.Recorder(GRID, "matrix"), "is a str; expected an array"),  # pyright: ignore
+        (lambda: fs.Recorder(GRID, provenance={"model": 5}), "must be a string"),  # pyright: ignore
+        (lambda: fs.Recorder(GRID).record(None), "denoise is a NoneType; expected a function"),  # pyright: ignore
+    ],
+)
+def test_wrong_parts_are_refused_when_they_are_given(make, message):
+    with pytest.raises(CalibrationError, match=message):
+        make()
+
+
+def test_a_run_that_is_broken_off_is_not_taken_for_the_beginning_of_the_next(kernel):
+    recorder = fs.Recorder(GRID)
+    broken = recorder.record(epsilon)
+    broken(FITTED[0], 0)
+    for start in FITTED:
+        ddim(start, recorder.record(epsilon))
+    assert recorder.kernel().grams == pytest.approx(kernel.grams, rel=1e-12)
+    once = recorder.record(epsilon)
+    ddim(FITTED[0], once)
+    with pytest.raises(CalibrationError, match="This run is complete"):
+        once(FITTED[0], 0)

@@ -10,7 +10,8 @@ import pytest
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.final_error import FinalError, Reference
-from foreseer.calibration.jobs import Work, split_prompts
+from foreseer.calibration.job_checks import split_prompts
+from foreseer.calibration.jobs import Work
 from foreseer.calibration.row_directions import row_directions
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.plan.mixing import ChannelMixing, MixedSegment

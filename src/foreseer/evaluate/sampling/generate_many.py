@@ -17,7 +17,8 @@ from typing import Any
 from foreseer import pipelines
 from foreseer.attach.accelerate import attach
 from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.jobs import PromptRuns, check_prompts, check_seed, prompt_unit
+from foreseer.calibration.job_checks import check_prompts, check_seed
+from foreseer.calibration.jobs import PromptRuns, prompt_unit
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, ScaleError
 from foreseer.evaluate.sampling.environment import device_name

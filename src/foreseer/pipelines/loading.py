@@ -1,8 +1,7 @@
-"""Loading and calling diffusers pipelines whose class nobody named beforehand."""
+"""Loading diffusers pipelines by name, and what can be refused before they are loaded."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from foreseer.methods.profile import HUB_ID
 if TYPE_CHECKING:
     import torch
 
-NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
 # Accepted names, and torch's name of each.
 DTYPES = {
     **{name: name for name in ("float32", "bfloat16", "float16")},
@@ -203,135 +201,6 @@ def version_of(words: str) -> tuple[int, ...]:
 def split_sampling(sampling: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Split a pipeline's ``sampling.json`` into its example prompts and its call options."""
     return list(sampling.get("prompts", [])), {key: value for key, value in sampling.items() if key != "prompts"}
-
-
-def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments for one picture of ``prompt``.
-
-    Raises:
-        PipelineError: the pipeline does not accept an option, or accepts neither a prompt nor a class label; an option
-            sets the prompt or the generator, or asks for guidance that would be dropped; the class is unknown.
-    """
-    accepted = accepted_arguments(pipe)
-    arguments = dict(given)
-    if hasattr(pipe, "blocks") and "output_type" not in accepted:  # modular blocks that end before the decoder
-        arguments.pop("output_type", None)
-    decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
-    if decided:
-        raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
-    unknown = [name for name in arguments if name not in accepted]
-    if unknown:
-        raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
-    _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
-    if "prompt" in accepted:
-        return {"prompt": prompt, **arguments}
-    if "class_labels" in accepted:
-        try:
-            labels = [int(prompt)] if prompt.isdecimal() else pipe.get_label_ids([prompt])
-            return {"class_labels": labels, **arguments}
-        except (ValueError, KeyError, AttributeError) as error:
-            raise PipelineError(
-                f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
-            ) from error
-    raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
-
-
-def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a pipeline's call; of a modular pipeline, the inputs of its blocks."""
-    blocks = getattr(pipe, "blocks", None)
-    if blocks is None:
-        return inspect.signature(pipe.__call__).parameters
-    kind = inspect.Parameter.KEYWORD_ONLY
-    named = {each.name: each for each in blocks.inputs if each.name}
-    return {name: inspect.Parameter(name, kind, default=each.default) for name, each in named.items()}
-
-
-def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse guidance of which diffusers would drop one half for want of the other."""
-    wanted = arguments.get("true_cfg_scale", 0)
-    if isinstance(wanted, int | float) and wanted > 1 and not NEGATIVE & arguments.keys():
-        raise PipelineError(
-            f"true_cfg_scale is {wanted:g}, and diffusers drops that guidance without a negative prompt: give one "
-            "(negative_prompt, --negative; it may be empty)."
-        )
-    if "true_cfg_scale" not in accepted or not arguments.get("negative_prompt"):
-        return
-    scale = arguments.get("true_cfg_scale", accepted["true_cfg_scale"].default)
-    if isinstance(scale, int | float) and scale <= 1:
-        raise PipelineError(
-            f"A negative prompt is given, and diffusers drops it where true_cfg_scale is {scale:g}: give more than 1 "
-            "(--true-cfg)."
-        )
-
-
-PICTURE = "picture"
-PICTURE_NAMES = ("image", "control_image")
-
-
-def with_pictures(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with pictures in place of their paths.
-
-    That called ``PICTURE`` gets the name under which ``pipe`` takes one.
-
-    Raises:
-        PipelineError: ``pipe`` takes no picture, or a file is none.
-    """
-    return {
-        _picture_name(pipe) if name == PICTURE else name: _picture(value) if isinstance(value, Path) else value
-        for name, value in options.items()
-    }
-
-
-def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with pictures in place of their paths; no pipeline is needed.
-
-    Raises:
-        PipelineError: a file cannot be read as a picture.
-    """
-    return {name: _picture(value) if isinstance(value, Path) else value for name, value in options.items()}
-
-
-def _picture_name(pipe: Any) -> str:
-    accepted = accepted_arguments(pipe)
-    name = next((name for name in PICTURE_NAMES if name in accepted), None)
-    if name is None:
-        raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
-    return name
-
-
-def _picture(path: Path) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"Cannot read the picture {path}: {in_one_line(error)}.") from error
-
-
-def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
-    """One call of ``pipe``.
-
-    Raises:
-        PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
-            that too.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    accepted = accepted_arguments(pipe)
-    pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
-    try:
-        return pipe(**arguments, generator=generator)
-    except ForeseerError:
-        raise
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        name, why = type(pipe).__name__, in_one_line(error)
-        if pictures and not isinstance(error, RuntimeError):  # memory, sizes: a picture would not help
-            raise PipelineError(
-                f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
-            ) from error
-        raise PipelineError(f"{name} cannot draw this: {why}.") from error
 
 
 def read_prompts(path: Path) -> list[str]:
