@@ -17,7 +17,7 @@ from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_ready, check_teacher
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.replay import run_plan
-from foreseer.calibration.rollout_moments import Moments, Share
+from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.calibration.students import Source, StudentJob, StudentSetting
 from foreseer.checks import check_kind, check_number, one_target
 from foreseer.errors import CalibrationError
@@ -33,8 +33,6 @@ from foreseer.scale.place import Pool
 from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
-
-RIDGE = 1e-6
 
 
 def rollout(

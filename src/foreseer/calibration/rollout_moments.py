@@ -12,6 +12,8 @@ from torch import Tensor
 
 from foreseer.calibration.record import gram
 
+RIDGE = 1e-6  # of a rollout, relative to the features' mean square
+
 
 @dataclass
 class Student:

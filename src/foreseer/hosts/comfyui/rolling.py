@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foreseer.attach.single_run import Run
 from foreseer.calibration.record import gram
-from foreseer.calibration.rollout_moments import Moments
+from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
 from foreseer.kernel import Kernel
@@ -21,8 +21,6 @@ from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK, learned
 from foreseer.methods.validate import summarise
 from foreseer.plan import Plan
 from foreseer.schedule.optimal import Optimal
-
-RIDGE = 1e-6  # relative to the features' mean square
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,11 @@ def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample,
     for step, end in itertools.pairwise((*computed, total)):
         for index, outputs in enumerate(features):
             sample(RolledRun(plan, outputs, stop_at=step), index)
-        _grow(moments, features, references, step)
+        shares = [
+            _share(moments, known, reference)
+            for known, reference in zip(features, references[: held_out.start], strict=True)
+        ]
+        moments.grow(shares, [step])
         rows.fit(step, end)
         plan = replace(plan, rows=rows.rows[0].copy())
     errors = _errors(plan, references, sample, held_out)
@@ -153,19 +155,12 @@ def on_host(feature: Tensor) -> Tensor:
     return feature.detach().reshape(-1).to("cpu", torch.float32)
 
 
-def _grow(
-    moments: Moments, features: Sequence[dict[int, Tensor]], references: Sequence[ReferenceRun], step: int
-) -> None:
-    """Add the features of ``step`` to the moments."""
-    among, with_reference = 0.0, 0.0
-    for outputs, reference in zip(features, references, strict=False):
-        among = among + gram([outputs[step]], list(outputs.values())) / len(features)
-        with_reference = with_reference + gram([outputs[step]], reference.features) / len(features)
-    among, with_reference = np.asarray(among), np.asarray(with_reference)
-    moments.known = np.block([[moments.known, among[:, :-1].T], [among]])
-    moments.with_reference = np.vstack([moments.with_reference, with_reference])
-    moments.with_targets = moments.with_reference @ moments.matrix[:, 1:].T
-    moments.features = np.append(moments.features, step)
+def _share(moments: Moments, known: dict[int, Tensor], reference: ReferenceRun) -> Share:
+    """Inner products of the newest of a run's known features."""
+    outputs = list(known.values())
+    with_reference = gram(outputs[-1:], reference.features)
+    with_targets = with_reference @ moments.matrix[:, 1:].T
+    return Share(gram(outputs[-1:], outputs), with_reference, with_targets, np.ones(1, np.int64))
 
 
 def _errors(plan: Plan, references: Sequence[ReferenceRun], sample: Sample, indices: Sequence[int]) -> np.ndarray:
