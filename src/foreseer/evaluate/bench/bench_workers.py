@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -81,9 +82,9 @@ class BenchTask(Task):
             warnings.simplefilter("ignore", ForeseerWarning)
             return json.dumps(self.report(self.engine(worker), unit.payload)).encode()
 
+    @abstractmethod
     def report(self, engine: Engine, payload: Any) -> Any:
         """What one unit gives, as JSON can hold it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
