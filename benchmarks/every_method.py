@@ -46,7 +46,7 @@ def run_bench(model, prompts, folder):
     path, plans = learn(model, prompts[1], folder)
     (folder / "prompts.txt").write_text("\n".join(prompts[0]) + "\n")
     names = ",".join([name for name in METHODS if name != "steps"] + ["steps", *SOLVERS])
-    command = [sys.executable, "-m", "foreseer.cli", "bench", model, "--prompts", str(folder / "prompts.txt")]
+    command = [sys.executable, "-m", "foreseer", "bench", model, "--prompts", str(folder / "prompts.txt")]
     command += ["--nfe", ",".join(map(str, BUDGETS)), "--methods", names, "--kernel", str(path)]
     command += [word for plan in plans for word in ("--plan", str(plan))]
     command += ["--seed", str(HELD_OUT_SEED), "--threads", "1", "--measures", "psnr,ssim", "-o", str(folder / "bench")]

@@ -84,7 +84,7 @@ def end(nodes: list[subprocess.Popen]) -> None:
 def command(out: Path, prompts: Path, steps: int) -> subprocess.Popen:
     arguments = ["calibrate", "emoji", "--prompts", str(prompts), "--steps", str(steps), "-o", str(out)]
     place = ["--ray", f"{HEAD}:{PORT}", "--workers", "2"]
-    return inside("foreseer-head", sys.executable, "-m", "foreseer.cli", *arguments, *place)
+    return inside("foreseer-head", sys.executable, "-m", "foreseer", *arguments, *place)
 
 
 def calibrated(out: Path, prompts: Path, steps: int, pull_after: int | None) -> bytes:

@@ -86,7 +86,7 @@ class Environment:
         """Run code and commands; isolated, so that neither the checkout nor PYTHONPATH is seen."""
         subprocess.run([self.bin / "python", "-I", "-c", code], check=True, cwd=self.work)
         for command in commands:
-            line = f"'{self.bin}/python' -I -m foreseer.cli {command}"
+            line = f"'{self.bin}/python' -I -m foreseer {command}"
             subprocess.run(line, shell=True, check=True, cwd=self.work, stdout=subprocess.DEVNULL)
 
 

@@ -124,6 +124,24 @@ def test_import_foreseer_is_light_and_quick():
     assert min(taken for taken, _ in measured) < 0.3
 
 
+AS_MODULE = """
+import json, runpy, sys
+sys.argv = ["foreseer", "--version"]
+try:
+    runpy.run_module("foreseer", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(json.dumps([end.code, sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+def test_python_m_foreseer_is_the_command_and_imports_no_torch():
+    done = subprocess.run([sys.executable, "-c", AS_MODULE], capture_output=True, text=True, check=True, timeout=120)
+    version, left = done.stdout.splitlines()
+    code, modules = json.loads(left)
+    assert (version, code or 0) == (f"foreseer {foreseer.__version__}", 0)
+    assert {"torch", "diffusers", "transformers"}.isdisjoint(modules)
+
+
 @pytest.mark.parametrize("names", ["Grid, Plan, Policy", "schedule, forecast"])
 def test_the_numerics_run_without_torch(names):
     program = (

@@ -1,5 +1,0 @@
-"""``python -m foreseer.cli``."""
-
-from foreseer.cli import main
-
-main()
