@@ -51,6 +51,7 @@ html_theme = "furo"
 html_title = "Foreseer"
 html_baseurl = "https://foreseer.github.io/foreseer/"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
@@ -59,10 +60,11 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
-pygments_style = "friendly"
-pygments_dark_style = "github-dark"
 html_math_renderer = "mathml"
 
+_CELL = re.compile(r"<t[dh]\b.*?</t[dh]>", re.DOTALL)
+_NAME = re.compile(r'(?<=<span class="pre">)[^<&]+')
+_PART = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[_/=,(.:-])(?=\w)")  # FluxPipeline, last_block, dpm-solver, Hub/name
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -132,6 +134,14 @@ def display_math(translator: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def break_names_in_cells(_app: Any, _page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
+    """Let names in the cells of tables break between their parts, so that tables fit a narrow screen."""
+    if "body" in context:
+        context["body"] = _CELL.sub(
+            lambda cell: _NAME.sub(lambda name: _PART.sub("<wbr>", name[0]), cell[0]), context["body"]
+        )
+
+
 def first_paragraph(markdown: str) -> str:
     """The text of a page's first paragraph, without links and marks."""
     prose = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
@@ -160,4 +170,5 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None))
     app.connect("source-read", complete_source)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("html-page-context", break_names_in_cells)
     app.connect("build-finished", write_llms_index)

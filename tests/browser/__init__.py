@@ -1,0 +1,1 @@
+"""Pages in a real browser: the site and the reports."""
