@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 import warnings
 import weakref
 from collections.abc import Callable
@@ -223,8 +225,10 @@ def _replaced_denoisers(pipe_or_model: Any, denoisers: dict[str, nn.Module]) -> 
 
 def _nothing_to_attach_to(pipe: Any) -> str:
     remedy = "Attach to its denoising module: fs.accelerate(module, policy, scheduler=...)."
+    if isinstance(pipe, os.PathLike) or type(pipe).__module__ == "builtins":
+        return f"Expected a diffusers pipeline, loaded, or a network; received {reprlib.repr(pipe)}."
     if getattr(pipe, "scheduler", None) is None:
-        return f"{type(pipe).__name__} has no scheduler, which tells the steps. {remedy}"
+        return f"{type(pipe).__name__} has no scheduler, which gives the noise levels. {remedy}"
     taking = ", ".join(timestep_takers(pipe))
     which = f"several modules that take a timestep ({taking})" if taking else "no module that takes a timestep"
     return (

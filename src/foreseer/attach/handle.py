@@ -162,6 +162,9 @@ class Handle:
                 stacklevel=2,
             )
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
     def __str__(self) -> str:
         record = self._last_record
         if record is None or not record.steps:

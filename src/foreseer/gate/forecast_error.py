@@ -51,7 +51,7 @@ class ForecastErrorGate(Gate):
         if not self.max_error:
             raise GateError("max_error is 0: to compute every step, sample without a gate.")
         if not self.kernel.has_final_error:
-            raise GateError("This kernel knows no final error (a stochastic scheduler): use fs.learned.")
+            raise GateError("This kernel cannot predict the final error (its scheduler is stochastic): use fs.learned.")
 
     def begin(self, setting: Setting) -> GateRun:
         """The gate in one branch, on its part of the grid.

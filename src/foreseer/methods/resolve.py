@@ -120,7 +120,7 @@ def resolve(
         schedule = Optimal(kernel, nfe, speedup, max_error, method.forecaster)
         return ScheduledPolicy(schedule, method.forecaster, site or kernel.site)
     if max_error is not None:
-        raise PlanError(f"{method.title} expects no error without a kernel: give nfe or speedup, or profile=.")
+        raise PlanError(f"{method.title} cannot predict its error, a kernel or profile can: give one, or a budget.")
     if not target:
         return method.policy(steps or 50, None, site)
     if steps is None:
@@ -167,7 +167,9 @@ def policy_for(
     if site is not None:
         site = str(read_site(site))
     if quality is not None and error_of(quality) is not None:
-        raise PlanError(f"quality={quality!r} needs a profile: formulas expect no error. Give speedup or nfe.")
+        raise PlanError(
+            f"quality={quality!r} needs a profile or kernel, which predicts the error: give one, or nfe or speedup."
+        )
     if quality == "exact":
         return ScheduledPolicy(Uniform(interval=1), Reuse(), site or "output")
     if request is None and not target:

@@ -67,10 +67,8 @@ def check_model(model: str) -> Path:
         return folder
     if folder.exists():
         raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")
-    raise PipelineError(
-        f"{unknown_name('model', model, zoo.NAMES)} It may also be a folder in diffusers' format, or a hub id "
-        "(OWNER/NAME); no such folder exists."
-    )
+    places = ("an existing folder in diffusers' format", "a hub id (OWNER/NAME)")
+    raise PipelineError(unknown_name("model", model, [*zoo.NAMES, *places]))
 
 
 def check_placement(dtype: str | None, device: str | None) -> None:
@@ -143,6 +141,7 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
         import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device_works(device)
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     try:
         pipe = _from_pretrained(str(folder) if folder.is_dir() else model, torch_dtype(dtype))
@@ -156,9 +155,20 @@ def load_pipeline(model: str, dtype: str | None = None, device: str | None = Non
         ) from error
     try:
         pipe = pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         raise PipelineError(f"Cannot move {model!r} to {device!r}: {in_one_line(error)}.") from error
     return pipe, sampling_of(model)
+
+
+def _check_device_works(device: str) -> None:
+    """Raise PipelineError unless torch can put a tensor on ``device``; asked before a model is read."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise PipelineError(f"The device {device!r} cannot be used here: {reason}.") from error
 
 
 def sampling_of(model: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,8 +44,11 @@ def test_a_lost_handle_is_detached() -> None:
     fs.detach(pipe)
     assert not handle.attached
     fs.detach(pipe)
-    for wrong in (SimpleNamespace(), None, 3, []):
-        with pytest.raises(AttachError, match=r"has no scheduler|no denoiser"):
+    assert repr(handle) == "<Handle: Detached; no run yet.>"
+    with pytest.raises(AttachError, match="SimpleNamespace has no scheduler"):
+        fs.detach(SimpleNamespace())
+    for wrong in (None, 3, [], "emoji", Path("emoji")):
+        with pytest.raises(AttachError, match="Expected a diffusers pipeline, loaded, or a network; received"):
             fs.detach(wrong)
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from foreseer.cli import app
 from foreseer.errors import PlanError
 from foreseer.evaluate.sampling.picture_files import write_picture
-from foreseer.pipelines import PICTURE, PipelineError, call_arguments, run, with_pictures
+from foreseer.pipelines import PICTURE, PipelineError, call_arguments, load_pipeline, run, with_pictures
 from tests.support.pipelines import build
 
 STEPS = "8"
@@ -84,6 +84,12 @@ def test_a_picture_is_taken_or_asked_for(tmp_path):
     path.write_text("no picture")
     with pytest.raises(PipelineError, match="Cannot read the picture"):
         with_pictures(Redraws(), {PICTURE: path})
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(monkeypatch):
+    monkeypatch.setattr("foreseer.pipelines.loading._from_pretrained", lambda *request: pytest.fail("read"))
+    with pytest.raises(PipelineError, match=r"^The device 'xpu:77' cannot be used here: (?!\w+Error)"):
+        load_pipeline("emoji", device="xpu:77")
 
 
 @pytest.mark.parametrize("command", ["generate", "calibrate"])
