@@ -1,13 +1,14 @@
 """What every page must keep in a browser: it fits the window, can be read, and asks nothing of the network."""
 
-# Elements that reach beyond the window, but for those that scroll within a block or are a closed menu.
+# Elements that reach beyond the window, but for those that scroll within a block of the page or are a closed menu.
 BEYOND = """
-[...document.querySelectorAll("body *")].filter(element => {
+[...document.querySelectorAll(":is(article, section, header, footer) *")].filter(element => {
     const box = element.getBoundingClientRect();
     if (!box.width || (box.right <= innerWidth + 1 && box.left >= -1)) return false;
     for (let above = element; above; above = above.parentElement) {
         const style = getComputedStyle(above);
-        if (style.visibility == "hidden" || (above != element && style.overflowX != "visible")) return false;
+        const block = above != element && !above.querySelector("h1");
+        if (style.visibility == "hidden" || (block && style.overflowX != "visible")) return false;
     }
     return true;
 }).map(element => element.outerHTML.slice(0, 200))
