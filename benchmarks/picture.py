@@ -1,11 +1,11 @@
-"""The picture that README shows: the demo's sheet, in ``docs/_static/demo.png``.
+"""The picture that README shows: the demo's first captions, in ``docs/_static/demo.png``.
 
 python -m benchmarks.picture
 """
 
-import shutil
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ import torch
 from benchmarks.common import write
 from foreseer.evaluate.bench.bench import run_bench
 from foreseer.evaluate.bench.demo import Demo
-from foreseer.evaluate.report.bench_report import write_demo
+from foreseer.evaluate.report.sheet import write_sheet
 
+SHOWN = 3  # captions; the figures are means over all of the demo's
 PICTURE = Path(__file__).parent.parent / "docs" / "_static" / "demo.png"
 
 
@@ -23,8 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = Demo().prepare()
         results = run_bench(prepared.bench, prepared.entries, prepared.pipe, Path(folder) / "cells")
-        paths = write_demo(results, Path(folder) / "cells", Path(folder) / "demo")
-        shutil.copyfile(paths["picture"], PICTURE)
+        write_sheet(replace(results, prompts=results.prompts[:SHOWN]), Path(folder) / "cells", PICTURE)
     rows = [
         {
             "method": row.method,

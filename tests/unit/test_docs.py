@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,15 @@ def test_page_examples_run(page, as_users_call, tmp_path, monkeypatch):
     for number, block in enumerate(runnable_blocks(page.read_text())):
         exec(compile(block, f"{page.name} block {number}", "exec"), names)
     assert len(names) > 2  # a page whose examples bind nothing shows nothing
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_first_pages_use_no_name_that_they_do_not_define(page):
+    pytest.importorskip("ruff")
+    blocks = re.findall(r"^```python[^\n]*\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=F821", "--output-format=concise", "-"]
+    done = subprocess.run(command, input="\n".join(blocks), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "All checks passed!\n"), done.stdout
 
 
 def test_only_marked_python_blocks_are_run():

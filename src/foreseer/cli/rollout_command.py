@@ -31,7 +31,7 @@ def rollout(
     forward_passes: ForwardPasses = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=2, help="Steps of a finer run to follow.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Number of prompts to use; 4 are often enough.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of prompts to use; a dozen or more.")] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The plan to write.")] = Path(
         "rollout.plan.safetensors"

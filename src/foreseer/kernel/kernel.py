@@ -26,7 +26,7 @@ class KernelError(ForeseerError, ValueError):
 
 
 CONSISTENT = 0.2  # relative; guidance in half precision rounds
-SENSITIVITY = 12.0  # fitted on the bundled pipeline; calibration measures each pipeline's value
+SENSITIVITY = 12.0  # where it was not measured; the bundled pipelines had 12 and 14
 
 
 @dataclass(frozen=True, eq=False, repr=False)
