@@ -1,1 +1,1 @@
-"""A server of pictures: one attached pipeline, one worker, one queue."""
+"""A server of pictures: one pipeline, one thread that draws several pictures side by side, one queue."""

@@ -42,7 +42,7 @@ def create_app(make_painter: Callable[[], Painter], limits: Limits | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.worker = Worker(make_painter(), limits.queue, metrics)
+        app.state.worker = Worker(make_painter(), limits.queue, limits.together, metrics)
         app.state.worker.start()
         try:
             yield

@@ -20,7 +20,8 @@ class Limits:
         prompt: the most characters.
         body: the most bytes of a request.
         body_seconds: how long a request may take to arrive.
-        queue: the most requests that wait, beside the one that is drawn.
+        queue: the most requests that wait, beside those that are drawn.
+        together: the most that are drawn side by side.
     """
 
     sizes: tuple[int, int] = (32, 128)
@@ -31,6 +32,7 @@ class Limits:
     body: int = 4096
     body_seconds: float = 10.0
     queue: int = 16
+    together: int = 4
 
 
 class Asked(BaseModel):

@@ -1,4 +1,4 @@
-"""The queue and the one thread that draws."""
+"""The queue and the one thread that draws, several pictures at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from examples.serve.asked import Asked
-from examples.serve.draw import CancelledError, Drawn, Painter
+from examples.serve.draw import CancelledError, Drawn, Painter, Sketch
 from examples.serve.metrics import Metrics
 
 log = logging.getLogger("examples.serve")
@@ -34,22 +35,26 @@ class Job:
         self.asked = asked
         self.drawn: Future[Drawn] = Future()
         self.cancelled = threading.Event()
-        self.since = time.monotonic()
+        self.since = self.begun = time.monotonic()
+        self.sketch: Sketch | None = None
 
 
 class Worker:
     """One thread, one painter, one bounded queue.
 
+    In each turn all pictures on the way take one step; a request joins as soon as there is room.
+
     Args:
         painter: what draws; used by this thread only.
         most: how many may wait.
+        together: how many are drawn side by side.
         metrics: where it counts.
     """
 
-    def __init__(self, painter: Painter, most: int, metrics: Metrics) -> None:
-        self._painter, self._most, self._metrics = painter, most, metrics
+    def __init__(self, painter: Painter, most: int, together: int, metrics: Metrics) -> None:
+        self._painter, self._most, self._together, self._metrics = painter, most, together, metrics
         self._waiting: deque[Job] = deque()
-        self._current: Job | None = None
+        self._live: list[Job] = []
         self._changed = threading.Condition()
         self._stopped = False
         self._mean_seconds = 1.0
@@ -96,7 +101,7 @@ class Worker:
         """Interrupt what is drawn, give up what waits, and end the thread."""
         with self._changed:
             self._stopped = True
-            left = [*self._waiting, *([self._current] if self._current is not None else [])]
+            left = [*self._waiting, *self._live]
             self._changed.notify()
         for job in left:
             self.cancel(job)
@@ -105,25 +110,59 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._current = None
-                self._changed.wait_for(lambda: self._waiting or self._stopped)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._live or self._stopped)
+                if not self._waiting and not self._live:
                     return
-                job = self._current = self._waiting.popleft()
-            if job.drawn.set_running_or_notify_cancel():
-                self._draw(job)
+                arrived = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._room))]
+                arrived = [job for job in arrived if job.drawn.set_running_or_notify_cancel()]
+                self._live += arrived
+            for job in arrived:
+                job.begun = time.monotonic()
+                self._try(job, self._begin)
+            for job in [job for job in self._live if job.cancelled.is_set()]:
+                self._end(job, CancelledError())
+            self._turn()
+            for job in [job for job in self._live if job.sketch is not None and job.sketch.done]:
+                self._try(job, self._finish)
 
-    def _draw(self, job: Job) -> None:
-        began = time.monotonic()
+    @property
+    def _room(self) -> int:
+        return self._together - len(self._live)
+
+    def _begin(self, job: Job) -> None:
+        job.sketch = self._painter.begin(job.asked)
+
+    def _turn(self) -> None:
+        """Advance all pictures; where that fails, each by itself, so that no picture suffers from another."""
+        jobs = [job for job in self._live if job.sketch is not None]
+        if not jobs:
+            return
         try:
-            drawn = self._painter.draw(job.asked, job.cancelled.is_set)
-        except CancelledError as error:
-            job.drawn.set_exception(error)
+            self._painter.turn([job.sketch for job in jobs if job.sketch is not None])
+        except Exception:
+            log.exception("A step failed; its pictures take it one by one.")
+            for job in jobs:
+                self._try(job, lambda job: self._painter.turn([job.sketch]))  # pyright: ignore[reportArgumentType]
+
+    def _finish(self, job: Job) -> None:
+        assert job.sketch is not None
+        drawn = self._painter.finish(job.sketch)
+        ended = time.monotonic()
+        self._mean_seconds += 0.2 * ((ended - job.begun) / self._together - self._mean_seconds)
+        self._metrics.drew(drawn, ended - job.begun, ended - job.since)
+        self._live.remove(job)
+        job.drawn.set_result(drawn)
+
+    def _try(self, job: Job, action: Callable[[Job], None]) -> None:
+        try:
+            action(job)
         except Exception as error:
             log.exception("A picture could not be drawn.")
-            job.drawn.set_exception(error)
-        else:
-            ended = time.monotonic()
-            self._mean_seconds += 0.2 * (ended - began - self._mean_seconds)
-            self._metrics.drew(drawn, ended - began, ended - job.since)
-            job.drawn.set_result(drawn)
+            self._end(job, error)
+
+    def _end(self, job: Job, error: Exception) -> None:
+        """Take a picture off, and answer its request with the error."""
+        if job.sketch is not None:
+            self._painter.drop(job.sketch)
+        self._live.remove(job)
+        job.drawn.set_exception(error)

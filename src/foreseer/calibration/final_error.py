@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
+from foreseer.calibration.error_derivatives import error_moments
 from foreseer.calibration.gauss_newton import ErrorMoments
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import make_folder
@@ -131,14 +132,9 @@ class FinalError:
         """
         base, error = self.run(directions.plan, reference)
         size = difference * float(reference.sample.double().square().mean().sqrt())
-        columns = torch.empty(directions.size, error.numel(), device=error.device)
-        for index, start in enumerate(directions.starts):
-            delta = np.zeros(directions.size)
-            delta[index] = size
-            changed = self.run(directions.change(delta), reference, base.until(start))[1]
-            columns[index] = (changed - error) / size
-        products = gram([*columns, error], [*columns, error]) * error.numel()
-        return ErrorMoments(products[:-1, :-1], products[:-1, -1], float(products[-1, -1]), 1)
+        return error_moments(
+            directions, error, lambda plan, start: self.run(plan, reference, base.until(start))[1], size
+        )
 
 
 @dataclass(frozen=True)

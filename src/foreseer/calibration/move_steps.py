@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.final_error import FinalError, Reference, final_reference
+from foreseer.calibration.final_error import FinalSetting, RunFinalReference
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
-from foreseer.calibration.jobs import Work
+from foreseer.calibration.jobs import Work, on_prompts
 from foreseer.calibration.replay import PlannedRun
 from foreseer.calibration.rollout import RolledPlan, RolloutFit
 from foreseer.calibration.students import Source
@@ -20,10 +20,12 @@ from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
 from foreseer.plan import Plan
-from foreseer.scale import Here, model_of
+from foreseer.plan.file import digest_of
+from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 from foreseer.schedule import Explicit
 
 Steps = tuple[int, ...]
+MOVED = "moved"  # in a worker's memory: runs of held-out prompts, by roll
 GAIN = 0.01  # relative decrease of the error below which a move is not made
 
 
@@ -38,6 +40,7 @@ def move_steps(
     teacher_steps: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    workers: int | Place | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Plan:
@@ -58,6 +61,7 @@ def move_steps(
         teacher_steps: follow the trajectory of a finer run with this many steps.
         checkpoint: a folder that keeps the reference runs; it may be removed afterwards.
         seed: of the first prompt's initial noise; each prompt has the next, held-out prompts last.
+        workers: where prompts are run, as in :func:`foreseer.rollout`.
         progress: called with (forward passes done, budget).
         options: keyword arguments of the pipeline's call (height, guidance, ...).
 
@@ -77,10 +81,9 @@ def move_steps(
         raise CalibrationError("The kernel has another grid than the plan: calibrate with the plan's number of steps.")
     if any(plan.of_branch(name).computed_steps != plan.computed_steps for name in plan.branch_rows):
         raise CalibrationError("Branches of this plan compute at steps of their own: those are not moved.")
-    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint)
+    prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
     fitted, judges = split_prompts(prompts, held_out, seed)
-    silent = Work(None, 0)
-    with Here().pool() as pool:
+    with place_of(workers).pool() as pool:
         fit = RolloutFit.begin(
             pool,
             model_of(pipe),
@@ -89,32 +92,18 @@ def move_steps(
             options,
             teacher_steps=teacher_steps,
             checkpoint=folder,
-            work=silent,
+            work=Work(None, 0),
         )
-        work = Work(progress, max_passes)
-        call = fit.job.setting.runs.call(options)
-        references = _references(pipe, fit, judges, call, folder)
-        trials = _Trials(fit, FinalError(pipe, call, work), references, work, max_passes)
+        trials = _Trials(fit, judges, Work(progress, max_passes), max_passes, folder)
+        trials.measure("final-reference", RunFinalReference(trials.setting))
         start = plan.computed_steps
         best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
-    words = f"{len(errors)} sets of steps tried in {work.done} forward passes"
+    tried = f"{len(errors)} sets of steps tried in {trials.work.done} forward passes"
     if best == start or start not in errors:
-        return replace(plan, provenance={**plan.provenance, "moved": f"none: {words}"})
+        return replace(plan, provenance={**plan.provenance, "moved": f"none: {tried}"})
     moved = trials.rolled[best].plan
-    words += f"; held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
-    return replace(moved, provenance={**moved.provenance, "moved": words, "expected_error": f"{errors[best]:.4f}"})
-
-
-def _references(
-    pipe: Any, fit: RolloutFit, judges: Sequence[tuple[int, Any]], call: dict[str, Any], folder: Path | None
-) -> list[Reference]:
-    """Final samples of the held-out prompts' reference runs."""
-    setting = fit.job.setting
-    finer = {**call, "num_inference_steps": setting.teacher_steps}
-    kept = str(folder) if folder is not None else None
-    return [
-        final_reference(pipe, prompt, seed, finer, folder=kept, identity=setting.identity) for seed, prompt in judges
-    ]
+    tried += f"; held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
+    return replace(moved, provenance={**moved.provenance, "moved": tried, "expected_error": f"{errors[best]:.4f}"})
 
 
 def neighbours(steps: Steps, total: int) -> list[Steps]:
@@ -170,21 +159,22 @@ class _Trials:
 
     Attributes:
         fit: of the rollouts.
-        final: measures.
-        judges: references of the held-out prompts.
+        judges: the prompts that are held out.
         work: counts forward passes.
         most: of them.
+        folder: where references are kept; ``None`` keeps none.
     """
 
     fit: RolloutFit
-    final: FinalError
-    judges: Sequence[Reference]
+    judges: Sequence[tuple[int, Any]]
     work: Work
     most: int
+    folder: Path | None
 
     def __post_init__(self) -> None:
+        folder = os.path.abspath(self.folder) if self.folder is not None else None
+        self.setting = FinalSetting(self.fit.job.setting.runs, self.fit.job.setting.teacher_steps, folder)
         self.rolled: dict[Steps, RolledPlan] = {}
-        self._judged: dict[Steps, list[PlannedRun]] = {}
 
     def error(self, steps: Steps, near: Steps) -> float | None:
         """Root mean square of the held-out errors; ``None`` where measuring would exceed the budget."""
@@ -194,16 +184,45 @@ class _Trials:
         if self.work.done + cost > self.most:
             return None
         source = Source(self.rolled[near].roll, shared) if near in self.rolled else None
-        rolled = self.fit.fit(Explicit(steps, of=len(self.fit.kernel.grid)), source)
-        self.work.did(rolled.forward_passes)
-        judged, errors = [], []
-        for index, reference in enumerate(self.judges):
-            run = self._judged[near][index] if near in self._judged else None
-            found, error = self.final.run(rolled.plan, reference, run.until(shared) if run is not None else {})
-            judged.append(found)
-            errors.append(float(error.double().norm()))
-        self.rolled[steps], self._judged[steps] = rolled, judged
+        rolled = self.rolled[steps] = self.fit.fit(Explicit(steps, of=len(self.fit.kernel.grid)), source)
+        task = MeasureRolled(self.setting, rolled, source)
+        results = self.measure("moved", task, plan=digest_of(rolled.plan), shared=str(shared))
+        passes, errors = np.array([np.frombuffer(result) for result in results]).T
+        self.work.did(rolled.forward_passes + int(passes.sum()))
         return float(np.sqrt(np.mean(np.square(errors))))
+
+    def measure(self, kind: str, task: Task, **more: str) -> list[bytes]:
+        """The results of the held-out prompts, see :func:`on_prompts`."""
+        identity, job = {**self.setting.identity, **more}, self.fit.job
+        return on_prompts(
+            job.pool, task, self.judges, kind=kind, identity=identity, store=job.store, work=Work(None, 0)
+        )
+
+
+@dataclass(frozen=True)
+class MeasureRolled(Task):
+    """Measure a rollout; the outputs that a run of its source has are replayed where the worker holds that run.
+
+    The result, in float64, is the forward passes after the replayed outputs, and the relative error.
+    """
+
+    setting: FinalSetting
+    rolled: RolledPlan
+    source: Source | None
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One prompt."""
+        final, reference = self.setting.begin(worker, unit)
+        source = self.source or Source("", -1)
+        held: dict[str, dict[str | None, PlannedRun]] = worker.memory.get(MOVED, {})
+        before, runs = (held.get(roll, {}) for roll in (source.roll, self.rolled.roll))
+        worker.memory[MOVED] = {source.roll: before, self.rolled.roll: runs}
+        outputs = before[unit.home].until(source.until) if unit.home in before else {}
+        found, error = final.run(self.rolled.plan, reference, outputs)
+        runs[unit.home] = found
+        first = found.trajectory.first_step
+        passes = sum(step - first > source.until for _, step in found.outputs)
+        return np.array([passes, float(error.double().norm())]).tobytes()
 
 
 def _agreed_until(steps: Steps, near: Steps) -> int:

@@ -10,9 +10,9 @@ from operator import add
 from typing import Any
 
 import numpy as np
-import torch
 
 from foreseer.attach.network.containers import flatten
+from foreseer.calibration.error_derivatives import relative_difference
 from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.identity import fingerprint
@@ -32,7 +32,6 @@ from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 
 TRIES = 5  # dampings per iteration
-LEAST_DIFFERENCE = 1e-3  # of the final sample's size; more where outputs are rounded more coarsely
 
 
 def refine(
@@ -283,9 +282,8 @@ def _effects(first: Trajectory, steps: int) -> np.ndarray:
 
 
 def _difference(found: PlannedRun) -> float:
-    """Return the relative size of finite differences: the root of the outputs' rounding, or the least."""
-    tensors = [tensor for output in found.outputs.values() for tensor in flatten(output)]
-    return max(LEAST_DIFFERENCE, *(torch.finfo(tensor.dtype).eps ** 0.5 for tensor in tensors))
+    """Return the relative size of finite differences for the dtypes of a run's outputs."""
+    return relative_difference(*(tensor.dtype for output in found.outputs.values() for tensor in flatten(output)))
 
 
 def _mean_square(errors: np.ndarray) -> float:

@@ -9,21 +9,17 @@ from typing import Any
 
 from foreseer.checks import check_count, check_kind, check_target, one_target, unknown_name
 from foreseer.errors import ForeseerError
-from foreseer.forecast import Reuse
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.gate import GatedPolicy
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile, output_methods
-from foreseer.hosts.schedules import WithEnds
+from foreseer.hosts.policies import ChoicePolicy, policy_for
 from foreseer.kernel import Kernel
 from foreseer.methods import find
-from foreseer.methods.defaults import DEFAULT_METHOD, DEFAULT_SPEEDUP
 from foreseer.methods.profile import Profile
 from foreseer.methods.quality import QUALITIES
 from foreseer.methods.validate import expected_error, formula_error
-from foreseer.plan import Plan, Policy, RunDecisions, ScheduledPolicy
-from foreseer.schedule import Uniform
-from foreseer.schedule.base import budget_at
+from foreseer.plan import Policy, ScheduledPolicy
 
 
 class ChoiceError(ForeseerError, ValueError):
@@ -63,7 +59,7 @@ class Choice:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_target(self._target, ChoiceError)
+        check_target(self.target, ChoiceError)
         check_count("first_steps", self.first_steps, ChoiceError)
         check_count("last_steps", self.last_steps, ChoiceError)
         if isinstance(self.profile, Kernel):
@@ -116,7 +112,7 @@ class Choice:
             if key not in self._policies:
                 if len(self._policies) >= 64:
                     self._policies.clear()
-                self._policies[key] = self._policy(grid, first)
+                self._policies[key] = policy_for(self, grid, first)
             return self._policies[key]
 
     def standing_policy(self) -> Policy | None:
@@ -152,69 +148,7 @@ class Choice:
         return self.profile.kernel
 
     @property
-    def _target(self) -> dict[str, Any]:
+    def target(self) -> dict[str, Any]:
+        """The speedup, budget or quality asked for, by name; empty for the default."""
         targets = {"speedup": self.speedup, "nfe": self.nfe, "quality": self.quality}
         return one_target(ChoiceError, targets)
-
-    def _policy(self, grid: Grid, first: int) -> Policy | None:
-        steps = len(grid)
-        if self.quality == "exact":
-            return None
-        profile = self.profile if isinstance(self.profile, Profile) and not self.method else None
-        if profile is not None and (self.quality is not None or not self._target):
-            policy = self._ended(profile.policy(**self._target), first)
-            return policy if policy.compile(grid).nfe < steps else None
-        budget = budget_at(steps, self.nfe, self.speedup or DEFAULT_SPEEDUP)
-        if budget >= steps:
-            return None
-        for nfe in range(budget, 0, -1):  # the ends are part of the budget if that is possible
-            if profile is not None:
-                policy = profile.policy(nfe=nfe)
-            else:
-                policy = find(self.method or DEFAULT_METHOD).policy(steps, nfe, site="output")
-            if isinstance(policy, GatedPolicy):
-                return policy
-            policy = self._ended(policy, first)
-            computed = policy.compile(grid).nfe
-            if computed <= budget or nfe <= first:
-                return policy if computed < steps else None
-        return None
-
-    def _ended(self, policy: Policy, first: int) -> Policy:
-        """``policy`` with the ends that always compute; a refined plan stays as it is."""
-        if (first == 1 and self.last_steps == 0) or not isinstance(policy, ScheduledPolicy):
-            return policy
-        schedule = WithEnds(policy.schedule, first, self.last_steps)
-        return ScheduledPolicy(schedule, policy.forecaster, policy.site)
-
-
-@dataclass(frozen=True, eq=False)
-class ChoicePolicy(Policy):
-    """A choice as one policy for runs of any step count; each run follows :meth:`Choice.policy`.
-
-    Args:
-        choice: method and budget, known in advance.
-    """
-
-    choice: Choice
-    site = "output"
-
-    @property
-    def learned_on(self) -> Mapping[str, str]:
-        """Provenance of the profile's kernel, if its rows are used."""
-        profile = self.choice.profile
-        return profile.kernel.provenance if isinstance(profile, Profile) and not self.choice.method else {}
-
-    def begin(self, grid: Grid) -> RunDecisions:
-        """Decisions of the choice for this grid."""
-        return self._on(grid).begin(grid)
-
-    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
-        """The plan of the choice for this grid; see :meth:`foreseer.plan.Policy.compile`."""
-        return self._on(grid).compile(grid, first_step, spent)
-
-    def _on(self, grid: Grid) -> Policy:
-        return self.choice.policy(grid) or EVERY_STEP
-
-
-EVERY_STEP = ScheduledPolicy(Uniform(interval=1), Reuse())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from typing import Any
 
 from foreseer.checks import check_count, check_number
@@ -11,6 +13,8 @@ from foreseer.scale.place import Event, Place, Pool, RemotePool, WorkerLost
 from foreseer.scale.processes import torch_threads
 from foreseer.scale.unit import Task, Unit
 from foreseer.scale.worker import Reply, UnitRequest, Worker, about_this_process, answer
+
+CONNECT_SECONDS = 10.0  # until an address at which nothing answers is refused
 
 
 class Ray(Place):
@@ -76,7 +80,9 @@ def connected(address: str | None) -> tuple[Any, bool]:
         raise ScaleError(f"Ray cannot be loaded ({in_one_line(error)}): pip install 'foreseer[ray]'.") from error
     if ray.is_initialized():
         return ray, False
+    address = address or os.environ.get("RAY_ADDRESS") or None
     try:
+        _check_reachable(address or "")
         dashboard: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **dashboard)
     except Exception as error:  # Ray raises many kinds, also for what a user can mend
@@ -87,6 +93,16 @@ def connected(address: str | None) -> tuple[Any, bool]:
             "leave the address out."
         ) from error
     return ray, True
+
+
+def _check_reachable(address: str) -> None:
+    """Raise unless something listens at ``HOST:PORT``; Ray would try for minutes, and then end this process."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(f"nothing answers there ({in_one_line(error)})") from error
 
 
 def _first_sentences(error: BaseException) -> str:

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import threading
 
 import pytest
+import torch
 from examples.serve.app import create_app
 from examples.serve.asked import Limits, asked_within
 from examples.serve.draw import CancelledError, Drawn, emoji
 from examples.serve.load import run
 from prometheus_client.parser import text_string_to_metric_families
+
+import foreseer as fs
 
 GOOD = {"prompt": "a red apple", "steps": 20, "speedup": 5.0}
 
@@ -26,8 +30,13 @@ def test_under_load_no_request_is_lost_wrong_or_mixed_up():
     assert found["server"]["foreseer_request_seconds_count"] >= answers["good: 200"]
 
 
-def test_after_an_interrupted_picture_the_next_is_the_same():
-    painter, model = emoji(), asked_within(Limits())
+@pytest.fixture(scope="module")
+def painter():
+    return emoji()
+
+
+def test_after_an_interrupted_picture_the_next_is_the_same(painter):
+    model = asked_within(Limits())
     one = model(prompt="a panda", steps=8, speedup=2.0)
     before = painter.draw(one)
     assert (before.steps, before.nfe, before.failed_open) == (8, 4, 0)
@@ -40,21 +49,84 @@ def test_after_an_interrupted_picture_the_next_is_the_same():
     assert painter.draw(one) == before
 
 
+def test_pictures_side_by_side_are_those_drawn_alone_and_those_of_the_pipeline(painter):
+    model = asked_within(Limits())
+    asked = [
+        model(prompt="a panda", steps=8, speedup=2.0),
+        model(prompt="a rocket", seed=5, steps=12, speedup=4.0),
+        model(prompt="a red apple", seed=7, steps=5, speedup=1.0),
+        model(prompt="a panda", seed=2, steps=9, speedup=3.0, height=32, width=96),
+    ]
+    calls = []
+    hook = painter.pipe.transformer.register_forward_pre_hook(lambda module, args: calls.append(1))
+    waiting, live, together, turns = list(asked), [], {}, 0
+    while waiting or live:
+        if waiting:
+            live.append(painter.begin(waiting.pop()))  # joins while the others are on their way
+        painter.turn(live)
+        turns += 1
+        together |= {sketch.asked: painter.finish(sketch) for sketch in live if sketch.done}
+        live = [sketch for sketch in live if not sketch.done]
+    hook.remove()
+    assert turns < 20
+    assert len(calls) == sum(drawn.nfe for drawn in together.values()) == 4 + 3 + 5 + 3
+    assert together == {one: painter.draw(one) for one in asked}
+    first = asked[0]
+    with fs.accelerate(painter.pipe, painter.policy(first)):
+        output = painter.pipe(first.prompt, num_inference_steps=8, generator=torch.Generator().manual_seed(0))
+    buffer = io.BytesIO()
+    output.images[0].save(buffer, "PNG")
+    assert together[first].png == buffer.getvalue()
+
+
+def test_a_batch_needs_fewer_calls_of_the_network(painter, monkeypatch):
+    monkeypatch.setattr(painter, "batch", True)
+    model = asked_within(Limits())
+    asked = [model(prompt="a panda", seed=seed, steps=steps, speedup=2.0) for seed, steps in ((0, 6), (1, 6), (2, 4))]
+    sizes = []
+    hook = painter.pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    live, alone = [painter.begin(one) for one in asked], [painter.begin(one) for one in asked]
+    for _ in range(4):
+        painter.turn(live)
+    hook.remove()
+    assert max(sizes) == 3
+    for mine, its in zip(live, alone, strict=True):
+        for _ in range(4):
+            painter.turn([its])
+        torch.testing.assert_close(mine.latents, its.latents, rtol=1e-3, atol=1e-3)
+
+
+class SlowSketch:
+    def __init__(self, asked):
+        self.asked, self.done = asked, False
+
+
 class Slow:
     """A painter whose pictures are done when they are released."""
 
     def __init__(self):
-        self.begun, self.go, self.cancelled = threading.Semaphore(0), threading.Semaphore(0), []
+        self.begun, self.go, self.dropped = threading.Semaphore(0), threading.Semaphore(0), []
 
-    def draw(self, asked, cancelled):
+    def begin(self, asked):
         self.begun.release()
-        while not self.go.acquire(timeout=0.01):
-            if cancelled():
-                self.cancelled.append(asked.seed)
-                raise CancelledError
-        if asked.prompt == "trouble":
-            raise RuntimeError("no such luck")
+        return SlowSketch(asked)
+
+    def turn(self, sketches):
+        for sketch in sketches:
+            if self.go.acquire(timeout=0.01):
+                if sketch.asked.prompt == "trouble":
+                    self.go.release()
+                    raise RuntimeError("no such luck")
+                sketch.done = True
+
+    def finish(self, sketch):
+        asked = sketch.asked
         return Drawn(f"picture {asked.seed}".encode(), asked.steps, asked.nfe, 1)
+
+    def drop(self, sketch):
+        self.dropped.append(sketch.asked.seed)
 
 
 class Asking:
@@ -133,7 +205,7 @@ def test_the_queue_is_bounded_and_says_when_to_come_again():
         assert counted[("foreseer_fail_opens_total",)] == 3
         assert counted[("foreseer_request_seconds_count",)] == 3
 
-    serving(test, Limits(queue=2))
+    serving(test, Limits(queue=2, together=1))
 
 
 def test_who_leaves_frees_the_worker_and_the_queue():
@@ -151,21 +223,23 @@ def test_who_leaves_frees_the_worker_and_the_queue():
         await stays.task
         assert stays.content == b"picture 3"
 
-    assert serving(test).cancelled == [1]
+    assert serving(test, Limits(together=1)).dropped == [1]
 
 
 def test_a_picture_that_cannot_be_drawn_is_an_error_of_its_own(caplog):
     async def test(app, painter):
+        asked = [(Asking(app, body(prompt=prompt)), status) for prompt, status in (("trouble", 500), ("fine", 200))]
+        for _ in asked:
+            await asyncio.to_thread(painter.begun.acquire)
         painter.go.release(2)
-        for prompt, status in (("trouble", 500), ("fine", 200)):
-            asking = Asking(app, body(prompt=prompt))
+        for asking, status in asked:
             await asking.task
             assert asking.status == status
         health = Asking(app, b"", "/health", "GET")
         await health.task
         assert json.loads(health.content)["status"] == "ok"
 
-    serving(test)
+    assert serving(test).dropped == [0]
     assert "no such luck" in caplog.text
 
 
@@ -205,4 +279,4 @@ def test_a_server_that_stops_gives_up_what_it_draws():
         await asyncio.gather(health.task, late.task)
         assert (health.status, late.status) == (503, 503)
 
-    assert serving(test).cancelled == [5]
+    assert serving(test).dropped == [5]

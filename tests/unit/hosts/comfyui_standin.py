@@ -38,6 +38,9 @@ class Patcher:
         copy.wrappers = copied(self.wrappers)
         return copy
 
+    def model_dtype(self) -> torch.dtype:
+        return torch.float32
+
     def add_wrapper_with_key(self, kind: str, key: str, wrapper: Any) -> None:
         self.wrappers.setdefault(kind, {}).setdefault(key, []).append(wrapper)
 

@@ -18,6 +18,8 @@ from foreseer.hosts.choice import Choice, ChoiceError
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, take_off
 from foreseer.hosts.comfyui.pieces import cut
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
+from foreseer.hosts.comfyui.refining import Refinement
+from foreseer.hosts.comfyui.rolling import RolledRun
 from foreseer.hosts.comfyui.sampler_run import RunReport, SamplingRun
 from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
 
@@ -338,6 +340,30 @@ def test_refined_rows_are_fitted_through_the_samplers_matrix_and_beat_the_kernel
             assert patch.reports[-1].forward_passes == nfe
     assert max(errors[:2]) < 0.95 * min(errors[2:])
     assert plan.expected_error == pytest.approx(errors[0], rel=0.1)
+
+
+def test_gauss_newton_iterations_beat_the_rollout() -> None:
+    patcher, recording, nfe = Patcher(Network()), Recording(keep=True), 5
+
+    def run(wrappers: Any, seed: int) -> Tensor:
+        model = wrappers.put_on(patcher)
+        return Guider(model).sample(noise(seed, (1, 16, 16, 16)), Sampler(SAMPLERS["euler"]), sigmas(12))
+
+    for seed in range(4):
+        run(recording, seed)
+    errors, calls = [], []
+    for iterations in (0, 1):
+        patcher.model.calls = 0
+        refinement = Refinement(recording.kernel({}), recording.references, run, iterations, 1e-3)
+        plan = refinement.plan(nfe)
+        calls.append(patcher.model.calls)
+        assert plan is not None
+        expected, found = run(SimpleNamespace(put_on=take_off), 50), run(RolledRun(plan, {}), 50)
+        errors.append(float((found - expected).norm() / expected.norm()))
+    assert errors[1] < 0.85 * errors[0]
+    assert "1 iterations; held-out error" in plan.provenance["refined"]
+    most = 3 * (nfe * (nfe + 1) * (nfe - 1) // 6 + nfe) + 6 * nfe  # held out: the start, and up to five dampings
+    assert 3 * nfe < calls[1] - calls[0] <= most
 
 
 @pytest.mark.parametrize(("sampler", "runs"), [("ancestral", 4), ("heun", 2), ("euler", 1)])

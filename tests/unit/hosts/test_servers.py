@@ -38,6 +38,11 @@ def test_the_entry_points_are_declared() -> None:
         assert project["entry-points"][group] == {"foreseer": f"foreseer.hosts.plugins:{function}"}
 
 
+def test_hosts_stay_thin() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "src/foreseer/hosts").rglob("*.py")}
+    assert max(lengths.values()) <= 200
+
+
 def test_plugins_that_are_not_chosen_import_nothing_heavy() -> None:
     program = (
         "import json, sys; from foreseer.hosts import plugins; plugins.sglang(); plugins.vllm_omni(); "

@@ -72,6 +72,17 @@ def test_a_worker_that_dies_anywhere_changes_no_bit_of_a_profile():
     assert "1 iterations on 2 prompts" in here.plans[0].provenance["refined"]
 
 
+def test_a_worker_that_dies_anywhere_moves_the_same_steps(local):
+    options = {"max_passes": 42, "guidance_scale": 3.0}
+    bad = fs.rollout(loop(), local, PROMPTS[:2], schedule=fs.schedule.Explicit((0, 1, 7), of=8), guidance_scale=3.0)
+    here, undisturbed = fs.move_steps(loop(), bad, local, PROMPTS, **options), Loopback(2)
+    assert here.computed_steps != bad.computed_steps
+    assert equal(fs.move_steps(LOOP, bad, local, PROMPTS, workers=undisturbed, **options), here)
+    place = Loopback(2, range(3, undisturbed.requests, 5), seed=4)
+    assert equal(fs.move_steps(LOOP, bad, local, PROMPTS, workers=place, **options), here)
+    assert place.requests > undisturbed.requests
+
+
 def test_branches_at_steps_of_their_own_and_a_finer_teacher(local):
     options = {"guidance_scale": 3.0, "teacher_steps": 16}
     here = fs.rollout(loop(), local, PROMPTS, forward_passes=7, **options)

@@ -108,7 +108,9 @@ def test_what_ray_cannot_do_is_one_readable_line(cluster, monkeypatch):
     assert len(str(error.value)) < 700
     monkeypatch.undo()
     ray.shutdown()
-    with pytest.raises(ScaleError, match=r"Cannot use a Ray cluster at '127.0.0.1:1': .*ray start --head") as error:
+    with pytest.raises(
+        ScaleError, match=r"Cannot use a Ray cluster at '127.0.0.1:1': nothing answers .*ray start --head"
+    ) as error:
         connected("127.0.0.1:1")
     assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "ray", None)

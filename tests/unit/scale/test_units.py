@@ -1,9 +1,13 @@
 """Units, their results and their order; scaling by a simulated clock."""
 
+import re
+import sys
+
 import numpy as np
 import pytest
 
 from foreseer.scale import FolderStore, Here, ScaleError, Unit, model_of, place_of, run_units
+from foreseer.scale.cluster import connected
 from foreseer.scale.unit import Failure, Task, sum_up
 from tests.unit.scale.simulated import SimulatedPool
 from tests.unit.scale.tasks import Numbers, Raises, units
@@ -139,6 +143,23 @@ class NobodyComes(SimulatedPool):
 def test_patience_ends():
     with pytest.raises(ScaleError, match="No worker started within 0 seconds"):
         run_units(NobodyComes(1, {}), Raises(), units(1), patience=0.0)
+
+
+class NeverConnects:
+    """Ray, which waits for minutes for an address at which nothing answers, and then ends the process."""
+
+    @staticmethod
+    def is_initialized():
+        return False
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "[::1]:1", None])
+def test_a_ray_address_at_which_nothing_answers_is_refused_before_ray_waits_for_it(address, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", NeverConnects)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(ScaleError, match=f"at '{re.escape(address or '127.0.0.1:2')}': nothing answers there") as error:
+        connected(address)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreseer.calibration.error_derivatives import relative_difference
 from foreseer.calibration.record import gram
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
@@ -16,7 +17,8 @@ from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.levels import step_at
 from foreseer.hosts.comfyui.matrix import sampler_matrix
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
-from foreseer.hosts.comfyui.rolling import ReferenceRun, Sample, on_host, roll_out
+from foreseer.hosts.comfyui.refining import Refinement
+from foreseer.hosts.comfyui.rolling import ReferenceRun, Sample, on_host
 from foreseer.kernel import Kernel
 from foreseer.methods.profile import Profile
 
@@ -115,7 +117,13 @@ class Recording:
             provenance={"steps": str(len(self._grid)), **provenance},
         )
 
-    def profile(self, provenance: Mapping[str, str], sample: Sample) -> Profile:
+    def profile(
+        self,
+        provenance: Mapping[str, str],
+        sample: Sample,
+        iterations: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Profile:
         """The kernel, with refined plans at a few speedups where they can be fitted.
 
         The sampler must have a matrix, and two runs or more must have been kept.
@@ -123,13 +131,16 @@ class Recording:
         Args:
             provenance: text about model, sampler and options.
             sample: runs the sampler on a conditioning with other wrappers, as for :func:`roll_out`.
+            iterations: of Gauss-Newton on all rows together, at most.
+            dtype: in which the network computes.
 
         Raises:
             RecordError: nothing was recorded.
         """
         kernel = self.kernel(provenance)
         budgets = [round(len(kernel.grid) / speedup) for speedup in SPEEDUPS] if len(self.references) > 1 else []
-        plans = [roll_out(kernel, self.references, sample, nfe) for nfe in dict.fromkeys(budgets) if nfe > 1]
+        refinement = Refinement(kernel, self.references, sample, iterations, relative_difference(dtype))
+        plans = [refinement.plan(nfe) for nfe in dict.fromkeys(budgets) if nfe > 1]
         return Profile(kernel, tuple(plan for plan in plans if plan is not None), kernel.provenance)
 
 

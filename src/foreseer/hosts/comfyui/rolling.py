@@ -17,8 +17,7 @@ from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK, learned
-from foreseer.methods.validate import summarise
+from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
 from foreseer.plan import Plan
 from foreseer.schedule.optimal import Optimal
 
@@ -110,44 +109,52 @@ class RolledRun:
 Sample = Callable[[RolledRun, int], Any]  # runs the sampler with the wrappers, on one of the conditionings
 
 
-def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, nfe: int) -> Plan | None:
-    """Fit a plan as :func:`foreseer.rollout` does, and measure it on conditionings held out.
+def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, nfe: int) -> Plan:
+    """Fit a plan as :func:`foreseer.rollout` does.
 
     Args:
         kernel: of the references, with the sampler's matrix.
-        references: one per conditioning; the last quarter, at least one, is held out.
+        references: one per conditioning.
         sample: runs the sampler with the wrappers of its first argument on the conditioning of that index.
         nfe: number of computed steps.
-
-    Returns:
-        The plan with its expected error; ``None`` if the kernel's own rows have a smaller error on those held out.
     """
     assert kernel.sampler is not None
-    held_out = range(len(references) - max(1, len(references) // 4), len(references))
     steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
     computed, total = Optimal(steered, nfe=nfe).on(kernel.grid), len(kernel.grid)
     moments = Moments.none(1, kernel.sampler)
     rows = JointRows(
         moments, np.ones(1), [np.array(computed)], total, ridge=RIDGE, branch_weight=0.0, feedback_gain=1.0
     )
-    about = {"forecaster": f"rollout on {held_out.start} runs, ridge {RIDGE:g}", "steps": str(total)}
+    about = {"forecaster": f"rollout on {len(references)} runs, ridge {RIDGE:g}", "steps": str(total)}
     plan = Plan(kernel.grid, computed, rows.rows[0], "output", {**kernel.provenance, **about})
-    features: list[dict[int, Tensor]] = [{} for _ in references[: held_out.start]]
+    features: list[dict[int, Tensor]] = [{} for _ in references]
     for step, end in itertools.pairwise((*computed, total)):
         for index, outputs in enumerate(features):
             sample(RolledRun(plan, outputs, stop_at=step), index)
-        shares = [
-            _share(moments, known, reference)
-            for known, reference in zip(features, references[: held_out.start], strict=True)
-        ]
+        shares = [_share(moments, known, reference) for known, reference in zip(features, references, strict=True)]
         moments.grow(shares, [step])
         rows.fit(step, end)
         plan = replace(plan, rows=rows.rows[0].copy())
-    errors = _errors(plan, references, sample, held_out)
-    others = _errors(learned(kernel, nfe=nfe).compile(kernel.grid), references, sample, held_out)
-    if (errors**2).mean() >= (others**2).mean():
-        return None
-    return replace(plan, provenance={**plan.provenance, "expected_error": str(summarise(errors))})
+    return plan
+
+
+def final_error(
+    plan: Plan, reference: ReferenceRun, sample: Sample, index: int, features: dict[int, Tensor] | None = None
+) -> Tensor:
+    """Relative error of the final sample under ``plan``, flattened, in float32 and host memory.
+
+    Args:
+        plan: on the grid of the references.
+        reference: of the conditioning.
+        sample: as for :func:`roll_out`.
+        index: of the conditioning.
+        features: known outputs by step; new ones are added.
+    """
+    run = RolledRun(plan, {} if features is None else features)
+    sample(run, index)
+    assert run.sample is not None
+    truth = on_host(reference.sample)
+    return (on_host(run.sample) - truth) / truth.norm()
 
 
 def on_host(feature: Tensor) -> Tensor:
@@ -161,15 +168,3 @@ def _share(moments: Moments, known: dict[int, Tensor], reference: ReferenceRun) 
     with_reference = gram(outputs[-1:], reference.features)
     with_targets = with_reference @ moments.matrix[:, 1:].T
     return Share(gram(outputs[-1:], outputs), with_reference, with_targets, np.ones(1, np.int64))
-
-
-def _errors(plan: Plan, references: Sequence[ReferenceRun], sample: Sample, indices: Sequence[int]) -> np.ndarray:
-    """Relative errors of the final samples under ``plan``."""
-    errors = []
-    for index in indices:
-        run = RolledRun(plan, {})
-        sample(run, index)
-        assert run.sample is not None
-        reference = references[index].sample.double()
-        errors.append(float((run.sample.double() - reference).norm() / reference.norm()))
-    return np.array(errors)

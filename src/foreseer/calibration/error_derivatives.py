@@ -1,0 +1,45 @@
+"""Derivatives of a run's final error along changes of its plan's rows, by forward differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foreseer.calibration.gauss_newton import ErrorMoments
+from foreseer.calibration.record import gram
+from foreseer.calibration.row_directions import RowDirections
+from foreseer.plan import Plan
+
+LEAST_DIFFERENCE = 1e-3  # of the final sample's size
+
+
+def relative_difference(*dtypes: torch.dtype) -> float:
+    """Return the relative size of finite differences: the root of the outputs' rounding, or the least."""
+    return max(LEAST_DIFFERENCE, *(torch.finfo(dtype).eps ** 0.5 for dtype in dtypes))
+
+
+def error_moments(
+    directions: RowDirections,
+    error: Float[Tensor, " D"],
+    changed_error: Callable[[Plan, int], Float[Tensor, " D"]],
+    size: float,
+) -> ErrorMoments:
+    """Moments of one run's error and of its derivatives along all directions.
+
+    Args:
+        directions: along which rows change.
+        error: of the run under the unchanged plan.
+        changed_error: the error under a plan that gives the same outputs up to a step, that step included.
+        size: of a change.
+    """
+    columns = torch.empty(directions.size, error.numel(), device=error.device)
+    for index, start in enumerate(directions.starts):
+        delta = np.zeros(directions.size)
+        delta[index] = size
+        columns[index] = (changed_error(directions.change(delta), start) - error) / size
+    products = gram([*columns, error], [*columns, error]) * error.numel()
+    return ErrorMoments(products[:-1, :-1], products[:-1, -1], float(products[-1, -1]), 1)
