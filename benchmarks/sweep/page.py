@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from foreseer.evaluate.sampling.environment import environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "models" / "every-pipeline.md"
 NOT_YET = "not run yet"
-NOT_TRIED = ("no fixture", "time limit", "died", "no steps", "not repeatable")
+NOT_TRIED = ("no fixture", "time limit", "memory limit", "died", "no steps", "not repeatable")
 WORDS = {"as planned": "works", "time limit": "no result in time"}
 HEAD = """# Every pipeline of diffusers
 
@@ -36,25 +37,33 @@ transformers {transformers}; fixtures of huggingface/diffusers at {commit}.
 """
 
 
-def write_page(lines: Path, fixtures: list[Fixture], commit: str, date: str) -> None:
+def tried(rows: list[dict[str, Any]], of: Iterable[Fixture] | None = None) -> set[str]:
+    """The pipelines that ran to their end; with ``of``, those whose run was of these fixtures."""
+    keys = None if of is None else {each.key for each in of}
+    ran = [row for row in rows if row["outcome"] not in NOT_TRIED]
+    return {row["pipeline"] for row in ran if keys is None or row["fixture"] in keys}
+
+
+def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str, date: str) -> None:
     """Write both files."""
     keys = {each.key for each in fixtures}
-    seen = [row for row in map(json.loads, lines.read_text().splitlines()) if row["fixture"] in keys]
+    seen = [row for row in rows if row["fixture"] in keys]
     rest = [each for each in fixtures if each.key not in {row["fixture"] for row in seen}]
     seen += [
         {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": NOT_YET} for each in rest
     ]
     about = {"date": date, "command": "python -m benchmarks.sweep", "upstream": commit, "environment": environment()}
     RESULTS.mkdir(exist_ok=True)
-    rows = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
-    text = ",\n".join(json.dumps(row) for row in rows)
+    short = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
+    text = ",\n".join(json.dumps(row) for row in short)
     (RESULTS / "sweep.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
-    PAGE.write_text(_page(rows, about))
+    PAGE.write_text(_page(short, about))
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a fixture's line."""
     keep = ("fixture", "pipeline", "outcome", "reason", "steps", "calls", "calibrated", "detached equal")
+    keep += ("depends on the network", "seconds", "torch")
     short = {name: row[name] for name in keep if name in row}
     if "sites" in row:
         short["sites"] = {site: {k: v for k, v in each.items() if k != "said"} for site, each in row["sites"].items()}
