@@ -60,8 +60,9 @@ def in_own_process(fixture: Fixture, limit: int, gigabytes: float) -> dict[str, 
 
 
 def rows_of(lines: Path) -> list[dict[str, Any]]:
-    """What the file of an earlier run holds."""
-    return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    """What the file of earlier runs holds, the last line of each fixture."""
+    rows = map(json.loads, lines.read_text().splitlines() if lines.exists() else [])
+    return list({row["fixture"]: row for row in rows}.values())
 
 
 def in_order(fixtures: list[Fixture], rows: list[dict[str, Any]]) -> list[Fixture]:

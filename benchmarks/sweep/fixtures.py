@@ -129,6 +129,8 @@ class Built:
         if self.steps_name is not None:
             inputs[self.steps_name] = STEPS
             inputs.pop("timesteps", None)
+        if isinstance(inputs.get("strength"), float):
+            inputs["strength"] = max(inputs["strength"], 0.75)  # else a run of one or two steps
         return {**inputs, **self.options}
 
     def run(self, seed: int = 0) -> list[np.ndarray]:
