@@ -1,4 +1,4 @@
-"""Upstream's fixtures: found in a checkout of diffusers, built in separate processes."""
+"""Fixtures: upstream's, found in a checkout of diffusers, and this project's; built in separate processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import inspect
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.sweep import offline
+from benchmarks.sweep import offline, own
 
 STEPS = 8
 MARKS = {"pipeline_class": "pipelines", "pretrained_model_name_or_path": "modular_pipelines"}
@@ -102,11 +102,9 @@ class Built:
         offline.install()
         self.options: dict[str, Any] = {}
         self.steps_name: str | None = None
-        module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
-        kind = getattr(module, fixture.name)
-        self._case: Any = kind("__init__") if hasattr(kind, "assertEqual") else kind()
+        self._case: Any = _case(fixture)
         torch.manual_seed(0)
-        self.pipe = kind.pipeline_class(**self._components())
+        self.pipe = self._case.pipeline_class(**self._components())
         self.pipe.set_progress_bar_config(disable=True)
         offline.fit(self.pipe)
         _fill_zeros(self.pipe)
@@ -131,6 +129,8 @@ class Built:
         if self.steps_name is not None:
             inputs[self.steps_name] = STEPS
             inputs.pop("timesteps", None)
+        if isinstance(inputs.get("strength"), float):
+            inputs["strength"] = max(inputs["strength"], 0.75)  # else a run of one or two steps
         return {**inputs, **self.options}
 
     def run(self, seed: int = 0) -> list[np.ndarray]:
@@ -147,6 +147,21 @@ class Built:
         if missing == ["adapter_type"]:
             return make(_ADAPTERS.get(type(self._case).__name__, "full_adapter"))
         return make()
+
+
+def _case(fixture: Fixture) -> Any:
+    """An instance of the fixture's class."""
+    if fixture.file == own.FILE:
+        return own.Case(fixture.name)
+    module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
+    kind = getattr(module, fixture.name)
+    return kind("__init__") if hasattr(kind, "assertEqual") else kind()
+
+
+def own_fixtures(tried: Iterable[str]) -> list[Fixture]:
+    """This project's fixtures of pipelines other than ``tried``, one each."""
+    kinds = {row.kind: name for name, row in reversed(own.rows().items())}
+    return [Fixture(own.FILE, name, kind) for kind, name in kinds.items() if kind not in set(tried)]
 
 
 def arrays(value: Any) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ not matter here: both runs that are compared are given the same.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -30,7 +31,6 @@ CHAT = (
     "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_HUB = ("hf-internal-testing/", "finetrainers/", "YiYiXu/", "THUDM/", "zai-org/", "trl-internal-testing/", "optimum-")
 TINY = {
     "hidden_size": 32,
     "intermediate_size": 37,
@@ -105,7 +105,7 @@ def install() -> None:
 
         def from_pretrained(cls: Any, name: Any = None, *args: Any, **options: Any) -> Any:
             name = name if name is not None else options.pop("pretrained_model_name_or_path", None)
-            return make(cls, name) if str(name).startswith(_HUB) else ordinary(cls, name, *args, **options)
+            return ordinary(cls, name, *args, **options) if Path(str(name)).exists() else make(cls, name)
 
         owner.from_pretrained = classmethod(from_pretrained)
 
@@ -113,6 +113,7 @@ def install() -> None:
     put(transformers.AutoTokenizer, lambda cls, name: tokenizer(name))
     put(transformers.AutoConfig, lambda cls, name: config(_kind(name)))
     put(transformers.FeatureExtractionMixin, lambda cls, name: cls())
+    put(transformers.image_processing_base.ImageProcessingMixin, lambda cls, name: cls())
     put(transformers.AutoProcessor, lambda cls, name: TextProcessor(name))
     put(transformers.ProcessorMixin, lambda cls, name: TextProcessor(name))
     put(transformers.PreTrainedModel, lambda cls, name: cls(config(cls.config_class)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import diffusers
 
 from benchmarks.common import RESULTS
 from benchmarks.sweep.fixtures import Fixture
+from benchmarks.sweep.reasons import cause_of, stand_ins, why_no_fixture
 from benchmarks.sweep.trial import SITES
 from foreseer.evaluate.sampling.environment import environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "models" / "every-pipeline.md"
 NOT_YET = "not run yet"
-NOT_TRIED = ("no fixture", "time limit", "died", "no steps", "not repeatable")
+NOT_TRIED = ("no fixture", "time limit", "memory limit", "died", "no steps", "not repeatable")
 WORDS = {"as planned": "works", "time limit": "no result in time"}
 HEAD = """# Every pipeline of diffusers
 
@@ -36,26 +38,36 @@ transformers {transformers}; fixtures of huggingface/diffusers at {commit}.
 """
 
 
-def write_page(lines: Path, fixtures: list[Fixture], commit: str, date: str) -> None:
+def tried(rows: list[dict[str, Any]], of: Iterable[Fixture] | None = None) -> set[str]:
+    """The pipelines that ran to their end; with ``of``, those whose run was of these fixtures."""
+    keys = None if of is None else {each.key for each in of}
+    ran = [row for row in rows if row["outcome"] not in NOT_TRIED]
+    return {row["pipeline"] for row in ran if keys is None or row["fixture"] in keys}
+
+
+def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str, date: str) -> None:
     """Write both files."""
     keys = {each.key for each in fixtures}
-    seen = [row for row in map(json.loads, lines.read_text().splitlines()) if row["fixture"] in keys]
+    seen = [row for row in rows if row["fixture"] in keys]
     rest = [each for each in fixtures if each.key not in {row["fixture"] for row in seen}]
     seen += [
         {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": NOT_YET} for each in rest
     ]
     about = {"date": date, "command": "python -m benchmarks.sweep", "upstream": commit, "environment": environment()}
     RESULTS.mkdir(exist_ok=True)
-    rows = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
-    text = ",\n".join(json.dumps(row) for row in rows)
+    short = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
+    text = ",\n".join(json.dumps(row) for row in short)
+    about["not tried"] = not_tried(short)
     (RESULTS / "sweep.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
-    PAGE.write_text(_page(rows, about))
+    PAGE.write_text(_page(short, about))
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a fixture's line."""
     keep = ("fixture", "pipeline", "outcome", "reason", "steps", "calls", "calibrated", "detached equal")
+    keep += ("depends on the network", "seconds", "torch")
     short = {name: row[name] for name in keep if name in row}
+    short["pipeline"] = f"{row['pipeline'].removesuffix('Wrapper').removesuffix('Pipeline')}Pipeline"
     if "sites" in row:
         short["sites"] = {site: {k: v for k, v in each.items() if k != "said"} for site, each in row["sites"].items()}
     return short
@@ -77,15 +89,43 @@ def _page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines += ["", "Modules that are *not attached* are called at each step and always computed.", ""]
     lines += ["Reasons, as the record or the error gives them:", ""]
     lines += [f"{number}. {reason}" for reason, number in notes.items()]
-    lines += ["", "## Not tried", "", "| pipeline | why |", "|---|---|"]
-    done = {row["pipeline"] for row in tried}
-    why = {row["pipeline"]: row for row in rows if row["pipeline"] not in done}
-    lines += [f"| `{name}` | {_plain(row.get('reason', row['outcome']))} |" for name, row in sorted(why.items())]
-    without = sorted(_exported() - done - set(why))
-    lines += ["", f"Exported pipelines for which upstream's checkout has no fixture ({len(without)}): "]
-    lines[-1] += ", ".join(f"`{name}`" for name in without) + "."
+    kept = sorted({row["pipeline"] for row in tried if row.get("depends on the network") is False})
+    if kept:
+        lines += ["", "The fixture's mask keeps the whole picture, so that the network changes nothing: "]
+        lines[-1] += ", ".join(f"`{name}`" for name in kept) + "."
+    lines += ["", "## Not tried", "", *_not_tried(about["not tried"])]
     facts = {**about["environment"], "date": about["date"], "commit": about["upstream"]}
     return HEAD.format(**facts, summary=_summary(rows, tried)) + "\n".join(lines) + "\n"
+
+
+def not_tried(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Every pipeline without a result: why, and where its network was tried."""
+    done = {row["pipeline"] for row in rows if row["outcome"] not in NOT_TRIED}
+    reasons = {row["pipeline"]: row.get("reason", row["outcome"]) for row in rows if row["pipeline"] not in done}
+    reasons |= {name: why_no_fixture(name) for name in exported() - done - reasons.keys()}
+    elsewhere = stand_ins(reasons, done)
+    missing = {}
+    for name, reason in sorted(reasons.items()):
+        missing[name] = {"why": _plain(cause_of(reason))}
+        if name in elsewhere:
+            missing[name] |= {"network": elsewhere[name][0], "tried in": elsewhere[name][1]}
+    return missing
+
+
+def _not_tried(missing: dict[str, dict[str, str]]) -> list[str]:
+    """Tables of pipelines without a result, by cause; those of one pipeline each at the end."""
+    causes: dict[str, list[str]] = {}
+    for name, each in missing.items():
+        causes.setdefault(each["why"], []).append(name)
+    lines: list[str] = []
+    for why, names in sorted(causes.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines += [f"**{why}** ({len(names)})", "", "| pipeline | its network | which was tried in |", "|---|---|---|"]
+        for name in names:
+            each = missing[name]
+            network, tried_in = each.get("network"), each.get("tried in")
+            lines.append(f"| `{name}` | {f'`{network}`' if network else ''} | {f'`{tried_in}`' if tried_in else ''} |")
+        lines.append("")
+    return lines
 
 
 def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
@@ -116,7 +156,8 @@ def _plain(reason: str) -> str:
     return re.sub(r"\s*/[\w./-]{12,}", "", reason.replace("|", "/")).replace("<", "").replace(">", "")[:240]
 
 
-def _exported() -> set[str]:
+def exported() -> set[str]:
+    """Names of all pipelines that diffusers exports, modular ones included."""
     names = getattr(diffusers, "_import_structure", {})
     exported = {name for each in names.values() for name in each}
     return {name for name in exported if name.endswith("Pipeline") and "Onnx" not in name and "Flax" not in name}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import sys
 import time
 import warnings
 from collections import Counter, defaultdict
@@ -19,8 +18,10 @@ from torch import nn
 
 import foreseer as fs
 from benchmarks.sweep.fixtures import STEPS, Built, Fixture, modules_of, same
+from benchmarks.sweep.own import use_tests_of
 from foreseer.attach.accelerate import accelerate, detach
 from foreseer.attach.interception import is_hooked
+from foreseer.attach.network.containers import flatten, rebuild
 from foreseer.attach.run_record import RunRecord
 from foreseer.calibration.calibrate import calibrate
 from foreseer.errors import ForeseerError, in_one_line
@@ -50,7 +51,7 @@ class Calls:
 @contextmanager
 def counted(pipe: Any) -> Iterator[Calls]:
     """Count the calls of all modules of ``pipe``, and the steps of its scheduler."""
-    calls, hooks = Calls(), []
+    calls, hooks, stepped = Calls(), [], Counter()
 
     def count(counter: Counter[str], name: str) -> Any:
         return lambda *_: counter.update([name])
@@ -72,7 +73,8 @@ def counted(pipe: Any) -> Iterator[Calls]:
 
         @functools.wraps(step)  # pipelines read its signature
         def counting(self: Any, *args: Any, **options: Any) -> Any:
-            calls.steps += self is scheduler
+            stepped[id(self)] += 1
+            calls.steps = stepped[id(scheduler)] or max(stepped.values())  # a pipeline may step copies alone
             return step(self, *args, **options)
 
         type(scheduler).step = counting  # pyright: ignore[reportAttributeAccessIssue]
@@ -106,6 +108,8 @@ def try_fixture(fixture: Fixture) -> dict[str, Any]:
     if "reason" not in seen:
         seen["sites"] = {site: _site(built, plain, seen, site) for site in SITES}
         seen["calibrated"] = _calibrated(built, seen)
+        if seen["sites"]["output"].get("forecasts change it") is False:
+            seen["depends on the network"] = _depends(built, plain, seen)
         detached = built.run()
         seen["detached equal"] = same(detached, plain) and not any(map(is_hooked, modules_of(built.pipe).values()))
         if seen["detached equal"] or same(detached, built.run()):
@@ -130,8 +134,25 @@ def _plain(built: Built, seen: dict[str, Any]) -> list[Any]:
         name: round(calls.modules[name] / len(calls.at[name])) * math.ceil(len(calls.at[name]) / 2) for name in each
     }
     if steps < 3 or not each:
-        seen |= {"outcome": "no steps", "reason": f"{steps} scheduler steps; modules at each step: {sorted(each)}"}
+        reason = f"{steps} scheduler steps; modules at each step: {sorted(each)}"
+        loop = built.steps_name is not None and calls.steps
+        seen |= {"outcome": "no steps", "reason": reason if loop else "no sampling loop: no scheduler steps"}
     return plain
+
+
+def _depends(built: Built, plain: list[Any], seen: dict[str, Any]) -> bool:
+    """Whether the result depends on the denoisers: a mask may keep the whole picture."""
+    modules = modules_of(built.pipe)
+
+    def double(_: nn.Module, __: Any, output: Any) -> Any:
+        return rebuild(output, iter([2 * tensor for tensor in flatten(output)]))
+
+    hooks = [modules[name].register_forward_hook(double) for name in seen["called at each step"]]
+    try:
+        return not same(built.run(), plain)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _first_run(built: Built) -> list[Any]:
@@ -256,6 +277,8 @@ def _calibrated(built: Built, seen: dict[str, Any]) -> dict[str, Any]:
     steps = inputs.pop(built.steps_name, STEPS) if built.steps_name else STEPS
     prompt = inputs.pop("prompt", None) or inputs.pop("class_labels", None)
     inputs.pop("generator", None)
+    if inputs.get("true_cfg_scale", 2) <= 1:  # diffusers drops it then
+        inputs.pop("negative_prompt", None)
     try:
         with _quiet():
             prompts = prompt if isinstance(prompt, list) else ["" if prompt is None else prompt]
@@ -285,6 +308,6 @@ def set_up(checkout: Path) -> None:
     """One thread, no chatter from the libraries, and imported what most fixtures import."""
     torch.set_num_threads(1)
     quiet_libraries()
-    sys.path.insert(0, str(checkout))
+    use_tests_of(checkout)
     with suppress(ImportError):
         importlib.import_module("tests.pipelines.test_pipelines_common")

@@ -178,6 +178,46 @@ def test_a_first_output_of_another_shape_is_dropped() -> None:
     assert handle.record.calls == STEPS
 
 
+class Keeping(TinyDenoiser):
+    """A network that keeps the prompt's keys at its first call, and then returns them once beside its output."""
+
+    def forward(self, x: Tensor, timestep: Tensor, prompt: Tensor, mode: str, keys: Any = None) -> Any:
+        output = super().forward(x, timestep) + prompt.mean()
+        return (output, SimpleNamespace(keys=prompt)) if keys is None and mode == "return" else (output,)
+
+
+def drawn_keeping(network: nn.Module, scheduler: Any, first: str) -> Tensor:
+    prompt, x = torch.ones(1, 4), torch.ones(1, 5, 4)
+    scheduler.set_timesteps(STEPS)
+    for step, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(network(x, t.expand(1), prompt=prompt, mode=first if step == 0 else "use")[0], t, x)[0]
+    return x
+
+
+@pytest.mark.cell("runs", "a network that keeps the prompt's keys and values from its first call", "works")
+def test_a_mode_that_changes_after_the_first_call_is_no_other_prompt() -> None:
+    network, scheduler = randomise(Keeping(), 5), flow_scheduler()
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:
+        for _ in range(2):
+            drawn_keeping(network, scheduler, "keep")
+            assert handle.record.forecast == {"call 1": [1, 3, 5, 7]}
+            assert handle.record.begun_late == []
+
+
+@pytest.mark.cell("runs", "a network that returns its keys and values from its first call", "fails open")
+@pytest.mark.parametrize("site", ["output", "last_block", "modules", "residual"])
+def test_an_output_that_cannot_be_rebuilt_is_computed(site: str) -> None:
+    network, scheduler = randomise(Keeping(), 5), flow_scheduler()
+    with (
+        torch.no_grad(),
+        fs.accelerate(network, policy(site), scheduler=scheduler) as handle,
+        pytest.warns(fs.ForeseerWarning),
+    ):
+        drawn_keeping(network, scheduler, "return")
+    assert handle.record.failed_open[0].step == 0
+    assert handle.record.calls == STEPS
+
+
 @pytest.mark.cell("runs", "tensors that are other ones at every step, under any name", "works")
 def test_tensors_per_step_are_no_other_generation() -> None:
     network, scheduler = randomise(Changing(), 3), flow_scheduler()

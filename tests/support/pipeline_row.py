@@ -49,16 +49,18 @@ class Row:
     sized: bool = True
     seed: int | None = None
 
-    def call(self, pipe: Any, batch: int, size: int, **options: Any) -> Any:
-        """Run the pipeline."""
+    def arguments(self, batch: int, size: int) -> dict[str, Any]:
+        """Arguments of a call, without steps and generator."""
         arguments: dict[str, Any] = {}
         for inputs in self.inputs:
             arguments |= inputs(batch, size) if callable(inputs) else inputs
-        if self.sized:
-            arguments |= square(size)
+        return {**arguments, **(square(size) if self.sized else {})}
+
+    def call(self, pipe: Any, batch: int, size: int, **options: Any) -> Any:
+        """Run the pipeline."""
         if self.seed is not None:
             torch.manual_seed(self.seed)
-        return self.output(pipe(**arguments, **options))
+        return self.output(pipe(**self.arguments(batch, size), **options))
 
     def begun(self, kind: str, *inputs: Inputs, **changes: Any) -> Row:
         """The row of a pipeline that begins from a picture: the same network, 16 pixels, a share of the steps."""

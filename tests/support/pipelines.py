@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.image_table import FURTHER, IMAGES
+from tests.support.newest_table import NEWEST
 from tests.support.parts import (
     PROMPT,
     TOKENS,
@@ -36,6 +37,7 @@ from tests.support.video_table import VIDEOS
 
 __all__ = [
     "NAMES",
+    "ROWS",
     "TOKENS",
     "WIDTH",
     "Prompted",
@@ -53,6 +55,7 @@ __all__ = [
     "tiny_vae",
 ]
 NAMES = (*IMAGES, *VIDEOS)
+ROWS = {**IMAGES, **VIDEOS, **FURTHER, **NEWEST}
 
 
 @dataclass
@@ -121,7 +124,7 @@ class Prompted:
 
 def build(name: str) -> TinyPipeline:
     """The tiny pipeline called ``name``."""
-    row = {**IMAGES, **VIDEOS, **FURTHER}[name]
+    row = ROWS[name]
     model = randomise(row.model())
     key = "unet" if isinstance(model, diffusers.UNet2DConditionModel) else "transformer"
     components = {part: made() if callable(made) else made for part, made in row.components.items()}

@@ -64,8 +64,8 @@ class PromptRuns:
         return pipe, options
 
     def call(self, options: dict[str, Any]) -> dict[str, Any]:
-        """``options`` with the number of steps, for a run that ends at the latent."""
-        return {**options, "num_inference_steps": self.steps, "output_type": "latent"}
+        """``options`` with the number of steps, for a run that ends at the latent unless they say otherwise."""
+        return {"output_type": "latent", **options, "num_inference_steps": self.steps}
 
     def find(self, worker: Worker, prompt: Any, grid: Grid, recorded: str) -> tuple[Any, dict[str, Any], Trajectory]:
         """Return a worker's pipeline, the options of calls whose runs are on ``grid``, and a run's first step.

@@ -156,7 +156,7 @@ class _Refinement:
     ) -> tuple[_Refinement, Plan]:
         """Run the references; return the refinement, and the plan with rows per branch."""
         fitted, judges = prompts
-        runs = PromptRuns(model, len(plan.grid), {**options, "output_type": "latent"})
+        runs = PromptRuns(model, len(plan.grid), {"output_type": "latent", **options})
         runs = runs.identified(pool, len(fitted) + len(judges))
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]

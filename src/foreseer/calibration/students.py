@@ -186,7 +186,7 @@ class StudentJob:
             SamplerError: the scheduler is stochastic, or not linear.
         """
         folder = os.path.abspath(checkpoint) if checkpoint is not None else None
-        runs = PromptRuns(model, len(grid), {**options, "output_type": "latent"}).identified(pool, len(seeded))
+        runs = PromptRuns(model, len(grid), {"output_type": "latent", **options}).identified(pool, len(seeded))
         (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
         (steps, first_step, shape), matrix = split_header(found)
         samples = len(grid) + 1

@@ -10,6 +10,7 @@ from typing import Any
 from foreseer.errors import ForeseerError, in_one_line
 from foreseer.pipelines.loading import PipelineError
 
+PROMPTS = {"prompt", "class_labels"}
 NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
 PICTURE = "picture"
 PICTURE_NAMES = ("image", "control_image")
@@ -17,6 +18,8 @@ PICTURE_NAMES = ("image", "control_image")
 
 def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments for one picture of ``prompt``.
+
+    An empty prompt is left out where ``given`` holds embeddings, or where the pipeline takes none.
 
     Raises:
         PipelineError: the pipeline does not accept an option, or accepts neither a prompt nor a class label; an option
@@ -33,6 +36,8 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
+    if prompt == "" and ("prompt_embeds" in given or not PROMPTS & accepted.keys()):
+        return arguments  # the embeddings are the prompt, or the pipeline draws without one
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}
     if "class_labels" in accepted:
@@ -43,7 +48,9 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
             raise PipelineError(
                 f"{type(pipe).__name__} draws classes, and {prompt!r} is not one of them; give a name or a number."
             ) from error
-    raise PipelineError(f"{type(pipe).__name__} takes neither a prompt nor class labels.")
+    raise PipelineError(
+        f"{type(pipe).__name__} takes neither a prompt nor class labels; give an empty prompt instead of {prompt!r}."
+    )
 
 
 def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -131,7 +138,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         return pipe(**arguments, generator=generator)
     except ForeseerError:
         raise
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:
         name, why = type(pipe).__name__, in_one_line(error)
         if pictures and not isinstance(error, RuntimeError):  # memory, sizes: a picture would not help
             raise PipelineError(

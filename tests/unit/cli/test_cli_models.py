@@ -114,6 +114,21 @@ def test_a_picture_is_not_asked_for_where_memory_is_short():
         run(Fails(), {}, seed=0)
 
 
+def test_an_empty_prompt_is_left_out_where_there_is_none_to_give():
+    class Continues:
+        def __call__(self, image=None, generator=None):
+            return image
+
+    class Draws:
+        def __call__(self, prompt=None, prompt_embeds=None, generator=None):
+            return prompt_embeds
+
+    assert call_arguments(Continues(), "", {"image": 3}) == {"image": 3}
+    assert call_arguments(Draws(), "", {"prompt_embeds": 3}) == {"prompt_embeds": 3}
+    with pytest.raises(PipelineError, match="give an empty prompt"):
+        call_arguments(Continues(), "a lynx", {})
+
+
 def test_foreseers_own_errors_inside_a_call_keep_their_type():
     class Refuses(Redraws):
         def __call__(self, prompt=None, image=None, generator=None):

@@ -114,8 +114,21 @@ class ConstantArguments:
 
     def score(self, inputs: CallInputs) -> int:
         """Number of identical arguments if ``inputs`` may be the branch's next call, else -1."""
-        if inputs.layout != self._layout:
-            return -1
+        return self._identical(inputs) if inputs.layout == self._layout else -1
+
+    def switches_mode(self, inputs: CallInputs) -> bool:
+        """Whether ``inputs`` may be the second call, by its tensors, though a text among its arguments differs.
+
+        A network that keeps keys and values from its first call is told so by such a text.
+        """
+        if self._calls > 1 or len(inputs.layout) != len(self._layout):
+            return False
+        differing = [pair for pair in zip(self._layout, inputs.layout, strict=True) if pair[0] != pair[1]]
+        texts = all(isinstance(before, str) and isinstance(now, str) for before, now in differing)
+        return texts and self._identical(inputs) > 0
+
+    def _identical(self, inputs: CallInputs) -> int:
+        """Number of identical arguments, -1 if a constant differs."""
         tensors = inputs.tensors
         if self._constants is not None:
             for place, reference, version in self._constants:
@@ -137,6 +150,7 @@ class ConstantArguments:
 
     def advance(self, inputs: CallInputs, subsample: bool) -> None:
         """Record ``inputs`` as the branch's next call; ``subsample`` it if branches may be confused."""
+        self._layout = inputs.layout
         if self._calls == 1:
             self._constants = [
                 (place, reference, version)

@@ -203,12 +203,13 @@ class ModuleSite:
         if any(is_compiled(part) for part in list(self._model.modules())[1:]):
             return Unsupported(f"blocks of {kind} are compiled, so that nothing inside them can be skipped{remedy}")
         with ModuleFinder(self._model) as finder:
-            expected = flatten(call.rehearse())
+            output = call.rehearse()
         found = finder.found()
         if not found.names:
             return Unsupported(f"{kind} has no blocks of attention and MLP modules on tokens{remedy}")
         self._interceptor.install(found.names)
         try:
+            expected = flatten(output)
             skipped = self._choose(found, call.rehearse)
             with self._interceptor.handled_by(ModuleCapture(skipped)) as captured:
                 again = call.rehearse()

@@ -1,0 +1,89 @@
+"""Why a pipeline was not tried, read off its class; and another pipeline that has the same network and was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import diffusers
+
+BASES = {"DiffusionPipeline", "ModularPipeline"}
+NETWORKS = ("transformer", "unet", "prior", "decoder")
+# What errors of fixtures that cannot be built say, and their cause.
+CAUSES = {
+    "'transforms' is not defined": "needs torchvision",
+    "OmniGenMultiModalProcessor": "needs torchvision",
+    "OpenCV": "needs OpenCV",
+    "'original_rope'": "its text encoder, which diffusers brings along, does not run with transformers 5",
+    "invert an input image first": "edits what a call of `invert` has left, and is not repeatable without it",
+    "'guidance_embeds'": "the pipeline fails by itself: it reads a setting that its network lacks",
+    "couldn't connect": "upstream keeps a part of this fixture on the Hub",
+    "does not appear to have a file": "upstream keeps a part of this fixture on the Hub",
+    "keeps on the Hub": "upstream keeps a part of this fixture on the Hub",
+    "Can't load image processor": "upstream keeps a part of this fixture on the Hub",
+    "reshape tensor of 0 elements": "needs the Hub's tokenizer",
+    "`text_target`": "needs the Hub's tokenizer",
+}
+
+
+def cause_of(reason: str) -> str:
+    """The cause behind an error of a fixture, or the error itself."""
+    return next((cause for part, cause in CAUSES.items() if part in reason), reason)
+
+
+def why_no_fixture(name: str) -> str:
+    """The cause that a pipeline's class itself gives for having no fixture upstream."""
+    kind = _class(name)
+    if name in BASES:
+        return "a base class"
+    if kind is None or (hasattr(kind, "_backends") and ".utils.dummy" in kind.__module__):
+        return f"needs packages that are not installed: {', '.join(getattr(kind, '_backends', []))}"
+    if ".deprecated." in kind.__module__:
+        return "deprecated: diffusers keeps the class and no test of it"
+    if issubclass(kind, diffusers.ModularPipeline):
+        return "modular: no fixture upstream"
+    if "num_inference_steps" not in inspect.signature(kind.__call__).parameters:
+        return "no sampling loop: its call takes no number of steps"
+    return "no fixture upstream"
+
+
+def network_of(name: str) -> str | None:
+    """The class of the network that a pipeline calls at each step, as its signature or blocks give it."""
+    kind = _class(name)
+    if kind is None or name in BASES:
+        return None
+    hints = _modular_hints(kind) if issubclass(kind, diffusers.ModularPipeline) else _hints(kind)
+    hint = next((hints[network] for network in NETWORKS if network in hints), None)
+    return None if hint is None else getattr(hint, "__name__", str(hint)).split("|")[0].strip()
+
+
+def stand_ins(missing: Iterable[str], tried: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """For pipelines that were not tried: their network, and the first pipeline with it that was."""
+    networks: dict[str, str] = {}
+    for name in sorted(tried):
+        network = network_of(name)
+        if network is not None:
+            networks.setdefault(network, name)
+    pairs = ((name, network_of(name)) for name in missing)
+    return {name: (network, networks[network]) for name, network in pairs if network in networks}
+
+
+def _class(name: str) -> Any:
+    try:
+        kind = getattr(diffusers, name)
+    except (AttributeError, ImportError, RuntimeError):
+        return None
+    return kind if inspect.isclass(kind) else None
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    parameters = inspect.signature(kind.__init__).parameters
+    return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}
+
+
+def _modular_hints(kind: Any) -> dict[str, Any]:
+    try:
+        return {spec.name: spec.type_hint for spec in kind().blocks.expected_components if spec.type_hint}
+    except Exception:  # noqa: BLE001 - blocks that cannot be made without their repository
+        return {}
