@@ -16,6 +16,22 @@ def _speed(plain: list[Row], guided: list[Row]) -> list[list[str]]:
     return [["method", *(f"{budget} NFE" for budget in budgets)], *lines]
 
 
+@table("own-time", "speed", "speed_cfg")
+def _own_time(plain: list[Row], guided: list[Row]) -> list[list[str]]:
+    header = ["method", "NFE", "T / NFE", "attainable", "realised", "own, ms per computed step", "per skipped step"]
+    after_skip = ("computed after a skip / reference", "the same without Foreseer")
+    lines = []
+    for row in (*plain, *guided):
+        times = [decimals(row.get(f"own, ms per {kind} step"), 2) for kind in ("computed", "skipped")]
+        speedups = [decimals(row.get(column), 2) for column in ("T / NFE", "attainable", "speedup")]
+        suffix = f", guidance {row['guidance']:g}" if row["guidance"] > 1 else ""
+        cold = [
+            decimals(row.get(name), 2) for name in ("computed after a skip / reference", "the same without Foreseer")
+        ]
+        lines.append([row["method"] + suffix, str(row["NFE"]), *speedups, *times, *cold])
+    return [[*header, *after_skip], *lines]
+
+
 @table("memory", "memory")
 def _memory(rows: list[Row]) -> list[list[str]]:
     keys = ("method", "NFE", "announced, bytes", "measured extra, bytes")

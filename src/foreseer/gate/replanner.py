@@ -13,6 +13,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.schedule.continued import Continued
+from foreseer.schedule.optimal import FINE
 
 FARTHEST = math.log(8.0)  # bound on one log ratio: a comparison counts as at most 8 times harder or easier
 PRIOR = 1.0  # weight of the prior (a typical image), in comparisons
@@ -77,7 +78,7 @@ class Replanner:
         """
         most = self.search.total if left is None else len(computed) + left
         allowed = max_error * self.scale / difficulty
-        return self.search.fewest_within(computed, allowed, most, guess or max(2, self.search.total // 6))
+        return self.search.fewest_within(computed, allowed, most, guess or max(2, min(self.search.total, FINE) // 6))
 
     def simulate(self, max_error: float, prompts: Sequence[int] | None = None) -> Simulation:
         """Run the gate on the kernel's own prompts, or on some of them by index."""

@@ -67,7 +67,7 @@ class LevelInterpolation:
         blocked = grams.reshape(-1, blocks, steps, blocks, steps)
         moments = np.einsum("wi,pbicj,vj->pbwcv", self.weights, blocked, self.weights, optimize=True)
         sizes = np.einsum("ki,pbicj,kj->pbkc", self.residuals, blocked, self.residuals, optimize=True)
-        moments += np.einsum("wk,pbkc,vk->pbwcv", self.bumps, sizes, self.bumps, optimize=True)
+        moments += ((self.bumps * sizes.transpose(0, 1, 3, 2)[:, :, :, None]) @ self.bumps.T).transpose(0, 1, 3, 2, 4)
         flat = moments.reshape(len(grams), blocks * len(self.weights), -1)
         return 0.5 * (flat + flat.transpose(0, 2, 1))
 

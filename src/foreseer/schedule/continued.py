@@ -8,7 +8,7 @@ import numpy as np
 
 from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
-from foreseer.schedule.optimal import Search
+from foreseer.schedule.optimal import REFINED, Search, spread, stride
 
 KEPT = 2  # prefixes kept per length and last step
 LONGEST_GAP = 3  # between two computed steps, in mean gaps of the remaining run
@@ -18,7 +18,8 @@ class Continued(Search):
     """Search for the sets of steps with the least expected final error that extend a given prefix.
 
     Results are cached. A set found for a prefix is reused for its own longer prefixes, so a run that behaves as
-    expected keeps its initial set.
+    expected keeps its initial set. Long runs are searched on every n-th step first, as in
+    :class:`foreseer.schedule.Optimal`.
 
     Args:
         kernel: second moments on the run's grid.
@@ -28,6 +29,7 @@ class Continued(Search):
     def __init__(self, kernel: Kernel, forecaster: Forecaster) -> None:
         super().__init__(kernel, forecaster)
         self.total = len(kernel.grid)
+        self._every = stride(self.total)
         self._best_after: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
 
     def best_after(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
@@ -39,7 +41,7 @@ class Continued(Search):
         """
         best = self._best_after.get((begun, nfe))
         if best is None:
-            best = self._slide(self._beam(begun, nfe), len(begun)) if nfe > len(begun) else begun
+            best = self._extended(begun, nfe) if nfe > len(begun) else begun
             for length in range(len(begun), nfe + 1):
                 self._best_after.setdefault((best[:length], nfe), best)
         return best
@@ -59,22 +61,39 @@ class Continued(Search):
         """
         most = max(len(begun), min(most, self.most_after(begun)))
         count = max(len(begun), min(guess, most))
+        pace = self._every
         while count < most and self.cost(self.best_after(begun, count)) > error:
-            count += 1
-        while count > len(begun) and self.cost(self.best_after(begun, count - 1)) <= error:
-            count -= 1
+            count = min(count + pace, most)
+        while pace:
+            while count - pace >= len(begun) and self.cost(self.best_after(begun, count - pace)) <= error:
+                count -= pace
+            pace //= 2
         return self.best_after(begun, count)
 
-    def _beam(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
+    def _extended(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
+        if self._every == 1:
+            return self._slide(self._beam(begun, nfe - len(begun)), len(begun))
         last, missing = begun[-1], nfe - len(begun)
-        reach = max(2, math.ceil(LONGEST_GAP * (self.total - last) / (missing + 1)))
+        places = (self.total - 1) // self._every - last // self._every
+        coarse = min(missing, max(places // 2, missing * places // (self.total - 1 - last)))
+        after = [step - last for step in self._beam(begun, coarse)[len(begun) - 1 :]]
+        steps = (*begun[:-1], *(last + step for step in spread(after, missing + 1, self.total - last)))
+        best = steps if nfe > REFINED else self._halved(steps, self._every, len(begun))
+        self._sums.clear()  # large on a long run
+        return best
+
+    def _beam(self, begun: tuple[int, ...], missing: int) -> tuple[int, ...]:
+        """Extend ``begun`` by ``missing`` multiples of the stride."""
+        last, every = begun[-1], self._every
+        reach = max(2 * every, math.ceil(LONGEST_GAP * (self.total - last) / (missing + 1)))
         self._ahead = reach
         prefixes = {last: [begun]}
         for count in range(missing):
+            farthest = (self.total - 1) // every * every - (missing - count - 1) * every
             longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
             for end, kept in prefixes.items():
-                ends = range(end + 1, min(self.total - missing + count, end + reach) + 1)
-                for steps in kept:
+                ends = range((end // every + 1) * every, min(farthest, end + reach) + 1, every)
+                for steps in kept if ends else ():
                     for step, square in zip(ends, self._squares(steps, ends), strict=True):
                         longer.setdefault(step, []).append((square, (*steps, step)))
             prefixes = {step: [steps for _, steps in sorted(scored)[:KEPT]] for step, scored in longer.items()}
@@ -85,7 +104,8 @@ class Continued(Search):
         last = before[-1]
         error, propagated = self._reach(before[:-1], last) if len(before) > 1 else (np.zeros(1), 0.0)
         errors = np.broadcast_to(error, (len(ends), self._root.shape[1])).copy()
-        if len(ends) > 1:
-            errors[1:] += self._skipped(before, ends[-1])[: len(ends) - 1]
+        skipped = np.array(ends) - last - 1
+        if skipped[-1] > 0:
+            errors[skipped > 0] += self._skipped(before, ends[-1])[skipped[skipped > 0] - 1]
         factors = [self._kernel.propagation(last, end) for end in ends]
         return (np.einsum("nk,nk->n", errors, errors) + propagated + float(error @ error) * np.array(factors)).tolist()

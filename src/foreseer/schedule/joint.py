@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.schedule.base import Schedule
-from foreseer.schedule.optimal import root_of, stride, thinned
+from foreseer.schedule.optimal import GAIN, REFINED, root_of, spread, stride, thinned
 
 # A set of calls: ascending steps, each with a bit mask of the branches that compute (branch b: 2**b).
 Calls = tuple[tuple[int, int], ...]
@@ -22,6 +21,8 @@ Calls = tuple[tuple[int, int], ...]
 RIDGE = 1e-6
 SPREAD = 1.5  # the n-th of N initial steps lies at (n / N) ** SPREAD of the run
 BETTER = 1e-6  # least relative gain of a move
+LARGEST = 12  # calls per branch that are searched in a long run; a larger budget is spread like it
+BATCH = 512  # linear systems solved together
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,8 @@ class JointSearch:
         self._features = root_of(branches.pooled)
         guided = kernel.final_weights[:, None] * (branches.guided @ self._features)
         self._samples = np.vstack([np.zeros(guided.shape[1]), np.cumsum(guided, axis=0)])
+        self._moments = self._features @ self._features.T
+        self._targets = self._features @ self._samples.T
         self._errors: dict[tuple[Calls, int], np.ndarray] = {}
         self._reached: dict[Calls, tuple[float, np.ndarray]] = {}
 
@@ -140,36 +143,82 @@ class JointSearch:
 
     def _error(self, calls: Calls, end: int) -> np.ndarray:
         """Return the part of the sample at ``end`` that the features of ``calls`` do not span."""
-        error = self._errors.get((calls, end))
-        if error is None:
-            computed = [self._total * b + step for step, mask in calls for b in range(self._count) if mask >> b & 1]
-            features = self._features[computed]
-            system = features @ features.T
-            system.flat[:: len(computed) + 1] += RIDGE * float(system.trace()) / len(computed)
-            target = self._samples[end]
-            error = self._errors[calls, end] = target - np.linalg.solve(system, features @ target) @ features
-        return error
+        if (calls, end) not in self._errors:
+            self._solve([(calls, end)])
+        return self._errors[calls, end]
+
+    def _least(self, sets: Iterable[Calls], default: Calls | None = None) -> Calls:
+        """Return the set of least cost; the linear systems of all sets are solved together, grouped by size."""
+        sets = list(sets)
+        ends = [(*(step for step, _ in calls[1:]), self._total) for calls in sets]
+        pairs = {(c[:n], end) for c, steps in zip(sets, ends, strict=True) for n, end in enumerate(steps, start=1)}
+        groups: dict[int, list[tuple[Calls, int]]] = {}
+        for calls, end in sorted(pairs - self._errors.keys()):
+            groups.setdefault(sum(mask.bit_count() for _, mask in calls), []).append((calls, end))
+        for group in groups.values():
+            for first in range(0, len(group), BATCH):
+                self._solve(group[first : first + BATCH])
+        return min(sets, key=self.cost) if default is None else min(sets, key=self.cost, default=default)
+
+    def _solve(self, pairs: list[tuple[Calls, int]]) -> None:
+        """Fill in the errors of sets of equally many calls."""
+        bits = range(self._count)
+        indices = [
+            [self._total * b + step for step, mask in calls for b in bits if mask >> b & 1] for calls, _ in pairs
+        ]
+        computed, ends = np.array(indices), np.array([end for _, end in pairs])
+        systems = self._moments[computed[:, :, None], computed[:, None, :]]
+        size = computed.shape[1]
+        ridge = RIDGE * np.einsum("mkk->m", systems) / size
+        systems += ridge[:, None, None] * np.eye(size)
+        weights = np.linalg.solve(systems, self._targets[computed, ends[:, None]][:, :, None])
+        spanned = (self._features[computed].transpose(0, 2, 1) @ weights)[:, :, 0]
+        self._errors.update(zip(pairs, list(self._samples[ends] - spanned), strict=True))
 
     def best(self, forward_passes: int) -> Calls:
         """Return the best calls found: first with all branches at the same steps, then moving single calls."""
         if forward_passes >= self._count * self._total:
             return tuple((step, self.all_branches) for step in range(self._total))
-        every = stride(self._total, forward_passes // self._count)
+        every = stride(self._total)
         if every > 1:
             coarse = JointSearch(self._kernel.on(thinned(self._kernel.grid, every)))
-            calls = tuple((every * step, mask) for step, mask in coarse.best(forward_passes))
-            return self._improved(calls, partial(self._step_moves, within=every))
+            found = coarse.best(min(forward_passes, LARGEST * self._count))
+            calls = self._spread(tuple((every * step, mask) for step, mask in found), forward_passes)
+            return calls if len(calls) > REFINED else self._halved(calls, every)
         count = (forward_passes - self._count) // self._count
         initial = [max(n, round(self._total * (n / (count + 1)) ** SPREAD)) for n in range(1, count + 1)]
         calls = tuple((step, self.all_branches) for step in (0, *sorted({*initial})))
         calls = self._improved(calls, self._step_moves)
         return self._improved(self._trimmed(dict(calls), forward_passes), self._moves)
 
+    def _spread(self, calls: Calls, forward_passes: int) -> Calls:
+        """Return ``forward_passes`` calls that are, in each branch, as dense at each place as ``calls``."""
+        own = [[step for step, mask in calls if mask >> b & 1] for b in range(self._count)]
+        ends = np.cumsum([len(steps) for steps in own])
+        counts = np.diff(np.rint(ends * forward_passes / ends[-1]), prepend=0.0).astype(int)
+        masks: dict[int, int] = {}
+        for b, (steps, count) in enumerate(zip(own, counts.tolist(), strict=True)):
+            for step in spread(steps, min(count, self._total), self._total):
+                masks[step] = masks.get(step, 0) | 1 << b
+        return self._trimmed(masks, forward_passes)
+
+    def _halved(self, calls: Calls, every: int) -> Calls:
+        """Move the calls of a step by half the distance ``every``, then by a quarter, and so on, while a move helps."""
+        while (every := every // 2) > 0:
+            before = math.inf
+            while self.cost(calls) < before * (1 - GAIN):
+                before = self.cost(calls)
+                for step, mask in reversed(calls[1:]):
+                    others = {other: branches for other, branches in calls if other != step}
+                    free = [step, *({step - every, step + every} & {*range(1, self._total)} - {*others})]
+                    calls = self._least(tuple(sorted({**others, target: mask}.items())) for target in free)
+        return calls
+
     def _trimmed(self, calls: dict[int, int], forward_passes: int) -> Calls:
         """Add or remove the best single calls until the budget is met."""
         while (spent := sum(mask.bit_count() for mask in calls.values())) != forward_passes:
             changed = self._one_more(calls) if spent < forward_passes else self._one_less(calls)
-            calls = dict(min(changed, key=self.cost))
+            calls = dict(self._least(changed))
         return tuple(sorted(calls.items()))
 
     def _one_more(self, calls: Mapping[int, int]) -> Iterator[Calls]:
@@ -188,7 +237,7 @@ class JointSearch:
     def _improved(self, calls: Calls, moves: Callable[[Calls], Iterator[Calls]]) -> Calls:
         """Make the best move until no move helps."""
         least = self.cost(calls)
-        while self.cost(moved := min(moves(calls), key=self.cost, default=calls)) < least * (1 - BETTER):
+        while self.cost(moved := self._least(moves(calls), calls)) < least * (1 - BETTER):
             calls, least = moved, self.cost(moved)
         return calls
 
@@ -198,10 +247,10 @@ class JointSearch:
             yield from self._one_more(dict(fewer))
         yield from self._step_moves(calls)
 
-    def _step_moves(self, calls: Calls, within: int | None = None) -> Iterator[Calls]:
-        masks, within = dict(calls), within or self._total
+    def _step_moves(self, calls: Calls) -> Iterator[Calls]:
+        masks = dict(calls)
         for step, mask in calls[1:]:
             others = {other: branches for other, branches in masks.items() if other != step}
-            for target in range(max(1, step - within), min(self._total, step + within + 1)):
+            for target in range(1, self._total):
                 if target not in masks:
                     yield tuple(sorted({**others, target: mask}.items()))

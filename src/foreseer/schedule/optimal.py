@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,8 @@ BEAM = 8  # prefixes kept per length and last step
 FINALISTS = 4  # complete sets that are improved step by step
 LONGEST_GAP = 4  # between two computed steps, in mean gaps
 FINE = 64  # longer grids are searched on every n-th step first
+REFINED = 32  # sets of more steps, spread over a long run, are not moved singly
+GAIN = 1e-3  # least relative gain of a pass over a long run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +31,8 @@ class Optimal(Schedule):
     """Computed steps with the least expected final error (:func:`foreseer.kernel.expected.final_errors`).
 
     If there are few sets of steps, all are tried. Otherwise a beam search grows prefixes step by step, and the best
-    sets are improved one step at a time until no move helps. Long runs are searched on every n-th step first.
+    sets are improved one step at a time until no move helps. Long runs are searched on every n-th step first; a budget
+    too large for that grid is spread as the best smaller one is.
 
     Args:
         kernel: second moments from calibration.
@@ -183,10 +186,11 @@ class Search:
         if math.comb(total - 1, nfe - 1) <= EXHAUSTIVE:
             return min(((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1)), key=self.cost)
         self._ahead = LONGEST_GAP * math.ceil(total / nfe)
-        every = stride(total, nfe)
+        every = stride(total)
         if every > 1:
             coarse = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
-            return self._slide(tuple(every * step for step in coarse.best(nfe)), within=every)
+            steps = spread(tuple(every * step for step in coarse.best(coarse_budget(total, nfe))), nfe, total)
+            return steps if nfe > REFINED else self._halved(steps, every)
         return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
 
     def _grown(self, nfe: int) -> list[tuple[int, ...]]:
@@ -222,23 +226,29 @@ class Search:
             for target in free:
                 yield tuple(sorted([*others, target]))
 
-    def _slide(self, steps: tuple[int, ...], fixed: int = 1, within: int | None = None) -> tuple[int, ...]:
-        """Move each step to its best place between its neighbours until none moves.
-
-        Args:
-            steps: a set of computed steps.
-            fixed: number of first steps that stay.
-            within: largest distance of one move; unlimited by default.
-        """
-        within = within or len(self._grid)
+    def _slide(self, steps: tuple[int, ...], fixed: int = 1) -> tuple[int, ...]:
+        """Move each step to its best place between its neighbours until none moves; the first ``fixed`` steps stay."""
         while True:
             before = steps
             for index in range(len(steps) - 1, fixed - 1, -1):
                 end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
-                targets = range(max(steps[index - 1] + 1, steps[index] - within), min(end, steps[index] + within + 1))
+                targets = range(steps[index - 1] + 1, end)
                 steps = min(((*steps[:index], target, *steps[index + 1 :]) for target in targets), key=self.cost)
             if self.cost(steps) >= self.cost(before):
                 return before
+
+    def _halved(self, steps: tuple[int, ...], every: int, fixed: int = 1) -> tuple[int, ...]:
+        """Move steps by half the distance ``every``, then by a quarter, and so on, as long as a move helps."""
+        while (every := every // 2) > 0:
+            before = math.inf
+            while self.cost(steps) < before * (1 - GAIN):
+                before = self.cost(steps)
+                for index in range(len(steps) - 1, fixed - 1, -1):
+                    end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
+                    targets = (steps[index] + shift for shift in (0, -every, every))
+                    inside = (target for target in targets if steps[index - 1] < target < end)
+                    steps = min(((*steps[:index], target, *steps[index + 1 :]) for target in inside), key=self.cost)
+        return steps
 
 
 def root_of(pooled: np.ndarray) -> np.ndarray:
@@ -248,9 +258,29 @@ def root_of(pooled: np.ndarray) -> np.ndarray:
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-def stride(total: int, nfe: int) -> int:
+def stride(total: int) -> int:
     """Return n such that a run of ``total`` steps is searched on every n-th step first."""
-    return max(1, min(math.ceil(total / FINE), total // (2 * nfe)))
+    return math.ceil(total / FINE)
+
+
+def coarse_budget(total: int, nfe: int) -> int:
+    """Return the budget of the first search of a long run: at most half of its steps, or the share of the whole run."""
+    coarse = math.ceil(total / stride(total))
+    return min(nfe, max(coarse // 2, nfe * coarse // total))
+
+
+def spread(steps: Sequence[int], count: int, total: int) -> tuple[int, ...]:
+    """Return ``count`` steps of a run of ``total`` that are as dense at each place as ``steps``.
+
+    >>> spread((0, 2, 6), 6, 12)
+    (0, 1, 2, 4, 6, 9)
+    """
+    if count == len(steps):
+        return tuple(steps)
+    places = np.interp(np.arange(count) * len(steps) / count, np.arange(len(steps) + 1), [*steps, total])
+    ahead = np.arange(count)
+    ascending = np.maximum.accumulate(np.floor(places).astype(int) - ahead) + ahead
+    return tuple(np.minimum(ascending, total - count + ahead).tolist())
 
 
 def thinned(grid: Grid, every: int) -> Grid:

@@ -9,8 +9,9 @@ import foreseer as fs
 from foreseer.forecast import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.schedule import Joint, optimal
+from foreseer.schedule.continued import Continued
 from foreseer.schedule.joint import JointSearch
-from foreseer.schedule.optimal import Search, root_of, stride
+from foreseer.schedule.optimal import Search, root_of, spread
 from tests.unit.kernel.test_branches import branch_features
 from tests.unit.kernel.test_branches import kernel_of as branched
 from tests.unit.kernel.test_kernel import trajectories
@@ -27,9 +28,50 @@ def kernel() -> Kernel:
     return Kernel(fs.Grid.uniform(STEPS), grams, sampler, np.ones(3), sensitivity=2.0)
 
 
-def test_a_long_run_is_thinned_as_far_as_its_budget_allows() -> None:
-    assert [stride(total, 9) for total in (28, 50, 64, 65, 200, 1000)] == [1, 1, 1, 2, 4, 16]
-    assert [stride(200, nfe) for nfe in (25, 50, 51, 199)] == [4, 2, 1, 1]
+@pytest.mark.parametrize("nfe", [9, 80])
+def test_work_is_bounded_however_long_the_run_and_large_the_budget(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, nfe: int
+) -> None:
+    work: list[int] = []
+    weights = KernelRows._weights
+
+    def counted(self: KernelRows, computed: np.ndarray, steps: np.ndarray, grid: fs.Grid) -> np.ndarray:
+        work.append(computed.size**2 * (computed.size + steps.size))
+        return weights(self, computed, steps, grid)
+
+    monkeypatch.setattr(KernelRows, "_weights", counted)
+    found = Search(kernel.on(fs.Grid.uniform(250)), KernelRows(kernel)).best(nfe)
+    assert len(set(found)) == nfe
+    assert (found[0], found[-1] < 250) == (0, True)
+    assert sum(work) < 2.5e8  # a second on a slow core
+    gaps = np.diff([*found, 250])
+    assert gaps.max() < 12 * max(1, gaps.min())
+
+
+@pytest.mark.parametrize("max_error", [0.1, 0.005])
+def test_a_gate_searches_long_runs_in_bounded_work(kernel: Kernel, max_error: float) -> None:
+    calls = 0
+    rows = KernelRows(kernel)
+    search = Continued(kernel.on(fs.Grid.uniform(200)), rows)
+    forecast = search._forecast
+
+    def counted(before: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return forecast(before, steps)
+
+    search._forecast = counted  # pyright: ignore[reportAttributeAccessIssue]
+    found = search.fewest_within((0, 3), max_error, 200, 10)
+    assert found[:2] == (0, 3)
+    assert search.cost(found) <= max_error
+    assert calls < 40_000
+    assert not search._sums
+
+
+def test_a_budget_is_spread_like_a_smaller_one() -> None:
+    assert spread((0, 2, 6), 6, 12) == (0, 1, 2, 4, 6, 9)
+    assert spread((0, 1, 2, 9), 8, 10) == (0, 1, 2, 3, 4, 5, 8, 9)
+    assert spread((0, 1, 2), 10, 10) == tuple(range(10))
 
 
 def test_it_costs_little_more_than_a_search_of_every_step(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:

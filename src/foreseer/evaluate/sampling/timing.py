@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import nn
 
 from foreseer.attach.network.denoisers import find_denoisers
@@ -21,22 +23,30 @@ class LoopTiming:
 
     Attributes:
         began: clock at the first denoiser call, seconds.
-        ended: clock after the last scheduler step, seconds.
-        steps: scheduler steps taken.
+        ends: clock after each scheduler step, seconds.
         latent: the scheduler's last sample.
         kept: samples by number of steps taken, for the numbers asked for.
     """
 
     began: float | None = None
-    ended: float = 0.0
-    steps: int = 0
+    ends: list[float] = field(default_factory=list)
     latent: torch.Tensor | None = None
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
+    def steps(self) -> int:
+        """Scheduler steps taken."""
+        return len(self.ends)
+
+    @property
     def seconds(self) -> float:
         """Duration of the loop."""
-        return self.ended - self.began if self.began is not None else 0.0
+        return self.ends[-1] - self.began if self.began is not None and self.ends else 0.0
+
+    @property
+    def step_seconds(self) -> Float64[np.ndarray, " T"]:
+        """Duration of each step; the first begins with the first call of a denoiser."""
+        return np.diff([self.began or 0.0, *self.ends])
 
 
 @contextmanager
@@ -53,12 +63,11 @@ def time_loop(pipe: Any, keep: Container[int] = ()) -> Iterator[LoopTiming]:
 
     def timed_step(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
-        loop.steps += 1
         latent = loop.latent = result[0] if isinstance(result, tuple) else result.prev_sample
+        synchronise()
+        loop.ends.append(time.perf_counter())
         if loop.steps in keep:
             loop.kept[loop.steps] = latent.detach()
-        synchronise()
-        loop.ended = time.perf_counter()
         return result
 
     def before(module: nn.Module, args: Any) -> None:
