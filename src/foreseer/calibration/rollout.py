@@ -199,7 +199,7 @@ class RolloutFit:
             path.append((step, tuple(job.names[b] for b in newest if job.names)))
             task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source)
             more = {**depends, "rows": fingerprint([rows.rows, *rows.cross.values()]), "path": json.dumps(path)}
-            shares = [Share.decode(share) for share in job.on_all(f"segment-{segment:03d}", task, more)]
+            shares = [Share.decode(share) for share in job.on_all(f"moments-{segment:03d}", task, more)]
             if source is None or step > source.until:
                 passes += sum(int(share.calls[0]) for share in shares)
             moments.grow(shares, [total * b + step for b in newest])
