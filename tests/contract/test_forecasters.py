@@ -54,6 +54,8 @@ def test_a_formula_serves_any_grid(cls, run, data):
 def test_segments_and_whole_runs_hold_the_same_rows(cls):
     computed = (0, 1, 4, 7)
     for forecaster in VARIANTS[cls]:
+        if getattr(forecaster, "feedback_gain", 0.0):
+            continue  # rows of a run then depend on the segments before
         rows = forecaster.rows(computed, GRID)
         segment = forecaster.segment(computed, range(8, STEPS), GRID)
         scale = np.abs(rows).max()

@@ -14,9 +14,8 @@ from foreseer.errors import ForeseerError
 from foreseer.files.writing import write_figure
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import FEEDBACK_GAIN, joint_schedule
+from foreseer.methods.learned import joint_schedule, rows_with_feedback, schedule_with_feedback
 from foreseer.methods.validate import expected_error
-from foreseer.schedule import Optimal
 
 
 class FrontierError(ForeseerError, ValueError):
@@ -96,22 +95,23 @@ def branches_of(kernel: Kernel) -> int:
 
 def _by_steps(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
     """Yield plans with all branches at the same steps."""
-    rows = KernelRows(kernel)
+    rows = rows_with_feedback(kernel)
     for nfe in range(2, most + 1):
-        yield _point(kernel, Optimal(kernel, nfe, forecaster=rows).on(kernel.grid), {})
+        yield _point(kernel, schedule_with_feedback(kernel, nfe=nfe).on(kernel.grid), {}, rows)
 
 
 def _by_forward_passes(kernel: Kernel, most: int) -> Iterator[FrontierPoint]:
     """Yield plans with separate computed steps per branch."""
+    rows = rows_with_feedback(kernel)
     for forward_passes in range(branches_of(kernel), most + 1):
         schedule = joint_schedule(kernel, forward_passes)
-        yield _point(kernel, schedule.on(kernel.grid), schedule.branch_steps(kernel.grid), feedback_gain=FEEDBACK_GAIN)
+        yield _point(kernel, schedule.on(kernel.grid), schedule.branch_steps(kernel.grid), rows)
 
 
 def _point(
-    kernel: Kernel, computed: tuple[int, ...], branch_steps: Mapping[str, tuple[int, ...]], **feedback_gain: float
+    kernel: Kernel, computed: tuple[int, ...], branch_steps: Mapping[str, tuple[int, ...]], rows: KernelRows
 ) -> FrontierPoint:
-    error = expected_error(kernel, computed, KernelRows(kernel).ridge, branch_steps=branch_steps, **feedback_gain)
+    error = expected_error(kernel, computed, rows.ridge, branch_steps=branch_steps, feedback_gain=rows.feedback_gain)
     count = branches_of(kernel)
     calls = sum(map(len, branch_steps.values())) + (count - len(branch_steps)) * len(computed)
     speedup = count * len(kernel.grid) / calls

@@ -25,14 +25,12 @@ from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import encode_kernel
-from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
+from foreseer.methods.learned import joint_schedule, schedule_with_feedback
 from foreseer.plan import Plan
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 from foreseer.schedule import Schedule
-from foreseer.schedule.joint import Joint
-from foreseer.schedule.optimal import Optimal
 
 
 def rollout(
@@ -106,9 +104,9 @@ def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | No
     if schedule is not None:
         check_kind("schedule", schedule, Schedule, CalibrationError)
         return schedule
-    steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    joint = "forward_passes" in target
-    return Joint(steered, target["forward_passes"]) if joint else Optimal(steered, nfe=target["nfe"])
+    if "forward_passes" in target:
+        return joint_schedule(kernel, target["forward_passes"])
+    return schedule_with_feedback(kernel, nfe=target["nfe"])
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class RolloutFit:
         made = {"forecaster": words, "guidance": identity["guidance"], "steps": identity["steps"]}
         draft = Draft(self.kernel, rule, job.names, job.mixing, {**made, "schedule": repr(rule)})
         branches = len(job.mixing)
-        moments = Moments.none(branches, job.setting.references.matrix)
+        moments = Moments.none(branches, job.setting.references.matrix, len(job.seeded))
         weight = BRANCH_WEIGHT if branches > 1 else 0.0
         rows = JointRows(
             moments, job.mixing, draft.steps, total, ridge=self.ridge, branch_weight=weight, feedback_gain=1.0
@@ -201,10 +199,11 @@ class RolloutFit:
             path.append((step, tuple(job.names[b] for b in newest if job.names)))
             task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source)
             more = {**depends, "rows": fingerprint([rows.rows, *rows.cross.values()]), "path": json.dumps(path)}
-            shares = [Share.decode(share) for share in job.on_all(f"segment-{segment:03d}", task, more)]
+            shares = [Share.decode(share) for share in job.on_all(f"moments-{segment:03d}", task, more)]
             if source is None or step > source.until:
                 passes += sum(int(share.calls[0]) for share in shares)
             moments.grow(shares, [total * b + step for b in newest])
+            moments.weigh(rows.forecast, step)
             rows.fit(step, end)
         return RolledPlan(draft.plan(rows), roll, passes)
 

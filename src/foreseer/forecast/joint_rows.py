@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.forecast.least_squares import ridge_solve, solve_branches
-from foreseer.kernel import Branches
 
 Prior = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -44,9 +43,14 @@ class JointMoments(Protocol):
 class KernelMoments:
     """Moments from a kernel: all features are those of the full run."""
 
-    def __init__(self, branches: Branches, effects: Float64[np.ndarray, " T"]) -> None:
-        self._pooled = branches.pooled
-        self._guided = branches.guided
+    def __init__(
+        self,
+        pooled: Float64[np.ndarray, "N N"],
+        guided: Float64[np.ndarray, "T N"],
+        effects: Float64[np.ndarray, " T"],
+    ) -> None:
+        self._pooled = pooled
+        self._guided = guided
         self._effects = effects
 
     def among(self, features: np.ndarray) -> np.ndarray:

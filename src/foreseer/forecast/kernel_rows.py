@@ -40,8 +40,8 @@ class KernelRows(Forecaster):
         sum_to_one: constrain the weights to sum to one, so that constants are forecast exactly.
         branch_weight: rho, weight of each branch's error relative to the guided combination's, at least 0. With 0 the
             guided forecast of each step is best, but errors accumulate more and rows serve one guidance scale only.
-        feedback_gain: error feedback gain of branch rows, 0 to 1: share of the sample's predicted error so far that the
-            next skipped steps correct.
+        feedback_gain: error feedback gain, 0 to 1: share of the sample's predicted error so far that the next skipped
+            steps correct. Parts of the network have no error feedback.
 
     Raises:
         ForecastError: ``ridge``, ``branch_weight`` or ``feedback_gain`` is negative or not finite.
@@ -67,13 +67,24 @@ class KernelRows(Forecaster):
     def __repr__(self) -> str:
         arguments = f"{self.kernel!r}, ridge={self.ridge!r}, prior={self.prior!r}, sum_to_one={self.sum_to_one!r}"
         if self.kernel.branches is not None:
-            arguments += f", branch_weight={self.branch_weight!r}, feedback_gain={self.feedback_gain!r}"
+            arguments += f", branch_weight={self.branch_weight!r}"
+        if self.feedback_gain:
+            arguments += f", feedback_gain={self.feedback_gain!r}"
         return f"KernelRows({arguments})"
 
     @property
     def learned_on(self) -> Mapping[str, str]:
         """Provenance of the kernel."""
         return self.kernel.provenance
+
+    def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
+        """Return the rows of a whole run; with error feedback they depend on the segments before."""
+        if not self.feedback_gain or self.kernel.parts is not None:
+            return super().rows(computed_steps, grid)
+        kernel = self.kernel.on(grid)
+        moments = KernelMoments(kernel.pooled, np.eye(len(grid)), kernel.final_weights)
+        steps = as_steps(computed_steps).astype(np.int64)
+        return self._fitted(moments, np.ones(1), [steps], steps, grid, branch_weight=0.0).rows[0]
 
     def branch_rows(
         self,
@@ -112,9 +123,29 @@ class KernelRows(Forecaster):
             raise ForecastError(f"The kernel has no branch {unknown[0]!r}; expected one of {branches.names}.")
         computed = as_steps(computed_steps).astype(np.int64)
         steps = [as_steps(branch_steps.get(name, computed)).astype(np.int64) for name in branches.names]
-        moments = KernelMoments(branches, kernel.final_weights)
-        options = {"ridge": self.ridge, "branch_weight": self.branch_weight, "feedback_gain": self.feedback_gain}
-        joint = JointRows(moments, branches.mixing, steps, len(grid), **options)
+        moments = KernelMoments(branches.pooled, branches.guided, kernel.final_weights)
+        return self._fitted(moments, branches.mixing, steps, computed, grid, branch_weight=self.branch_weight)
+
+    def _fitted(
+        self,
+        moments: KernelMoments,
+        mixing: np.ndarray,
+        steps: Sequence[np.ndarray],
+        computed: np.ndarray,
+        grid: Grid,
+        *,
+        branch_weight: float,
+    ) -> JointRows:
+        """Fit all segments in turn; ``steps`` are those of each branch, ``computed`` those of any."""
+        joint = JointRows(
+            moments,
+            mixing,
+            steps,
+            len(grid),
+            ridge=self.ridge,
+            branch_weight=branch_weight,
+            feedback_gain=self.feedback_gain,
+        )
         source = self.prior
         prior = None if source is None else lambda before, wanted: source.segment(before, wanted, grid)
         for step, end in itertools.pairwise((*computed.tolist(), len(grid))):

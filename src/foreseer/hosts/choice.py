@@ -139,7 +139,8 @@ class Choice:
         if not isinstance(policy, ScheduledPolicy):
             return plan.expected_error
         if isinstance(policy.forecaster, KernelRows):
-            return expected_error(kernel, plan.computed_steps, policy.forecaster.ridge).mean
+            rows = policy.forecaster
+            return expected_error(kernel, plan.computed_steps, rows.ridge, feedback_gain=rows.feedback_gain).mean
         return formula_error(kernel, plan.computed_steps, policy.forecaster).mean
 
     @property

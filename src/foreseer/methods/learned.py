@@ -30,6 +30,7 @@ def learned(
 ) -> Policy:
     """Return a policy of kernel rows on searched steps, for any grid within the kernel's noise levels.
 
+    The rows have error feedback (:class:`foreseer.forecast.KernelRows`), if the kernel has a final error to feed back.
     If reuse on its best steps has a smaller expected error, the policy is reuse; under Euler's method this equals
     sampling at those steps only. The cross-validated expected error on the kernel's grid is therefore never above that
     of the best step reduction to the same number of levels, which matters for few steps (docs/models/few-steps.md).
@@ -38,7 +39,7 @@ def learned(
         kernel: from :func:`foreseer.calibrate`.
         nfe: computed steps of a run; each may need several forward passes under guidance; or
         forward_passes: calls of the network in a run with guidance, summed over branches; branches then have separate
-            computed steps, and rows with error feedback (:class:`foreseer.forecast.KernelRows`); or
+            computed steps; or
         speedup: T / NFE; or
         max_error: expected relative error of the final sample to keep.
         ridge: ridge of the rows, relative to the features' mean square; by default the one with the least
@@ -51,16 +52,34 @@ def learned(
     check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
     if forward_passes is not None:
         return _joint(kernel, forward_passes, ridge)
-    schedule = Optimal(kernel, nfe, speedup, max_error, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE))
+    rows = rows_with_feedback(kernel, ridge)
+    schedule = schedule_with_feedback(kernel, nfe=nfe, speedup=speedup, max_error=max_error)
     if nfe is not None and nfe > len(kernel.grid):  # for finer grids only: no comparison on the kernel's grid
-        return Policy(schedule, KernelRows(kernel, ridge=ridge or SEARCH_RIDGE), kernel.site)
+        return Policy(schedule, rows, kernel.site)
     steps = schedule.on(kernel.grid)
-    expected = best_ridge(kernel, steps) if ridge is None else expected_error(kernel, steps, ridge)
+    if ridge is None:
+        expected = best_ridge(kernel, steps, feedback_gain=rows.feedback_gain)
+    else:
+        expected = expected_error(kernel, steps, ridge, feedback_gain=rows.feedback_gain)
     reuse = Optimal(kernel, nfe, speedup, max_error, Reuse())
     reuse_steps = reuse.on(kernel.grid)
     if (len(reuse_steps), formula_error(kernel, reuse_steps, Reuse()).mean) < (len(steps), expected.mean):
         return Policy(reuse, Reuse(), kernel.site)
-    return Policy(schedule, KernelRows(kernel, ridge=expected.ridge), kernel.site)
+    return Policy(schedule, replace(rows, ridge=expected.ridge), kernel.site)
+
+
+def rows_with_feedback(kernel: Kernel, ridge: float | None = None) -> KernelRows:
+    """Return kernel rows with error feedback; without it if the kernel has no final error, or is of parts."""
+    gain = FEEDBACK_GAIN if kernel.parts is None and kernel.has_final_error else 0.0
+    return KernelRows(kernel, ridge=SEARCH_RIDGE if ridge is None else ridge, feedback_gain=gain)
+
+
+def schedule_with_feedback(kernel: Kernel, **target: float | None) -> Optimal:
+    """Return the schedule searched for rows with error feedback; ``target`` as of :class:`Optimal`."""
+    rows = rows_with_feedback(kernel)
+    if rows.feedback_gain:
+        kernel = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
+    return Optimal(kernel, forecaster=rows, **target)
 
 
 def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:

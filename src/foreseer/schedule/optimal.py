@@ -15,6 +15,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
+from foreseer.kernel.expected import final_errors
 from foreseer.schedule.base import Schedule, budget_at, check_computed_steps, remaining_budget
 
 EXHAUSTIVE = 3000  # try every set of steps if there are at most this many
@@ -79,10 +80,7 @@ class Optimal(Schedule):
         key = grid.key, spent
         if key not in self._cache:
             search = Search(self.kernel.on(grid), self.forecaster or KernelRows(self.kernel))
-            if self.max_error is not None:
-                steps = self._fewest(search, len(grid))
-            else:
-                steps = search.best(self._budget(grid, spent))
+            steps = self._fewest(search, grid) if self.max_error is not None else search.best(self._budget(grid, spent))
             self._cache[key] = check_computed_steps(steps, len(grid))
         return self._cache[key]
 
@@ -94,18 +92,26 @@ class Optimal(Schedule):
             raise ScheduleError(f"nfe={nfe} does not fit a run of {len(grid)} steps; expected at most {len(grid)}.")
         return nfe
 
-    def _fewest(self, search: Search, total: int) -> tuple[int, ...]:
+    def _fewest(self, search: Search, grid: Grid) -> tuple[int, ...]:
         """Find the fewest steps that keep ``max_error``, by bisection; computing all steps keeps any error."""
         assert self.kernel.final_squares is not None
         most = (self.max_error or 0.0) * math.sqrt(float(np.mean(self.kernel.final_squares)))
-        low, high = 1, total
+        low, high = 1, len(grid)
         while low < high:
             middle = (low + high) // 2
-            if search.cost(search.best(middle)) <= most:
+            if self._cost(search, search.best(middle), grid) <= most:
                 high = middle
             else:
                 low = middle + 1
         return search.best(high)
+
+    def _cost(self, search: Search, steps: tuple[int, ...], grid: Grid) -> float:
+        """Return the expected error; rows with error feedback have less than the search counts with."""
+        rows = self.forecaster
+        if not isinstance(rows, KernelRows) or not rows.feedback_gain:
+            return search.cost(steps)
+        errors = final_errors(rows.kernel.on(grid), rows.rows(steps, grid), rows.branch_rows(steps, grid))
+        return math.sqrt(float(np.mean(errors**2)))
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
         if steps != len(self.kernel.grid):

@@ -22,7 +22,8 @@ def expected(kernel, policy):
     steps = policy.schedule.on(kernel.grid)
     if isinstance(policy.forecaster, Reuse):
         return formula_error(kernel, steps, policy.forecaster).mean
-    return expected_error(kernel, steps, policy.forecaster.ridge).mean
+    rows = policy.forecaster
+    return expected_error(kernel, steps, rows.ridge, feedback_gain=rows.feedback_gain).mean
 
 
 def sub_grid(kernel, nfe):

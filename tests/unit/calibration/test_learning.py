@@ -234,9 +234,10 @@ def test_cross_validation_fits_each_prompt_on_the_others(kernel):
 
 def test_the_ridge_of_a_learned_policy_is_the_cross_validated_one(kernel):
     policy = fs.learned(kernel, nfe=6)
-    found = best_ridge(kernel, policy.compile(kernel.grid).computed_steps)
+    steps, feedback = policy.compile(kernel.grid).computed_steps, {"feedback_gain": policy.forecaster.feedback_gain}
+    found = best_ridge(kernel, steps, **feedback)
     assert policy.forecaster.ridge == found.ridge
-    assert all(found.mean <= expected_error(kernel, (policy.schedule.on(kernel.grid)), r).mean for r in RIDGES)
+    assert all(found.mean <= expected_error(kernel, steps, r, **feedback).mean for r in RIDGES)
     assert found.spread > 0
 
 

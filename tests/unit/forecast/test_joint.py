@@ -1,8 +1,11 @@
 """Rows of branches with separate computed steps, against least squares on trajectories."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+import foreseer as fs
 from foreseer.errors import ForecastError, ScheduleError
 from foreseer.forecast import KernelRows
 from foreseer.kernel.expected import final_errors
@@ -141,3 +144,20 @@ def test_budgets_and_kernels_that_do_not_fit_are_refused():
     with pytest.raises(ScheduleError, match="no branches"):
         Joint(replace(kernel, branches=None), 6)
     assert Joint(kernel, 3 * STEPS + 4).on(kernel.grid) == tuple(range(STEPS))
+
+
+def test_feedback_without_branches_corrects_the_predicted_part_of_the_error_so_far():
+    """By hand on features: the error of the sample so far, projected on the computed features, is taken back."""
+    features = np.random.default_rng(3).standard_normal((6, 40)) * np.array([4, 3, 2, 2, 1, 1])[:, None]
+    grid, computed, gain = fs.Grid.uniform(6), (0, 2, 4), 0.5
+    kernel = fs.Kernel(grid, (features @ features.T / 40)[None])
+    rows = KernelRows(kernel, ridge=0.0, feedback_gain=gain).rows(computed, grid)
+    plain = KernelRows(kernel, ridge=0.0).rows(computed, grid)
+    before = list(computed)
+    missed = (features - rows @ features)[:4].sum(axis=0) / 6 + (features - plain @ features)[5] / 6
+    predicted = np.linalg.lstsq(features[before].T, missed, rcond=None)[0]
+    assert rows[5, before] == pytest.approx(plain[5, before] + gain * 6 * predicted, abs=1e-9)
+    assert rows[1] == pytest.approx(plain[1], abs=1e-9)  # nothing was missed before
+    kernel = dataclasses.replace(kernel, final_squares=np.ones(1))
+    errors = [final_errors(kernel, weights)[0] for weights in (plain, rows)]
+    assert errors[1] < errors[0]

@@ -17,9 +17,8 @@ from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import SENSITIVITY_WITH_FEEDBACK
+from foreseer.methods.learned import schedule_with_feedback
 from foreseer.plan import Plan
-from foreseer.schedule.optimal import Optimal
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample,
         nfe: number of computed steps.
     """
     assert kernel.sampler is not None
-    steered = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    computed, total = Optimal(steered, nfe=nfe).on(kernel.grid), len(kernel.grid)
-    moments = Moments.none(1, kernel.sampler)
+    computed, total = schedule_with_feedback(kernel, nfe=nfe).on(kernel.grid), len(kernel.grid)
+    moments = Moments.none(1, kernel.sampler, len(references))
     rows = JointRows(
         moments, np.ones(1), [np.array(computed)], total, ridge=RIDGE, branch_weight=0.0, feedback_gain=1.0
     )
@@ -133,6 +131,7 @@ def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample,
             sample(RolledRun(plan, outputs, stop_at=step), index)
         shares = [_share(moments, known, reference) for known, reference in zip(features, references, strict=True)]
         moments.grow(shares, [step])
+        moments.weigh(rows.forecast, step)
         rows.fit(step, end)
         plan = replace(plan, rows=rows.rows[0].copy())
     return plan
@@ -166,5 +165,7 @@ def _share(moments: Moments, known: dict[int, Tensor], reference: ReferenceRun) 
     """Inner products of the newest of a run's known features."""
     outputs = list(known.values())
     with_reference = gram(outputs[-1:], reference.features)
-    with_targets = with_reference @ moments.matrix[:, 1:].T
-    return Share(gram(outputs[-1:], outputs), with_reference, with_targets, np.ones(1, np.int64))
+    effects = moments.matrix[:, 1:]
+    squares = np.einsum("ei,ij,ej->e", effects, gram(reference.features, reference.features), effects)
+    among = gram(outputs[-1:], outputs)
+    return Share(among, with_reference, with_reference @ effects.T, squares, np.ones(1, np.int64))
