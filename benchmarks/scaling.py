@@ -1,13 +1,14 @@
 """Wall-clock of two workers over one on this machine, calibrating the bundled pipeline.
 
 Rounds alternate one worker and two (A B A B); workers are started and have loaded their pipeline before the first
-round, so the ratio is that of the work. It is at most 2, and only where two cores are free. The kernels of all rounds
-are compared bit for bit.
+round, so the ratio is that of the work. It is at most 2, and only where two cores are free: the load of other
+processes is written down with it. The kernels of all rounds are compared bit for bit.
 
     OMP_NUM_THREADS=1 python -m benchmarks.scaling [--rounds 5] [--prompts 8] [--ray]
 """
 
 import argparse
+import os
 import statistics
 import time
 
@@ -38,6 +39,7 @@ def main() -> None:
     prompts = [examples[index % len(examples)] for index in range(given.prompts)]
     make = (lambda count: fs.scale.Ray(count, "local")) if given.ray else fs.scale.Processes
     seconds: dict[int, list[float]] = {1: [], 2: []}
+    busy = os.getloadavg()[0]  # before the workers start: of other processes
     kernels = set()
     with make(1) as one, make(2) as two:
         for place in (one, two):
@@ -52,6 +54,8 @@ def main() -> None:
     ratios = [alone / together for alone, together in zip(seconds[1], seconds[2], strict=True)]
     row = {
         "place": "Ray" if given.ray else "processes",
+        "cores": os.cpu_count(),
+        "load average before": busy,
         "prompts": given.prompts,
         "steps": given.steps,
         "one worker, s": statistics.median(seconds[1]),

@@ -10,6 +10,7 @@ cable pulled after some prompts. Both kernels must equal one made in this proces
 import argparse
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ HEAD, OTHER, PORT = "10.77.0.1", "10.77.0.2", 6399
 SPACES = {"foreseer-head": HEAD, "foreseer-other": OTHER}
 CABLES = dict(zip(SPACES, ("fs-head", "fs-other"), strict=True))
 PLACE = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+PLACE |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of this cluster alone
 # Half a minute, not five, until a silent node counts as lost.
 PLACE |= {"RAY_health_check_initial_delay_ms": "5000", "RAY_health_check_period_ms": "2000"}
 PLACE |= {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "5"}

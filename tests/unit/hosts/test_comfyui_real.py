@@ -80,6 +80,19 @@ def test_image_to_image_split_samplers_and_masks() -> None:
     assert torch.allclose(found[..., :4], latent[..., :4], atol=1e-5)  # outside the mask the picture stays
 
 
+def test_two_models_in_two_samplers_are_each_a_run_of_its_own() -> None:
+    def both() -> tuple[Any, Any, Tensor]:
+        high, low = patched("WAN21_T2V"), patched("WAN21_T2V", first_steps=2)
+        latent = real.sample(high, "WAN21_T2V", last_step=4)
+        return high, low, real.sample(low, "WAN21_T2V", latent_image=latent, start_step=4)
+
+    high, low, found = both()
+    assert [(report(model).steps, report(model).forward_passes) for model in (high, low)] == [(4, 2), (4, 2)]
+    assert report(low).records[0].computed["visit 1"] == [0, 1]
+    real.sample(high, "WAN21_T2V", last_step=4)  # the first sampler again does not touch what the second one did
+    assert torch.equal(both()[2], found)
+
+
 def test_conditions_that_change_cut_the_run() -> None:
     import node_helpers
 

@@ -228,7 +228,7 @@ def test_a_profile_is_tuned_saved_and_loaded(server: Server) -> None:
     sampling = {"steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     links = {"model": ["1", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0]}
     tuning["3"] = node("FourConditionings", seed=1, width=real.SERVED["SD3"][1], pooled=True)
-    tuning["10"] = node("ForeseerTune", seed=0, **sampling, **links)
+    tuning["10"] = node("ForeseerTune", seed=0, iterations=1, **sampling, **links)
     tuning["11"] = node("ForeseerSaveProfile", profile=["10", 0], name="tiny")
     tuning["13"] = node("PreviewAny", source=["10", 1])
     result = server.result(server.queue(tuning))
@@ -236,6 +236,7 @@ def test_a_profile_is_tuned_saved_and_loaded(server: Server) -> None:
     assert "4 runs of 8 steps, with the sampler's matrix" in result["outputs"]["13"]["text"][0]
     profile = fs.Profile.load(server.folder / "models" / "foreseer" / "tiny.profile.safetensors")
     assert profile.kernel.prompts == 4
+    assert all(plan.provenance["refined"].startswith("1 iterations") for plan in profile.plans)
     served = prompt("SD3", enabled=True, seed=7, profile=["12", 0])
     served["12"] = node("ForeseerLoadProfile", file="tiny.profile.safetensors")
     result = server.result(server.queue(served))
