@@ -18,7 +18,7 @@ from foreseer.grid import Grid
 CHUNK = 2**18  # elements of one feature multiplied at a time
 
 
-class StopRun(Exception):  # noqa: N818 - no error: it ends a run whose rest is not needed
+class StopRun(BaseException):  # so that nothing on the way takes it for a failure
     """Ends a pipeline's run after the step that was asked for."""
 
 
