@@ -293,6 +293,15 @@ def test_what_cannot_be_attached_to_is_refused_in_our_words(thing: Any) -> None:
         fs.accelerate(thing, policy())
 
 
+def test_an_attached_model_is_not_exported() -> None:
+    network, scheduler = model(), flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    inputs = (torch.ones(1, 5, 4), torch.ones(1))
+    with fs.accelerate(network, policy(), scheduler=scheduler), pytest.raises(AttachError, match="detach first"):
+        torch.export.export(network, inputs, strict=False)
+    torch.export.export(network, inputs, strict=False)
+
+
 @pytest.mark.cell("visible", "a call of another run, with strict=True", "refused")
 def test_strict_raises_on_calls_of_another_run() -> None:
     network, scheduler = model(), flow_scheduler()
