@@ -203,7 +203,7 @@ class Storing:
         if self.kept == "in a store":
             self.store.step_store["mid"][0] = hidden_states
         else:
-            setattr(self if self.kept == "on itself" else attn, "attention_probs", hidden_states)
+            (self if self.kept == "on itself" else attn).attention_probs = hidden_states
         return self.inner(attn, hidden_states, *args, **kwargs)
 
 

@@ -93,7 +93,7 @@ class Interception:
 
         # Like torch.compiler.disable(recursive=False), whose own error under torch.export names no remedy.
         self._outermost = dynamo_decorators.skip(outermost)
-        outermost._torchdynamo_disable_msg = _COMPILE_FIRST
+        vars(outermost)["_torchdynamo_disable_msg"] = _COMPILE_FIRST
 
     def install(self) -> None:
         """Start to intercept the calls."""
