@@ -232,22 +232,49 @@ def test_tensors_per_step_are_no_other_generation() -> None:
             assert handle.record.computed == {"call 1": [0, 2, 4, 6]}
 
 
+class Storing:
+    """Attention processor that keeps its input, for the pipeline to read."""
+
+    def __init__(self, inner: Any, kept: str) -> None:
+        self.inner, self.kept = inner, kept
+        self.store = SimpleNamespace(step_store={"mid": [None]})
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.kept == "in a store":
+            self.store.step_store["mid"][0] = hidden_states
+        else:
+            (self if self.kept == "on itself" else attn).attention_probs = hidden_states
+        return self.inner(attn, hidden_states, *args, **kwargs)
+
+
 @pytest.mark.cell("runs", "attention processors that keep what the pipeline reads", "fails open")
-def test_a_processor_that_stores_ends_the_forecasts() -> None:
+@pytest.mark.parametrize("kept", ["on itself", "in a store", "on the module"])
+def test_a_processor_that_stores_ends_the_forecasts(kept: str) -> None:
     pipe = build("stable_diffusion")
     attention = next(m for name, m in pipe.pipe.unet.named_modules() if name.endswith("attn1"))
-
-    class Storing:
-        def __init__(self, inner: Any) -> None:
-            self.inner, self.seen = inner, None
-
-        def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            self.seen = hidden_states
-            return self.inner(attn, hidden_states, *args, **kwargs)
-
-    attention.processor = Storing(attention.processor)
+    attention.processor = Storing(attention.processor, kept)
     with fs.accelerate(pipe.pipe, policy()) as handle, pytest.warns(fs.ForeseerWarning, match="keeps what it computes"):
-        pipe.run()
+        for _ in range(2):  # the second run begins with what the first has stored
+            pipe.run()
+            assert handle.record.forecast == {}
+
+
+@pytest.mark.cell("runs", "self-attention guidance (`StableDiffusionSAGPipeline`)", "fails open")
+@pytest.mark.parametrize("site", ["output", "last_block"])
+def test_self_attention_guidance_reads_no_stale_map(site: str) -> None:
+    parts = build("stable_diffusion").pipe.components
+    pipe = diffusers.StableDiffusionSAGPipeline(**{**parts, "image_encoder": None}, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    embeds = torch.randn(1, 7, pipe.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
+
+    def draw() -> Tensor:
+        options = {"prompt_embeds": embeds, "negative_prompt_embeds": 0.5 * embeds, "height": 64, "width": 64}
+        seeded = torch.Generator().manual_seed(0)
+        return pipe(**options, num_inference_steps=STEPS, generator=seeded, output_type="latent").images
+
+    reference = draw()
+    with fs.accelerate(pipe, policy(site)) as handle, pytest.warns(fs.ForeseerWarning, match="keeps what it computes"):
+        assert torch.allclose(draw(), reference, rtol=1e-4, atol=1e-4)
     assert handle.record.forecast == {}
 
 
@@ -304,6 +331,15 @@ def test_no_step_waits_for_the_gpu() -> None:
 def test_what_cannot_be_attached_to_is_refused_in_our_words(thing: Any) -> None:
     with pytest.raises(AttachError):
         fs.accelerate(thing, policy())
+
+
+def test_an_attached_model_is_not_exported() -> None:
+    network, scheduler = model(), flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    inputs = (torch.ones(1, 5, 4), torch.ones(1))
+    with fs.accelerate(network, policy(), scheduler=scheduler), pytest.raises(AttachError, match="detach first"):
+        torch.export.export(network, inputs, strict=False)
+    torch.export.export(network, inputs, strict=False)
 
 
 @pytest.mark.cell("visible", "a call of another run, with strict=True", "refused")

@@ -17,6 +17,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, HookFunctionReference, StateManager
 from torch import nn
 from torch._C._dynamo import eval_frame
+from torch._dynamo import decorators as dynamo_decorators
 
 from foreseer.errors import AttachError, ForeseerWarning
 
@@ -27,6 +28,8 @@ _COMPILE_FIRST = (
     "torch.compile was put around a module that Foreseer is attached to. Detach (handle.detach()), compile, attach "
     "again; or compile in place: module.compile()."
 )
+
+_EXPORT_FIRST = "Foreseer is attached to this module, which cannot be exported so: detach first (handle.detach())."
 
 Forward = Callable[..., Any]
 
@@ -82,11 +85,15 @@ class Interception:
         self._below = vars(module).get("compile")
 
         def outermost(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_exporting():
+                raise AttachError(_EXPORT_FIRST)
             if _is_compiled_from_outside():
                 raise AttachError(_COMPILE_FIRST)
             return call(self._own, *args, **kwargs)
 
-        self._outermost = torch.compiler.disable(outermost, recursive=False, reason=_COMPILE_FIRST)
+        # Like torch.compiler.disable(recursive=False), whose own error under torch.export names no remedy.
+        self._outermost = dynamo_decorators.skip(outermost)
+        vars(outermost)["_torchdynamo_disable_msg"] = _COMPILE_FIRST
 
     def install(self) -> None:
         """Start to intercept the calls."""

@@ -30,7 +30,7 @@ class NetworkState:
     def __init__(self, model: nn.Module) -> None:
         self.modules: list[tuple[weakref.ref[nn.Module], bool, bool]] = []
         self.foreign_cache: str | None = None
-        self._processors: list[Any] = []
+        self._stores: list[tuple[Any, Mapping[str, Any], int]] = []
         owners: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [(vars(model), _MODEL_NAMES)]
         for module in model.modules():
             members, children = vars(module), module._modules
@@ -46,15 +46,34 @@ class NetworkState:
                     own = getattr(processor, "__dict__", {})
                     names = tuple(name for name in _NAMES if name in own)
                     owners += [(own, names)] if names else []
-                    self._processors.append(processor)
+                    size = -1 if Tensor in map(type, members.values()) else len(members)
+                    self._stores.append((processor, members, size))
         self.adapters = AdapterState(owners)
 
     def storing_processor(self) -> str | None:
-        """Return the type of an attention processor that stores tensors for the pipeline, else ``None``."""
-        for processor in self._processors:
-            if any(isinstance(value, Tensor) for value in getattr(processor, "__dict__", {}).values()):
+        """Return the type of an attention processor that stores tensors for the pipeline, else ``None``.
+
+        A processor stores them on itself, in containers and objects that it holds, or on its attention module.
+        """
+        for processor, members, size in self._stores:
+            own = getattr(processor, "__dict__", None)
+            on_module = len(members) != size and Tensor in map(type, members.values())
+            if on_module or (own and any(_holds_tensor(value) for value in own.values())):
                 return type(processor).__name__
         return None
+
+
+def _holds_tensor(value: Any, depth: int = 4) -> bool:
+    """Return whether ``value`` is a tensor, or a container or object that holds one."""
+    if isinstance(value, Tensor):
+        return True
+    if isinstance(value, str | int | float | type | nn.Module) or not depth:
+        return False
+    if isinstance(value, Mapping):
+        return any(_holds_tensor(each, depth - 1) for each in value.values())
+    if isinstance(value, list | tuple | set):
+        return any(_holds_tensor(each, depth - 1) for each in value)
+    return any(_holds_tensor(each, depth - 1) for each in getattr(value, "__dict__", {}).values())
 
 
 class AdapterState:
