@@ -68,7 +68,7 @@ def ranking(bench, kernel, plans=40):
 
 
 def finer_teacher(pipe, options, kernel, training, bench):
-    """Distance from a 400-step run: of the 50-step run, and of 11 evaluations taught by 400 steps."""
+    """Distance from a 400-step run: of the 50-step run, and of 11 forward passes taught by 400 steps."""
     exact = bench.sample(8 * STEPS)
     own = statistics.mean(psnr(one[1], true[1]) for one, true in zip(bench.reference, exact, strict=True))
     plan = fs.rollout(pipe, kernel, training, nfe=11, teacher_steps=8 * STEPS, seed=CALIBRATION_SEED, **options)

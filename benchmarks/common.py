@@ -3,16 +3,13 @@
 import datetime
 import json
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.rendering import bundled_digest
+from benchmarks.rendering import RESULTS, bundled_digest
 from foreseer.evaluate.sampling.environment import environment
 from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def bundled() -> tuple[Any, list[str], dict[str, Any]]:
@@ -57,7 +54,7 @@ def write(name: str, command: str, rows: list[dict[str, Any]], *, of_bundled: bo
     about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
     if of_bundled:
         about["bundled_model"] = bundled_digest()
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True, parents=True)
     content = {**about, "environment": environment(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     print("| " + " | ".join(rows[0]) + " |")

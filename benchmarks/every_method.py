@@ -1,7 +1,7 @@
 """Every method by name on a trained example, at equal budgets, with the FLOPs that it spends.
 
 Kernel and rollouts are learned on captions that are not drawn; `foreseer bench` does the rest. Where a method skips
-parts of the network only, or a gate decides, "evaluations" are its FLOPs over those of one whole evaluation.
+parts of the network only, or a gate decides, "forward_passes" are its FLOPs over those of one whole pass.
 
     python -m benchmarks.every_method [--model emoji | examples/emoji-video] [--prompts 12] [--calibration 16]
 """
@@ -18,6 +18,7 @@ import foreseer as fs
 from benchmarks import learning, video
 from benchmarks.common import write
 from benchmarks.learning import CALIBRATION_SEED, HELD_OUT_SEED, STEPS
+from benchmarks.rendering import bundled_digest
 from foreseer.methods import METHODS
 from foreseer.pipelines import load_pipeline, split_sampling
 
@@ -63,7 +64,7 @@ def table(results):
             {
                 "method": row["method"],
                 "asked": row["budget"],
-                "evaluations": row["nfe"] and round(row["nfe"], 2),
+                "forward_passes": row["nfe"] and round(row["nfe"], 2),
                 "FLOPs, x fewer": row["flops_speedup"] and round(row["flops_speedup"], 2),
                 **{name: value and round(value, 4) for name, value in row["measures"].items()},
                 "latent": error and round(error, 4),
@@ -81,7 +82,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("every-method"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    folder = given.work / Path(given.model).name
+    # What was learned for other weights, from other captions or by other code is not taken.
+    made_for = [Path(given.model).name, bundled_digest(), given.calibration, commit()[:9]]
+    folder = given.work / "-".join(map(str, made_for))
     folder.mkdir(parents=True, exist_ok=True)
     captions = learning.captions if given.model == "emoji" else video.captions
     # Drawn are captions that no other table's calibration takes either.

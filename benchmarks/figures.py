@@ -3,25 +3,31 @@
 A page holds ``<!-- table: NAME -->`` and ``<!-- /table -->``; what stands between is rendered from
 ``results/*.json`` by the function of that name in ``benchmarks/tables.py``. ``--check`` only compares. ``--run``
 (`make figures`) first runs the command that each result names; interrupted, it resumes. ``--only NAME`` runs one.
+``--trial`` runs the same commands with the smallest counts, and writes to ``build/trial``: does each still work?
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import benchmarks.cost_tables
 import benchmarks.tables  # noqa: F401  # both register tables
-from benchmarks.rendering import RESULTS, TABLES
+from benchmarks.rendering import RESULTS, TABLES, commit
 
 ROOT = Path(__file__).parent.parent
 STATE = ROOT / "build" / "figures.json"
+TRIAL = ROOT / "build" / "trial"
+SMALLEST = {"--prompts": 2, "--calibration": 2, "--rollout": 2, "--rounds": 2, "--generations": 40, "--kills": 1}
+SMALLEST |= {"--cases": 200}
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 LINKED = re.compile(r"results/(\w+)\.json")
 
@@ -58,21 +64,37 @@ def command_of(result: str) -> list[str]:
     return [sys.executable, *words[1:]] if words[0] == "python" else words
 
 
+def smallest(command: list[str]) -> list[str]:
+    """A command with the smallest counts that it can do with."""
+    pairs = zip(["", *command], command, strict=False)
+    return [str(SMALLEST.get(option, word)) for option, word in pairs]
+
+
+def run_command(name: str, command: list[str], **options: Any) -> None:
+    """Run a result's command in the repository, and say how long it took."""
+    print(f"{name}: {shlex.join(command[1:])}", flush=True)
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True, **options)
+    print(f"{name} took {(time.monotonic() - began) / 60:.1f} min", flush=True)
+
+
 def run(only: str | None) -> None:
     """Run the commands of the quoted results that have not run at this commit yet."""
-    head = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(head, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    now = commit()
     done = json.loads(STATE.read_text()) if STATE.exists() else {}
-    waiting = [name for name in quoted_results() if done.get(name) != commit and only in (None, name)]
+    waiting = [name for name in quoted_results() if done.get(name) != now and only in (None, name)]
     for number, name in enumerate(waiting, start=1):
-        command = command_of(name)
-        print(f"{number} of {len(waiting)}: {name}: {shlex.join(command[1:])}", flush=True)
-        began = time.monotonic()
-        subprocess.run(command, cwd=ROOT, check=True)
-        print(f"{name} took {(time.monotonic() - began) / 60:.1f} min", flush=True)
-        done[name] = commit
+        print(f"{number} of {len(waiting)}", flush=True)
+        run_command(name, command_of(name))
+        done[name] = now
         STATE.parent.mkdir(exist_ok=True)
         STATE.write_text(json.dumps(done, indent=1) + "\n")
+
+
+def trial(name: str) -> None:
+    """Run a result's command with the smallest counts; what it writes goes to another folder."""
+    TRIAL.mkdir(parents=True, exist_ok=True)
+    run_command(name, smallest(command_of(name)), env={**os.environ, "FORESEER_RESULTS": str(TRIAL)})
 
 
 def main() -> int:
@@ -80,8 +102,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
     parser.add_argument("--run", action="store_true", help="run the benchmarks first")
-    parser.add_argument("--only", metavar="NAME", help="with --run: this result alone")
+    parser.add_argument("--trial", action="store_true", help="run the benchmarks with the smallest counts, elsewhere")
+    parser.add_argument("--only", metavar="NAME", help="with --run or --trial: this result alone")
     options = parser.parse_args()
+    if options.trial:
+        for name in quoted_results():
+            if options.only in (None, name):
+                trial(name)
+        return 0
     if options.run:
         run(options.only)
     changed = [page for page in pages() if rendered(page.read_text()) != page.read_text()]

@@ -39,7 +39,7 @@ def errors(bench, made):
 
 
 def run_gated(bench, policy):
-    """Latents and pictures, one image a run, and the evaluations that each took."""
+    """Latents and pictures, one image a run, and the forward passes that each took."""
     made, spent = [], []
     arguments = {**bench.options, "num_inference_steps": STEPS, "output_type": "latent"}
     with fs.accelerate(bench.pipe, policy, strict=True) as handle:
@@ -57,7 +57,7 @@ def hardest(scores):
 
 
 def interpolated(fixed, nfe):
-    """PSNR of each image under a fixed schedule of ``nfe`` evaluations, not whole."""
+    """PSNR of each image under a fixed schedule of ``nfe`` forward passes, not whole."""
     least = min(max(int(nfe), FIXED[0]), FIXED[-1] - 1)
     share = nfe - least
     return (1 - share) * fixed[least] + share * fixed[least + 1]

@@ -24,13 +24,15 @@ class EverySecond(Schedule):
 
     Args:
         kernel: what the steps are searched on.
-        evaluations: calls in all.
+        forward_passes: calls in all.
     """
 
-    def __init__(self, kernel: fs.Kernel, evaluations: int) -> None:
+    def __init__(self, kernel: fs.Kernel, forward_passes: int) -> None:
         # Both branches compute at (n + 1) // 2 of n steps.
-        self._calls = evaluations
-        self._steps = Optimal(kernel, nfe=max(n for n in range(1, evaluations) if n + (n + 1) // 2 <= evaluations))
+        self._calls = forward_passes
+        self._steps = Optimal(
+            kernel, nfe=max(n for n in range(1, forward_passes) if n + (n + 1) // 2 <= forward_passes)
+        )
 
     def _computed_steps(self, steps):
         return self._steps.computed_steps(steps)
@@ -83,7 +85,7 @@ def main() -> None:
                 decibels, latent = bench.score(bench.sample(STEPS, policy))
                 plan = policy.compile(kernel.grid)
                 steps = {branch: plan.of_branch(branch).computed_steps for branch in plan.branch_rows}
-                row = {"evaluations": budget, "method": name, "PSNR, dB": decibels, "latent": latent}
+                row = {"forward_passes": budget, "method": name, "PSNR, dB": decibels, "latent": latent}
                 assert sum(map(len, steps.values())) <= budget
                 rows.append({**row, "computed": sum(map(len, steps.values())), "steps": str(steps)})
                 print(f"{budget:>3}  {name:<55} {decibels:6.2f} dB  latent {latent:.4f}  {steps}", flush=True)

@@ -15,18 +15,18 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from tests.unit.hosts.comfyui_standin import Executor, sigmas
 
+from benchmarks.rendering import RESULTS
 from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.patch import KEY, ModelPatch
 from foreseer.hosts.comfyui.sampler_run import SamplingRun
 from foreseer.runtime import weighted_sum
 
-RESULTS = Path(__file__).parent / "results" / "host_overhead.json"
+RESULT = RESULTS / "host_overhead.json"
 SHAPES = {(1, 16, 128, 128): 1, (1, 16, 21, 60, 104): 4}  # and how much less often each is measured
 STEPS = 20
 LEVELS = sigmas(STEPS)
@@ -153,7 +153,7 @@ def main() -> None:
                 for method in ("adams-bashforth", "taylorseer")
             },
         }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULT.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
 
 

@@ -118,7 +118,7 @@ def rolled(pipe, kernel, prompts, budget, options, **more):
 
 
 def run_solvers(bench, budget):
-    """The same number of evaluations by fewer steps, of the pipeline's own solver and of better ones."""
+    """The same number of forward passes by fewer steps, of the pipeline's own solver and of better ones."""
     yield f"Euler, {budget} steps", bench.score(bench.sample(budget))
     for name in SOLVERS:
         with SolverSwap(name, TITLES[name], budget, solver=name).attached(bench.pipe):

@@ -1,7 +1,7 @@
 """Why published methods do as they do here: their parts exchanged one by one, on unseen captions.
 
 TeaCache adds the blocks' last change to a new input, at steps where the modulated input has moved; plain reuse repeats
-the last output, at even steps: all four combinations, at equal mean evaluations. Spectrum's forecast shrinks by a ridge
+the last output, at even steps: all four combinations, at equal mean passes. Spectrum's forecast shrinks by a ridge
 and, in its blend, leans on differences: both set otherwise, at its own steps.
 
     python -m benchmarks.parts [--prompts 16] [--video]
@@ -51,14 +51,14 @@ def even(bench: Any, nfe: float, site: str) -> float:
 
 
 def teacache(bench: Any, trials: GateTuning) -> Iterator[dict[str, Any]]:
-    """All four combinations; the even steps have as many evaluations as the gate spent."""
+    """All four combinations; the even steps have as many forward passes as the gate spent."""
     gate = trials.fitted(TeaCache())
     for budget in BUDGETS:
         for title, site in SITES.items():
             settled = trials.tune(GatedPolicy(gate, Reuse(), site=site, decided_by="each"), budget)
             made, spent = run_gated(bench, settled.policy)
             nfe = float(spent.mean())
-            row = {"asked": budget, "method": f"reuse of the {title}", "evaluations": nfe}
+            row = {"asked": budget, "method": f"reuse of the {title}", "forward_passes": nfe}
             yield row | {"steps": "TeaCache's", "dB": bench.score(made)[0]}
             yield row | {"steps": "even", "dB": even(bench, nfe, site)}
 
@@ -69,7 +69,7 @@ def spectrum(bench: Any) -> Iterator[dict[str, Any]]:
         policy = find("spectrum").policy(STEPS, budget)
         for title, forecaster in SPECTRUM.items():
             made = bench.sample(STEPS, replace(policy, forecaster=forecaster))
-            row = {"asked": budget, "method": title, "evaluations": budget, "steps": "Spectrum's"}
+            row = {"asked": budget, "method": title, "forward_passes": budget, "steps": "Spectrum's"}
             yield row | {"dB": bench.score(made)[0]}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +14,8 @@ from typing import Any
 
 from foreseer import zoo
 
-RESULTS = Path(__file__).parent / "results"
+# Another folder for a trial of the commands: `python -m benchmarks.figures --trial`.
+RESULTS = Path(os.environ.get("FORESEER_RESULTS", Path(__file__).parent / "results"))
 Row = Mapping[str, Any]
 MISSING = "-"
 
@@ -59,6 +62,12 @@ def result(name: str) -> dict[str, Any]:
 def rows_of(name: str) -> list[Row]:
     """The rows of ``results/NAME.json``."""
     return result(name)["rows"]
+
+
+def commit() -> str:
+    """The commit that the benchmarks run at."""
+    head = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(head, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @cache

@@ -84,7 +84,7 @@ def row(title, nfe, record, decibels, share) -> dict:
         "PSNR, dB": decibels,
         "speedup in operations": 1 / share,
         "tensors of a feature": len(parts),
-        "features held, bytes": plan.explain([part.shape for part in parts]).live_bytes,
+        "features held, bytes": plan.plan.explain([part.shape for part in parts]).live_bytes,
         "operations of forecasts": record.forecast_flops,
     }
 

@@ -144,7 +144,7 @@ GUIDANCE_LABELS = {
 def _guidance(rows: list[Row], cell: Callable[[Row], str], methods: Sequence[str]) -> list[list[str]]:
     budgets = (28, 18, 14, 12)
     header = ["rows", "steps of the branches", "28 passes", *map(str, budgets[1:])]
-    by_cell = {(row["method"], row["evaluations"]): cell(row) for row in rows}
+    by_cell = {(row["method"], row["forward_passes"]): cell(row) for row in rows}
     return [header, *([*GUIDANCE_LABELS[name], *(by_cell[name, budget] for budget in budgets)] for name in methods)]
 
 
@@ -169,7 +169,7 @@ def _every_method(rows: list[Row]) -> list[list[str]]:
     for row in rows:
         method = "plan:rollout" if row["method"].startswith("plan:rollout") else row["method"]
         if not row["failed"]:
-            spent, fewer = f"{row['evaluations']:g}", f"{row['FLOPs, x fewer']:g}"
+            spent, fewer = f"{row['forward_passes']:g}", f"{row['FLOPs, x fewer']:g}"
             numbers = [spent, fewer, decimals(row["psnr"]), decimals(row["ssim"], 4)]
             cells.setdefault(method, {})[row["asked"]] = numbers
         if row["asked"] == 9 and not row["failed"]:

@@ -91,7 +91,7 @@ def run_teacache(bench, trials, budget):
     policy = fs.methods.find("teacache").policy(STEPS)
     settled = trials.tune(replace(policy, gate=trials.fitted(policy.gate)), budget)
     made, spent = run_gated(bench, settled.policy)
-    print(f"TeaCache: threshold {settled.value:.4g}, {spent.mean():.2f} evaluations", flush=True)
+    print(f"TeaCache: threshold {settled.value:.4g}, {spent.mean():.2f} forward passes", flush=True)
     return (*bench.score(made), float(spent.mean()))
 
 

@@ -32,20 +32,28 @@ def test_every_table_is_quoted_and_every_result_names_its_command():
         assert figures.command_of(name)[1] == "-m", name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", figures.quoted_results())
+def test_every_command_of_a_result_works(name):
+    figures.trial(name)
+
+
+def test_a_trial_has_the_smallest_counts():
+    command = ["python", "-m", "benchmarks.learning", "--prompts", "32", "--calibration", "24", "--cfg", "3"]
+    assert figures.smallest(command) == [*command[:4], "2", "--calibration", "2", "--cfg", "3"]
+
+
 def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
     ran, interrupted = [], []
     monkeypatch.setattr(figures, "STATE", tmp_path / "build" / "figures.json")
     monkeypatch.setattr(figures, "quoted_results", lambda: ["learning", "memory", "speed"])
-    head = figures.subprocess.run
+    monkeypatch.setattr(figures, "commit", lambda: "one commit")
 
     def run(command, **options):
-        if command[0] == "git":
-            return head(command, **options)
         if "benchmarks.memory" in command and not interrupted:
             interrupted.append(command)
             raise KeyboardInterrupt
         ran.append(command[2])
-        return None
 
     monkeypatch.setattr(figures.subprocess, "run", run)
     with pytest.raises(KeyboardInterrupt):

@@ -147,7 +147,7 @@ class PlanExplanation:
         steps = [
             f"computed of {name}: " + " ".join(map(str, one.computed_steps)) for name, one in self.branches.items()
         ]
-        return [f"evaluations: {sum(counts.values())} ({words})", *steps]
+        return [f"forward passes: {sum(counts.values())} ({words})", *steps]
 
     def _gains(self) -> list[str]:
         gains = {

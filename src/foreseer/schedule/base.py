@@ -31,7 +31,7 @@ class Schedule(ABC):
         Args:
             grid: the noise levels of the whole run.
             first_step: the first step of the part.
-            spent: evaluations the run has already used; budgeted rules subtract them.
+            spent: forward passes that the run has already used; budgeted rules subtract them.
         """
         return self.computed_steps(len(grid) - first_step)
 

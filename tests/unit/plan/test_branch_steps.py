@@ -144,13 +144,13 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
 def test_the_explanation_tells_evaluations_and_what_is_taken():
     told = PLAN.explain((4,), "float32")
     text = str(told)
-    assert "evaluations: 6 (cond 3, uncond 3)" in text
+    assert "forward passes: 6 (cond 3, uncond 3)" in text
     assert "computed of uncond: 0 2 4" in text
     assert "2:+1.000 | cond 0:-0.500 3:+0.500" in text
     found = told.branches["uncond"].forecasts[1]
     assert (found.step, found.taken) == (3, {"cond": {0: -0.5, 3: 0.5}})
     assert (found.row_sum, found.l1_gain) == (1.0, 2.0)
-    assert "evaluations:" not in str(replace(PLAN, branch_rows={}, cross_rows={}).explain())
+    assert "forward passes:" not in str(replace(PLAN, branch_rows={}, cross_rows={}).explain())
 
 
 def test_any_forecaster_serves_branches_with_steps_of_their_own():
