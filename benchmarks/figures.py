@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 STATE = ROOT / "build" / "figures.json"
 TRIAL = ROOT / "build" / "trial"
 SMALLEST = {"--prompts": 2, "--calibration": 2, "--rollout": 2, "--rounds": 2, "--generations": 40, "--kills": 1}
-SMALLEST |= {"--cases": 200}
+SMALLEST |= {"--cases": 200, "--pictures": 24}
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
 LINKED = re.compile(r"results/(\w+)\.json")
 

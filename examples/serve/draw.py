@@ -1,4 +1,4 @@
-"""Pictures of many requests, drawn side by side: each at its own step, with its own number of steps and speedup."""
+"""Pictures of many requests, drawn side by side, each at its own step."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class _Trials:
 
 @dataclass(frozen=True)
 class MeasureRolled(Task):
-    """Measure a rollout; the outputs that a run of its source has are replayed where the worker holds that run.
+    """Measure a rollout, replaying what a run of its source has if the worker holds it.
 
     The result, in float64, is the forward passes after the replayed outputs, and the relative error.
     """

@@ -96,7 +96,10 @@ def connected(address: str | None) -> tuple[Any, bool]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise unless something listens at ``HOST:PORT``; Ray would try for minutes, and then end this process."""
+    """Raise unless something listens at ``HOST:PORT``.
+
+    Ray itself would try for minutes, and then end this process.
+    """
     host, _, port = address.rpartition(":")
     if port.isdigit() and "://" not in address:
         try:

@@ -6,6 +6,7 @@ import pytest
 import foreseer as fs
 from foreseer.errors import CalibrationError, ScaleError
 from foreseer.kernel.kernel_file import encode_kernel
+from foreseer.plan.file import digest_of
 from foreseer.scale import Here
 from tests.unit.scale.loopback import Loopback
 from tests.unit.scale.models import loop
@@ -57,6 +58,18 @@ def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_rollout(local, rolle
         assert equal(fs.rollout(LOOP, local, PROMPTS, nfe=3, workers=place, guidance_scale=3.0), rolled)
         assert place.requests == undisturbed.requests + 1
     assert rolled.branch_rows
+
+
+@pytest.mark.parametrize(("fit", "more"), [(fs.refine, {"iterations": 1}), (fs.mix_channels, {})])
+def test_workers_that_die_change_no_bit_of_a_refinement_nor_of_mixed_channels(rolled, fit, more):
+    here = fit(loop(), rolled, PROMPTS, guidance_scale=3.0, **more)
+    undisturbed = Loopback(2)
+    assert digest_of(fit(LOOP, rolled, PROMPTS, workers=undisturbed, guidance_scale=3.0, **more)) == digest_of(here)
+    for first in (1, 3):
+        place = Loopback(2, range(first, undisturbed.requests, 4), seed=first)
+        assert digest_of(fit(LOOP, rolled, PROMPTS, workers=place, guidance_scale=3.0, **more)) == digest_of(here)
+        assert place.requests > undisturbed.requests
+    assert digest_of(here) != digest_of(rolled)
 
 
 def test_a_worker_that_dies_anywhere_changes_no_bit_of_a_profile():

@@ -1,7 +1,10 @@
 """Ray: the same bits whatever actor, node or driver goes."""
 
 import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,8 @@ ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +93,39 @@ def test_every_actor_killed_at_every_unit_and_a_node_removed_change_no_bit(clust
         assert states[-1] == (6, "1 workers lost")
         assert len(list(store.folder.glob("*.unit"))) == 6
     add_node(cluster)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from foreseer.scale import FolderStore, Ray, run_units
+from tests.unit.scale.tasks import Numbers, total, units
+
+folder = Path(sys.argv[1])
+with Ray(2, sys.argv[2], threads=1).pool() as pool:
+    results = run_units(pool, Numbers(folder / "attempts", seconds=0.5), units(6), store=FolderStore(folder / "kept"))
+(folder / "total").write_bytes(total(results))
+"""
+
+
+def test_a_driver_that_was_killed_and_started_again_loses_no_unit(cluster, attempts, expected, tmp_path):
+    def kept():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*.unit")}
+
+    def start():
+        return subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path), cluster.address], cwd=ROOT)
+
+    driver = start()
+    while len(kept()) < 2:
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    before = kept()
+    assert len(before) < 6
+    assert start().wait(300) == 0
+    assert (tmp_path / "total").read_bytes() == expected
+    assert before.items() <= kept().items()
 
 
 def test_errors_and_versions_come_through(cluster):

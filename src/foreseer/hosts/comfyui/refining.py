@@ -1,4 +1,4 @@
-"""Refined plans in ComfyUI: a rollout, Gauss-Newton iterations on all of its rows, and the choice of the best rows."""
+"""Refined plans in ComfyUI: a rollout, then Gauss-Newton iterations on all of its rows."""
 
 from __future__ import annotations
 
