@@ -21,7 +21,8 @@ SUITES = (
     *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py"),
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
-QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2")  # slow to import, and of one suite's use: not in `dev`
+# Slow to import, and of one suite's use: not in `dev`.
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0")
 
 
 def environment(version: str) -> Path:
