@@ -37,9 +37,9 @@ matrix: $(VENV)/installed
 	$(BIN)/python -m tests.robustness.versions 0.42.1 --page
 	$(BIN)/python -m tests.contract.matrix
 
-# The oldest and the newest diffusers that work, each in an environment of its own; slow tests too.
+# The oldest and the newest diffusers that work, and the newest with torchvision, each in an environment; slow tests too.
 test-matrix: $(VENV)/installed
-	$(BIN)/python -m tests.robustness.versions 0.37.0 0.42.1
+	$(BIN)/python -m tests.robustness.versions 0.37.0 0.42.1 torchvision
 
 # torch comes first and alone: the pin selects a build that is to be had, and nothing later replaces it.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import foreseer as fs
-from tests.robustness.served import SITES, WHEN, check_served
+from tests.robustness.served import PIPELINES, SITES, WHEN, check_served
 from tests.support.attaching import policy
 from tests.support.pipelines import build
 
@@ -20,18 +20,20 @@ CPU = torch.device("cpu")
 @pytest.mark.cell("hosts", "model offload", "works")
 @WHEN
 @SITES
-def test_model_offload(site: str, when: str) -> None:
-    tiny = build("flux")
+@PIPELINES
+def test_model_offload(site: str, when: str, name: str) -> None:
+    tiny = build(name)
     check_served(tiny, lambda: tiny.pipe.enable_model_cpu_offload(device="cpu"), when, site)
-    assert isinstance(tiny.pipe.transformer._hf_hook, accelerate.hooks.CpuOffload)
+    assert isinstance(tiny.modules[0]._hf_hook, accelerate.hooks.CpuOffload)
 
 
 @pytest.mark.cell("hosts", "sequential offload (accelerate's `cpu_offload`)", "works")
 @WHEN
 @SITES
-def test_sequential_offload(site: str, when: str) -> None:
-    tiny = build("flux")
-    model = tiny.pipe.transformer
+@PIPELINES
+def test_sequential_offload(site: str, when: str, name: str) -> None:
+    tiny = build(name)
+    model = tiny.modules[0]
     check_served(tiny, lambda: accelerate.cpu_offload(model, CPU, state_dict=as_parameters(model)), when, site)
     assert all(parameter.is_meta for parameter in model.parameters())
 
@@ -44,16 +46,17 @@ def as_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 @pytest.mark.cell("hosts", "sequential offload of a whole pipeline (`enable_sequential_cpu_offload`)", "works")
 @WHEN
 @SITES
-def test_sequential_offload_of_a_pipeline(site: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@PIPELINES
+def test_sequential_offload_of_a_pipeline(site: str, when: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = accelerate.cpu_offload
 
     def of_parameters(model: nn.Module, device: Any, **options: Any) -> Any:
         return whole(model, device.type, state_dict=as_parameters(model), **options)
 
     monkeypatch.setattr(accelerate, "cpu_offload", of_parameters)
-    tiny = build("flux")
+    tiny = build(name)
     check_served(tiny, lambda: tiny.pipe.enable_sequential_cpu_offload(device="cpu"), when, site)
-    assert all(parameter.is_meta for parameter in tiny.pipe.transformer.parameters())
+    assert all(parameter.is_meta for parameter in tiny.modules[0].parameters())
 
 
 @pytest.mark.cell(
@@ -74,10 +77,11 @@ def test_sequential_offload_to_itself() -> None:
 @pytest.mark.cell("hosts", "group offload, by leaf and by block", "works")
 @WHEN
 @SITES
+@PIPELINES
 @pytest.mark.parametrize(("kind", "blocks"), [("leaf_level", None), ("block_level", 1), ("block_level", 2)])
-def test_group_offload(kind: str, blocks: int | None, site: str, when: str) -> None:
-    tiny = build("flux")
-    model = tiny.pipe.transformer
+def test_group_offload(kind: str, blocks: int | None, site: str, when: str, name: str) -> None:
+    tiny = build(name)
+    model = tiny.modules[0]
     options = {"onload_device": CPU, "offload_device": CPU, "offload_type": kind, "num_blocks_per_group": blocks}
 
     def offload() -> None:
@@ -96,10 +100,11 @@ def test_group_offload(kind: str, blocks: int | None, site: str, when: str) -> N
 @pytest.mark.cell("hosts", "an accelerate device map, of the whole model or by parts, some offloaded", "works")
 @WHEN
 @SITES
+@PIPELINES
 @pytest.mark.parametrize("parts", [False, True])
-def test_a_device_map(parts: bool, site: str, when: str) -> None:
-    tiny = build("flux")
-    model = tiny.pipe.transformer
+def test_a_device_map(parts: bool, site: str, when: str, name: str) -> None:
+    tiny = build(name)
+    model = tiny.modules[0]
     names = [name for name, _ in model.named_children()] if parts else [""]
     mapped = dict.fromkeys(names, "cpu")
     options = {"main_device": "cpu", "state_dict": as_parameters(model)} if parts else {}

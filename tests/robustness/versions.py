@@ -1,9 +1,10 @@
-"""Run suites under other versions: ``python -m tests.robustness.versions 0.37.0 0.42.1``.
+"""Run suites under other versions: ``python -m tests.robustness.versions 0.37.0 0.42.1 torchvision``.
 
 With ``--page`` it has the last of the versions write ``docs/hardening.md`` instead (`tests.robustness.page`).
 
 Each version gets a separate virtual environment below ``.venv-matrix``, with torch as it is pinned, and with the
-libraries that quantise weights; nothing is installed into the one that runs this.
+libraries that quantise weights; nothing is installed into the one that runs this. ``torchvision`` is the newest
+diffusers with the newest torch that torchvision is there for (5.5 GB; its CUDA build runs on a CPU).
 """
 
 from __future__ import annotations
@@ -21,21 +22,28 @@ SUITES = (
     *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py"),
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
-QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2")  # slow to import, and of one suite's use: not in `dev`
+# Slow to import, and of one suite's use: not in `dev`.
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0")
+
+
+# Environments beside those named after diffusers' version: that version, and what comes before all else.
+VARIANTS = {"torchvision": ("0.42.1", ("torch==2.14.1", "torchvision==0.29.1"))}
 
 
 def environment(version: str) -> Path:
-    """The interpreter of a virtual environment with that diffusers, made if it is not there."""
+    """The interpreter of a virtual environment with that diffusers, or of a variant, made if it is not there."""
     folder = ROOT / ".venv-matrix" / version
     python = folder / "bin" / "python"
-    ready, wanted = folder / "ready", [f"diffusers=={version}", *QUANTISERS]
+    diffusers, torch = VARIANTS.get(version, (version, ("torch",)))
+    ready, wanted = folder / "ready", [f"diffusers=={diffusers}", *QUANTISERS]
     if not ready.exists() or ready.read_text().split() != wanted:
         venv.create(folder, with_pip=True)
         pins = (ROOT / "constraints.txt").read_text().splitlines()
         loose = folder / "constraints.txt"
-        loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in BOUND_TO_DIFFUSERS))
+        left_out = BOUND_TO_DIFFUSERS if version not in VARIANTS else ("torch",)
+        loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in left_out))
         pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
-        subprocess.run([*pip, "torch"], check=True)
+        subprocess.run([*pip, *torch], check=True)
         subprocess.run([*pip, *wanted, "--editable", ".[dev]"], check=True, cwd=ROOT)
         ready.write_text("\n".join(wanted))
     return python

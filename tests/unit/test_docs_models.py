@@ -50,6 +50,9 @@ TINY = {
     "Lumina2Pipeline": "lumina2",
     "Kandinsky5T2VPipeline": "kandinsky5",
     "MochiPipeline": "mochi",
+    "Ideogram4Pipeline": "ideogram_4",
+    "QwenImage21Pipeline": "qwen_image_2_1",
+    "Kandinsky6TI2VAPipeline": "kandinsky_6",
 }
 MOST_STEPS = 20
 PICTURE = Image.new("RGB", (8, 8))

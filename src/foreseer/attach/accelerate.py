@@ -242,6 +242,11 @@ def _check_free(name: str, module: nn.Module, site: Site) -> None:
         raise AttachError(
             f"Foreseer is attached to this {name} already: detach first (handle.detach(), fs.detach(pipe))."
         )
+    if isinstance(module, nn.DataParallel):
+        raise AttachError(
+            f"The {name} is an nn.DataParallel, which copies the network for every call, so that no features can be "
+            "kept: use one process per GPU, or attach to its .module on one device."
+        )
     if getattr(module, "is_cache_enabled", False):
         raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
     cache = foreign_cache(module)

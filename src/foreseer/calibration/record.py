@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreseer.errors import CalibrationError, GridError
 from foreseer.grid import Grid
 
 CHUNK = 2**18  # elements of one feature multiplied at a time
@@ -44,8 +45,23 @@ class Trajectory:
 
     @property
     def grid(self) -> Grid:
-        """The noise levels of the run."""
-        return Grid.from_scheduler(self.scheduler).tail(self.first_step)
+        """The noise levels of the run.
+
+        Raises:
+            CalibrationError: the pipeline's own scheduler made no step, or visits noise levels twice.
+        """
+        if self.scheduler is None:
+            raise CalibrationError(
+                "The pipeline made no step with its own scheduler (it may step copies): nothing can be calibrated on "
+                "it. Use a method that needs no calibration (foreseer methods)."
+            )
+        try:
+            return Grid.from_scheduler(self.scheduler).tail(self.first_step)
+        except GridError as error:
+            raise CalibrationError(
+                f"{error} To calibrate, give the pipeline a scheduler that visits every noise level once, as in "
+                "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)."
+            ) from error
 
 
 @contextmanager

@@ -116,3 +116,12 @@ def test_a_replaced_forward_is_left_alone() -> None:
     with fs.accelerate(model, policy(), scheduler=flow_scheduler()):
         assert model.forward is replaced
     assert model.forward is replaced
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_data_parallel_is_refused(whole: bool) -> None:
+    scheduler, network = flow_scheduler(), nn.DataParallel(TinyDenoiser())
+    target = SimpleNamespace(transformer=network, scheduler=scheduler) if whole else network
+    with pytest.raises(AttachError, match=r"DataParallel.*one process per GPU"):
+        fs.accelerate(target, policy(), scheduler=scheduler)
+    assert not is_hooked(network)

@@ -11,7 +11,7 @@ from typing import Any
 from foreseer import pipelines
 from foreseer.attach.accelerate import attach
 from foreseer.attach.run_record import RunRecord
-from foreseer.evaluate.sampling.picture_files import write_picture
+from foreseer.evaluate.sampling.picture_files import write_result
 from foreseer.evaluate.sampling.timing import time_loop
 from foreseer.pipelines import call_arguments, load_pipeline, split_sampling
 from foreseer.plan import Policy
@@ -116,6 +116,6 @@ def generate_all(
             path = request.out
             if len(request.prompts) > 1:
                 path = path.with_name(f"{path.stem}-{index}{path.suffix}")
-            write_picture(output, path)
+            path = write_result(pipe, output, path)
             record = handle.record if handle is not None else None
             yield WrittenPicture(path, prompt, seed, loop.steps or steps, loop.seconds, record)

@@ -22,7 +22,7 @@ from foreseer.calibration.jobs import PromptRuns, prompt_unit
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, ScaleError
 from foreseer.evaluate.sampling.environment import device_name
-from foreseer.evaluate.sampling.picture_files import write_picture
+from foreseer.evaluate.sampling.picture_files import write_result
 from foreseer.evaluate.sampling.timing import time_loop
 from foreseer.files import read_json, read_whole, write_atomically
 from foreseer.pipelines import call_arguments
@@ -138,7 +138,7 @@ class DrawPicture(Task):
             output = pipelines.run(pipe, arguments, seed)
         suffix = ".gif" if hasattr(output, "frames") else ".png"
         name = f"{unit.name.rpartition('-')[2]}-{seed}{suffix}"
-        write_picture(output, Path(self.folder) / name)
+        name = write_result(pipe, output, Path(self.folder) / name).name
         record = handle.record if handle is not None else None
         line = {
             "file": name,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
+from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
 from foreseer.pipelines import PipelineError
 
@@ -68,6 +69,23 @@ def write_picture(output: Any, path: Path) -> None:
         frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if hasattr(output, "frames") else {}))
 
     write_encoded(path, save)
+
+
+def write_result(pipe: Any, output: Any, path: Path) -> Path:
+    """Write a pipeline's first picture or video, and its sound as WAV beside it; return the main file.
+
+    Raises:
+        PipelineError: the output holds neither picture, video nor sound.
+        FormatError: the picture cannot be written in the format of the suffix.
+        OSError: a file cannot be written.
+    """
+    sound = sound_of(output)
+    if sound is not None:
+        write_sound(sound, sound_rate(pipe), path.with_suffix(".wav"))
+        if not hasattr(output, "images") and not hasattr(output, "frames"):
+            return path.with_suffix(".wav")
+    write_picture(output, path)
+    return path
 
 
 def _write_mp4(frames: list[Any], path: Path) -> None:

@@ -1,0 +1,32 @@
+"""The sound that a model draws is written beside its video, or alone."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from foreseer.evaluate.sampling.picture_files import write_result
+
+SOUND = np.stack([np.linspace(-1, 1, 40), np.full(40, 2.0)]).astype("float32")  # two channels, one too loud
+VOCODER = SimpleNamespace(config=SimpleNamespace(output_sampling_rate=24000))
+
+
+@pytest.mark.parametrize("sound", [torch.from_numpy(SOUND), SOUND.T], ids=["tensor", "samples first"])
+def test_the_sound_is_written_beside_the_video(sound, tmp_path: Path) -> None:
+    output = SimpleNamespace(frames=np.zeros((1, 3, 8, 8, 3)), audio=sound[None])
+    assert write_result(SimpleNamespace(vocoder=VOCODER), output, tmp_path / "out.gif") == tmp_path / "out.gif"
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 24000, 40)
+        samples = np.frombuffer(file.readframes(40), "<i2").reshape(40, 2).T
+    assert np.abs(samples / 32767 - np.clip(SOUND, -1, 1)).max() < 1e-4
+
+
+def test_a_model_of_sound_alone_writes_it_alone(tmp_path: Path) -> None:
+    pipe = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(sampling_rate=16000)))
+    assert write_result(pipe, SimpleNamespace(audios=SOUND[None]), tmp_path / "out.png") == tmp_path / "out.wav"
+    assert not (tmp_path / "out.png").exists()
