@@ -110,8 +110,11 @@ class Painter:
 
 
 def emoji() -> Painter:
-    """The bundled pipeline."""
+    """The bundled pipeline, warm: it has drawn a first picture, and searched the steps of the default request."""
     from foreseer import zoo
 
-    options = {name: value for name, value in zoo.sampling(zoo.path()).items() if name == "max_sequence_length"}
-    return Painter(zoo.load(), fs.Kernel.load(zoo.kernel_path()), options)
+    sampling = zoo.sampling(zoo.path())
+    options = {name: value for name, value in sampling.items() if name == "max_sequence_length"}
+    painter = Painter(zoo.load(), fs.Kernel.load(zoo.kernel_path()), options)
+    painter.draw(Asked(prompt=sampling["prompts"][0]))
+    return painter
