@@ -110,7 +110,7 @@ class Painter:
 
 
 def emoji() -> Painter:
-    """The bundled pipeline, warm: it has drawn a first picture, and searched the steps of the default request."""
+    """The bundled pipeline, after a first picture: the default request's steps are searched."""
     from foreseer import zoo
 
     sampling = zoo.sampling(zoo.path())
