@@ -226,3 +226,20 @@ def _gated(rows: list[Row]) -> list[list[str]]:
         for row in rows
     ]
     return [header, *lines]
+
+
+@table("qualities", "qualities")
+def _qualities(rows: list[Row]) -> list[list[str]]:
+    header = ["`quality`", "error allowed", "measured, median", "NFE", "PSNR, dB", "worst tenth below"]
+    lines = [
+        [
+            f'`"{row["quality"]}"`',
+            f"{row['allowed error']:g}",
+            f"{row['latent error']:.3f}",
+            str(row["NFE"]),
+            decimals(row["PSNR, dB"]),
+            decimals(row["worst tenth below, dB"]),
+        ]
+        for row in rows
+    ]
+    return [header, ['`"exact"`', "0", "0", "50", "∞", "∞"], *lines]

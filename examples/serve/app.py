@@ -1,4 +1,4 @@
-"""The application: POST /generate, GET /health, GET /metrics."""
+"""The application: POST /generate, GET /health, GET /metrics, and a page about itself."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from examples.serve.about import about_page
 from examples.serve.asked import Asked, Limits, asked_within
 from examples.serve.draw import CancelledError, Drawn, Painter
 from examples.serve.metrics import Metrics
@@ -49,7 +50,8 @@ def create_app(make_painter: Callable[[], Painter], limits: Limits | None = None
         finally:
             await asyncio.to_thread(app.state.worker.stop)
 
-    app = FastAPI(title="Foreseer example server", lifespan=lifespan)
+    # FastAPI's own pages load scripts from another host.
+    app = FastAPI(title="Foreseer example server", lifespan=lifespan, docs_url=None, redoc_url=None)
     body = {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
 
     @app.post("/generate", openapi_extra={"requestBody": body})
@@ -63,6 +65,10 @@ def create_app(make_painter: Callable[[], Painter], limits: Limits | None = None
             return JSONResponse({"detail": refused.words}, refused.status, refused.headers)
         metrics.requests.labels("200").inc()
         return Response(drawn.png, media_type="image/png", headers=_headers(asked, drawn))
+
+    @app.get("/", include_in_schema=False)
+    async def about() -> HTMLResponse:
+        return HTMLResponse(about_page(model.model_json_schema()))
 
     @app.get("/health")
     async def health(request: Request) -> JSONResponse:

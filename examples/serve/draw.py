@@ -202,9 +202,11 @@ class Painter:
 
 
 def emoji(batch: bool = False) -> Painter:
-    """The bundled pipeline."""
+    """The bundled pipeline, after a first picture: the default request's steps are searched."""
     from foreseer import zoo
 
     sampling = zoo.sampling(zoo.path())
     kernel = fs.Kernel.load(zoo.kernel_path())
-    return Painter(zoo.load(), kernel, sampling["guidance_scale"], sampling["max_sequence_length"], batch=batch)
+    painter = Painter(zoo.load(), kernel, sampling["guidance_scale"], sampling["max_sequence_length"], batch=batch)
+    painter.draw(Asked(prompt=sampling["prompts"][0]))
+    return painter

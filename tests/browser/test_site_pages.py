@@ -1,4 +1,4 @@
-"""The site, built once: it builds without a warning, its links lead somewhere, it looks right, and its search finds."""
+"""The site builds without a warning, its links lead somewhere, pages fit and its search finds."""
 
 import functools
 import http.server

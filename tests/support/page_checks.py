@@ -1,4 +1,4 @@
-"""What every page must keep in a browser: it fits the window, can be read, and asks nothing of the network."""
+"""Every page fits the window, can be read, and asks nothing of the network."""
 
 # Elements that reach beyond the window, but for those that scroll within a block of the page or are a closed menu.
 BEYOND = """

@@ -35,6 +35,28 @@ def painter():
     return emoji()
 
 
+def test_the_server_describes_itself_without_another_host():
+    async def test(app, painter):
+        pages = {path: Asking(app, b"", path, "GET") for path in ("/", "/docs", "/redoc", "/openapi.json")}
+        await asyncio.gather(*(page.task for page in pages.values()))
+        assert [page.status for page in pages.values()] == [200, 404, 404, 200]
+        page = pages["/"].content.decode()
+        assert "src=" not in page
+        assert "://" not in page
+        for name, about in asked_within(Limits()).model_json_schema()["properties"].items():
+            assert f"<td>{name}</td>" in page
+            assert str(about.get("maximum", about.get("maxLength", ""))) in page
+        schema = json.loads(pages["/openapi.json"].content)
+        assert set(schema["paths"]) == {"/generate", "/health", "/metrics"}
+
+    serving(test)
+
+
+def test_a_painter_is_warm_before_it_is_asked(painter):
+    default = asked_within(Limits())(prompt="a panda on a red background")
+    assert default.nfe in painter._policies
+
+
 def test_after_an_interrupted_picture_the_next_is_the_same(painter):
     model = asked_within(Limits())
     one = model(prompt="a panda", steps=8, speedup=2.0)
