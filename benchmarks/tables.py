@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from benchmarks.rendering import MISSING, TABLES, Row, Table, decimals, named, table
 
@@ -243,3 +244,24 @@ def _qualities(rows: list[Row]) -> list[list[str]]:
         for row in rows
     ]
     return [header, ['`"exact"`', "0", "0", "50", "∞", "∞"], *lines]
+
+
+@table("defaults", "defaults")
+def _defaults(rows: list[Row]) -> list[list[str]]:
+    """Mean over budgets by setting; the last column counts every model once."""
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        settings = models.setdefault("earlier" if row["setting"].startswith("earlier") else row["setting"][:5], [])
+        if row["setting"] not in settings:
+            settings.append(row["setting"])
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        means = {
+            setting: fmean(row["PSNR, dB"] for row in rows if (row["setting"], row["method"]) == (setting, method))
+            for settings in models.values()
+            for setting in settings
+        }
+        overall = fmean(fmean(means[setting] for setting in settings) for settings in models.values())
+        lines.append((overall, [method, *(decimals(mean) for mean in means.values()), decimals(overall)]))
+    header = ["method", *(setting for settings in models.values() for setting in settings), "mean over models"]
+    return [header, *(line for _, line in sorted(lines, reverse=True))]

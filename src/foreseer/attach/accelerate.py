@@ -66,7 +66,7 @@ def accelerate(
         pipe_or_model: a pipeline with a ``transformer`` (and ``transformer_2``) or ``unet`` and others of its class, or
             with one module that takes a timestep, whatever its name; or such a module itself.
         method: a method's name (``foreseer methods``), a Policy, a Plan, a Profile, a Kernel, a file of one of these,
-            or a profile's repository on the Hugging Face Hub. By default TaylorSeer, at a speedup of 2.5
+            or a profile's repository on the Hugging Face Hub. By default "generic", at a speedup of 2.5
             (`foreseer.methods.defaults`).
         nfe: number of steps to compute; or
         speedup: number of steps divided by the number of computed steps; or

@@ -81,7 +81,7 @@ class Share:
 
 @dataclass
 class Moments:
-    """Moments of the M features computed so far, averaged over P prompts; implements ``JointMoments``.
+    """Moments of the M features computed so far, averaged over P prompts, as ``JointMoments``.
 
     Attributes:
         matrix: sampler matrix, shape (T + 1, T + 1).
@@ -129,7 +129,7 @@ class Moments:
         self.features = np.append(self.features, np.asarray(newest, dtype=np.int64))
 
     def weigh(self, forecast: np.ndarray, step: int) -> None:
-        r"""Weigh each prompt by $1 / (e^2 + \operatorname{median} e^2)$ with e the error of its sample at ``step``.
+        r"""Weigh prompts by $1 / (e^2 + \operatorname{median} e^2)$, e the error of the sample at ``step``.
 
         A few prompts' samples may leave the reference for good; without weights their large errors would decide the
         rows of all.

@@ -78,7 +78,7 @@ def generate(
     *,
     call: dict[str, Any],
 ) -> None:
-    """Draw pictures with any diffusers pipeline, by default with TaylorSeer at a speedup of 2.5."""
+    """Draw pictures with any diffusers pipeline, by default with generic steps at a speedup of 2.5."""
     one_target(typer.BadParameter, {"--prompt": prompt, "--prompts": prompts}, required=True)
     place = chosen_place(workers, ray, gpus_per_worker)
     if prompts is None and place is not None:

@@ -31,7 +31,7 @@ class Choice:
     """Method and budget of a host, for runs on any grid.
 
     Args:
-        method: a name from :func:`output_methods`; by default the profile's rows, or ``taylorseer`` without one.
+        method: a name from :func:`output_methods`; by default the profile's rows, or ``generic`` without one.
         speedup: steps per computed step; without a target the profile's default, or 2.5 without a profile.
         nfe: computed steps per run, in place of a speedup.
         quality: one of :data:`QUALITIES`, in place of a speedup; needs a profile, except ``"exact"``.

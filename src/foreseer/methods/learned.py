@@ -74,12 +74,14 @@ def rows_with_feedback(kernel: Kernel, ridge: float | None = None) -> KernelRows
     return KernelRows(kernel, ridge=SEARCH_RIDGE if ridge is None else ridge, feedback_gain=gain)
 
 
-def schedule_with_feedback(kernel: Kernel, **target: float | None) -> Optimal:
-    """Return the schedule searched for rows with error feedback; ``target`` as of :class:`Optimal`."""
+def schedule_with_feedback(
+    kernel: Kernel, *, nfe: int | None = None, speedup: float | None = None, max_error: float | None = None
+) -> Optimal:
+    """Return the schedule searched for rows with error feedback; targets as of :class:`Optimal`."""
     rows = rows_with_feedback(kernel)
     if rows.feedback_gain:
         kernel = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    return Optimal(kernel, forecaster=rows, **target)
+    return Optimal(kernel, nfe, speedup, max_error, rows)
 
 
 def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:

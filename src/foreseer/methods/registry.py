@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foreseer.errors import PlanError
 from foreseer.forecast import AdamsBashforth, Chebyshev, Newton, Reuse, TaylorSeer
+from foreseer.methods.generic import GenericRows, GenericSteps
 from foreseer.methods.method import Method
 from foreseer.schedule import Explicit, Growing, Schedule, Uniform
 from foreseer.site import Residual, Tokens
@@ -143,6 +144,15 @@ METHODS: dict[str, Method] = {
             Explicit(L2P_STEPS[7], of=50),
             None,
             budget=_l2p_steps,
+        ),
+        Method(
+            "generic",
+            "Generic steps",
+            "TaylorSeer's polynomial of order 1 on steps searched on the kernels of other flow-matching models",
+            "docs/methods/generic.md (order 2 on even steps under other schedulers)",
+            GenericSteps(20),
+            GenericRows(),
+            budget=lambda nfe, steps: GenericSteps(nfe),
         ),
         Method(
             "delta-dit",

@@ -16,7 +16,7 @@ def share(features, outputs):
 
 
 def fitted(*, weighted):
-    """Row of step 2 after computed steps 0 and 1; the last of five students has left its reference at step 1."""
+    """Row of step 2 after computed steps 0 and 1; the last of five students has left its reference."""
     rng = np.random.default_rng(0)
     moments = Moments.none(1, MATRIX, 5)
     rows = JointRows(moments, np.ones(1), [np.array([0, 1])], 3, ridge=0.0, branch_weight=0.0, feedback_gain=1.0)

@@ -147,7 +147,7 @@ def test_budgets_and_kernels_that_do_not_fit_are_refused():
 
 
 def test_feedback_without_branches_corrects_the_predicted_part_of_the_error_so_far():
-    """By hand on features: the error of the sample so far, projected on the computed features, is taken back."""
+    """By hand: the error of the sample so far, projected on the computed features."""
     features = np.random.default_rng(3).standard_normal((6, 40)) * np.array([4, 3, 2, 2, 1, 1])[:, None]
     grid, computed, gain = fs.Grid.uniform(6), (0, 2, 4), 0.5
     kernel = fs.Kernel(grid, (features @ features.T / 40)[None])

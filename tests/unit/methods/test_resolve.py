@@ -151,7 +151,7 @@ def test_requests_in_every_form(tmp_path):
 
 def test_the_default_is_one_for_calls_hosts_and_profiles():
     plan = policy_for(None).compile(GRID)
-    assert plan == policy_for("taylorseer", speedup=2.5).compile(GRID)
+    assert plan == policy_for("generic", speedup=2.5).compile(GRID)
     for policy in (Choice().policy(GRID), Choice().standing_policy()):
         compiled = policy.compile(GRID)
         assert compiled.computed_steps == plan.computed_steps

@@ -51,7 +51,7 @@ class Foreseer(io.ComfyNode):
                     "method",
                     options=["auto", *output_methods()],
                     default="auto",
-                    tooltip="auto: the profile's rows, or TaylorSeer without a profile.",
+                    tooltip="auto: the profile's rows, or generic steps without a profile.",
                 ),
                 io.Boolean.Input("enabled", default=True, tooltip="Off: the model is passed on without Foreseer."),
                 io.Int.Input(
