@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,7 @@ from foreseer.cli.portrait_command import portrait
 from foreseer.cli.rollout_command import rollout
 from foreseer.cli.tune_command import tune
 from foreseer.cli.workers import with_address
-from foreseer.errors import ForeseerError, naming_the_extra
+from foreseer.errors import ForeseerDeprecationWarning, ForeseerError, ForeseerWarning, naming_the_extra
 
 
 def _print_version(requested: bool) -> bool:
@@ -56,10 +57,19 @@ for command in (demo, bench, generate, methods, tune, calibrate, frontier, portr
 app.add_typer(plan_app, name="plan")
 
 
+def _print_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Print Foreseer's warnings without the line of code that gave them; others as Python does."""
+    if issubclass(category, ForeseerWarning | ForeseerDeprecationWarning):
+        errors.print(f"[bold yellow]Warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *place[:2]))
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; errors print one readable line and exit with code 2."""
+    """Run the command line; errors and warnings print one readable line, and errors exit with code 2."""
     try:
-        with naming_the_extra():
+        with naming_the_extra(), warnings.catch_warnings():
+            warnings.showwarning = _print_warning
             return app(with_address(sys.argv[1:] if arguments is None else arguments))
     except ForeseerError as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

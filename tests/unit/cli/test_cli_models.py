@@ -1,14 +1,16 @@
 """The command line with pipelines that take no prompt, want a picture, or give none."""
 
 import json
+import warnings
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from foreseer import cli
 from foreseer.cli import app
-from foreseer.errors import PlanError
+from foreseer.errors import ForeseerWarning, PlanError
 from foreseer.evaluate.sampling.picture_files import write_picture
 from foreseer.pipelines import PICTURE, PipelineError, call_arguments, load_pipeline, run, with_pictures
 from tests.support.pipelines import build
@@ -84,6 +86,20 @@ def test_a_picture_is_taken_or_asked_for(tmp_path):
     path.write_text("no picture")
     with pytest.raises(PipelineError, match="Cannot read the picture"):
         with_pictures(Redraws(), {PICTURE: path})
+
+
+def test_a_warning_is_one_line_without_code(monkeypatch, capsys):
+    def warn(arguments):
+        warnings.warn("the rows are old. Said once.", ForeseerWarning, stacklevel=1)
+        warnings.warn("foreign", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main([])
+    own, *foreign = capsys.readouterr().err.splitlines()
+    assert own == "Warning: the rows are old. Said once."
+    assert "UserWarning: foreign" in foreign[0]
 
 
 def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(monkeypatch):
