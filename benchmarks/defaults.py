@@ -4,16 +4,19 @@ Each setting (model and guidance) is judged with nothing learned from its own mo
 the forecaster on the kernels of the other models (the run takes the nearest noise levels), *generic kernel* has rows of
 these kernels too. Fidelity only, 50 steps, against the run that computes every step.
 
-    python -m benchmarks.defaults [--prompts 8] [--calibration 6] [--earlier FOLDER] [--write-generic]
+    python -m benchmarks.defaults [--prompts 8] [--calibration 6] [--earlier] [--write-generic]
 
-Kernels and figures are kept in ``--folder``; the same command resumes. ``--earlier`` takes the bundled model of
-revision 7dc1710 (``git archive 7dc1710 src/foreseer/zoo/emoji``) as one more model. ``--write-generic`` makes the file
+Kernels and figures are kept in ``--folder``; the same command resumes. ``--earlier`` takes the bundled model that the
+repository held at an earlier revision as one more model; it needs the history. ``--write-generic`` makes the file
 of the method ``generic`` from the kernels of all models.
 """
 
 import argparse
 import fcntl
+import io
 import json
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ import foreseer as fs
 from benchmarks import learning, video
 from benchmarks.common import bundled, guided, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS
+from benchmarks.rendering import bundled_digest
 from foreseer.calibration.identity import fingerprint
 from foreseer.forecast import AdamsBashforth, Chebyshev, Forecaster, KernelRows, Reuse, TaylorSeer
 from foreseer.methods.generic import FILE, MOST, GenericSteps, generic_kernel, searched_levels
@@ -32,6 +36,8 @@ from foreseer.methods.learned import FEEDBACK_GAIN, schedule_with_feedback
 from foreseer.pipelines import load_pipeline, split_sampling
 from foreseer.schedule import Growing, Uniform
 
+EARLIER = "7dc1710"  # the revision
+EARLIER_MODEL = "src/foreseer/zoo/emoji"
 BUDGETS = (14, 11, 9, 7)
 RIDGE = 1e-4  # of the generic kernel's rows
 FORMULAS: dict[str, tuple[Forecaster, Any]] = {
@@ -67,8 +73,23 @@ class Setting:
         return fs.Kernel.load(file)
 
 
+def earlier_model(folder: Path) -> Path:
+    """The earlier bundled model, taken from the repository's history once."""
+    found = folder / EARLIER_MODEL
+    if not found.exists():
+        archive = ["git", "archive", EARLIER, EARLIER_MODEL]
+        content = subprocess.run(archive, cwd=Path(__file__).parent.parent, check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(content)) as files:
+            files.extractall(folder, filter="data")
+    return found
+
+
 def settings(earlier: Path | None) -> Iterator[Setting]:
-    """All models, each with and without guidance."""
+    """All models, each with and without guidance.
+
+    Args:
+        earlier: folder of the earlier bundled model, if it is to be among them.
+    """
     pipe, _, options = bundled()
     options.pop("num_inference_steps")
     for name, cfg in (("picture, guided", None), ("picture", 1.0), ("picture, true CFG 3", 3.0)):
@@ -102,23 +123,24 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--calibration", type=int, default=6)
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
-    parser.add_argument("--earlier", type=Path, default=None)
+    parser.add_argument("--earlier", action="store_true")
     parser.add_argument(
         "--folder", type=Path, default=Path("build/defaults"), help="where kernels and figures are kept"
     )
     parser.add_argument("--write-generic", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    lock = (given.folder / "lock").open("w")
+    folder = given.folder / bundled_digest()  # nothing of other weights is taken
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two runs would overwrite each other's figures
-    every = list(settings(given.earlier))
-    kernels = {setting.name: setting.kernel(given.calibration, given.folder) for setting in every}
+    every = list(settings(earlier_model(folder) if given.earlier else None))
+    kernels = {setting.name: setting.kernel(given.calibration, folder) for setting in every}
     if given.write_generic:
         levels = searched_levels(generic_kernel(list(kernels.values())), range(1, MOST + 1))
         FILE.write_text("[\n" + ",\n".join(map(json.dumps, levels.values())) + "\n]\n")
         return
-    state = given.folder / f"cells-{given.prompts}-{given.calibration}.json"
+    state = folder / f"cells-{given.prompts}-{given.calibration}.json"
     cells: dict[str, Any] = json.loads(state.read_text()) if state.exists() else {}
     for setting in every:
         others = [kernels[other.name] for other in every if other.model != setting.model]
@@ -138,7 +160,7 @@ def main() -> None:
             {"setting": name, "method": method, "NFE": int(nfe), "PSNR, dB": round(cell["dB"], 2), "rows": cell["rows"]}
         )
     command = f"python -m benchmarks.defaults --prompts {given.prompts} --calibration {given.calibration}"
-    write("defaults", command + (" --earlier FOLDER" if given.earlier else ""), rows)
+    write("defaults", command + (" --earlier" if given.earlier else ""), rows)
 
 
 if __name__ == "__main__":
