@@ -68,6 +68,7 @@ def frames() -> dict[str, float]:
             pipe("a", 20)
         finally:
             del kind.__call__
+    assert handle.record is not None
     steps = {"computed": handle.record.computed_steps, "skipped": handle.record.forecast_steps}
     return {name: statistics.median(counts[step] for step in at) for name, at in steps.items()}
 
