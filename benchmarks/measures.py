@@ -1,4 +1,4 @@
-"""Size of the source at two revisions.
+"""Size of the source at two revisions, and the Python frames of one call in the working tree.
 
 python -m benchmarks.measures BEFORE [AFTER]
 """
@@ -8,6 +8,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from diffusers import FlowMatchEulerDiscreteScheduler
+from tests.support.loop_pipeline import LoopPipeline
+from torch import nn
+
+import foreseer as fs
 
 ROOT = Path(__file__).parent.parent
 LONG = 50  # lines of a function
@@ -37,6 +44,35 @@ def measures(files: dict[str, str]) -> dict[str, str]:
     }
 
 
+def frames() -> dict[str, float]:
+    """Median Python frames of a call of the network on a toy loop, by what became of it."""
+    pipe = LoopPipeline(FlowMatchEulerDiscreteScheduler())
+    kind, ordinary, counts = type(pipe.transformer), nn.Module.__call__, []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        counts[-1] += event == "call"
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        counts.append(0)
+        sys.setprofile(profile)
+        try:
+            return ordinary(self, *args, **kwargs)
+        finally:
+            sys.setprofile(None)
+
+    policy = fs.Policy(fs.schedule.Uniform(interval=2), fs.forecast.Newton(order=1))
+    with fs.accelerate(pipe, policy) as handle:
+        pipe("a", 20)
+        kind.__call__ = call
+        try:
+            pipe("a", 20)
+        finally:
+            del kind.__call__
+    assert handle.record is not None
+    steps = {"computed": handle.record.computed_steps, "skipped": handle.record.forecast_steps}
+    return {name: statistics.median(counts[step] for step in at) for name, at in steps.items()}
+
+
 def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
@@ -47,6 +83,8 @@ def main() -> None:
     print(f"| | {before} | {after} |\n| --- | --- | --- |")
     for name in old:
         print(f"| {name} | {old[name]} | {new[name]} |")
+    for name, count in frames().items():
+        print(f"| Python frames at a {name} step of the output | | {count:g} |")
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ class Bench:
         """Figures of every setting from one round."""
         order: list[tuple[str, int] | None] = [None, *self.policies]
         runs = {key: self._runs(key) for key in order[turn % len(order) :] + order[: turn % len(order)]}
-        return {key: figures(*runs[None], *runs[key], self.branches) for key in self.policies}
+        return {key: figures([*runs[None], *runs[key]], self.branches) for key in self.policies}
 
-    def _runs(self, key: tuple[str, int] | None) -> tuple[Timed, ...]:
+    def _runs(self, key: tuple[str, int] | None) -> list[Timed]:
         """The loop itself; for a setting without Foreseer, skipping as it does; and with a stored output only."""
         policy = self.policies[key] if key else None
         runs = [self._timed(policy)]
@@ -113,16 +113,15 @@ class Bench:
             with stored_output(self.pipe, self.output, self.branches, {*record.computed_steps}):
                 runs.append(self._timed(None))
         with stored_output(self.pipe, self.output, self.branches):
-            return (*runs, self._timed(policy))
+            return [*runs, self._timed(policy)]
 
     def _timed(self, policy: fs.Policy | None) -> Timed:
         return timed(self.pipe, self.prompt, self.options, policy)
 
 
-def figures(
-    reference: Timed, empty: Timed, run: Timed, without: Timed, own: Timed, branches: int
-) -> dict[str, float | None]:
+def figures(runs: list[Timed], branches: int) -> dict[str, float | None]:
     """What one round says of one setting; step 0, in which the run begins, is reported apart."""
+    reference, empty, run, without, own = runs
     assert run.record is not None
     forward = (reference.whole - empty.whole) / STEPS / branches
     computed = np.array(run.record.computed_steps)[1:]
@@ -161,8 +160,10 @@ def measure(rounds: int, cfg: float | None) -> list[dict]:
     turns = [bench.one_round(index) for index in range(rounds)]
     rows = []
     for key in SETTINGS:
-        columns = {name: [turn[key][name] for turn in turns] for name in turns[0][key]}
-        medians = {name: statistics.median(values) for name, values in columns.items() if None not in values}
+        measured = {name: [turn[key][name] for turn in turns] for name in turns[0][key]}
+        columns = {name: [value for value in values if value is not None] for name, values in measured.items()}
+        medians = {name: statistics.median(values) if values else None for name, values in columns.items()}
+        assert medians["speedup"] is not None
         shares = {"T / NFE": STEPS / key[1], "realised": medians["speedup"] * key[1] / STEPS}
         rows.append({"method": key[0], "NFE": key[1], **medians, **shares, "guidance": cfg or 1.0})
     return rows

@@ -333,6 +333,7 @@ def test_what_cannot_be_attached_to_is_refused_in_our_words(thing: Any) -> None:
         fs.accelerate(thing, policy())
 
 
+@pytest.mark.cell("hosts", "`torch.export` of an attached model", "refused")
 def test_an_attached_model_is_not_exported() -> None:
     network, scheduler = model(), flow_scheduler()
     scheduler.set_timesteps(STEPS)

@@ -6,7 +6,7 @@ import os
 import reprlib
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -138,10 +138,8 @@ def attach(
         _check_shared(name or type(module).__name__, module, policy, wanted)
         _check_alike(name or type(module).__name__, module, policy)
     detachers: list[Callable[[], None]] = []
-    attached = set(map(id, denoisers.values()))
-    others = [] if isinstance(pipe_or_model, nn.Module) else timestep_takers(pipe_or_model).items()
-    unattached = tuple(name for name, module in others if id(module) not in attached)
-    handle = Handle(policy, detachers, strict, _replaced_denoisers(pipe_or_model, denoisers), unattached)
+    replaced = _replaced_denoisers(pipe_or_model, denoisers)
+    handle = Handle(policy, detachers, strict, replaced, _unattached(pipe_or_model, denoisers))
     hooks = []
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else make_hook(wanted, module)
@@ -159,6 +157,14 @@ def attach(
         hook.handle = handle
         no_compile = _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
         hooks.append((hook, None if isinstance(wanted, Output) else no_compile))
+    _put_on(hooks, handle, detachers)
+    return handle
+
+
+def _put_on(
+    hooks: Sequence[tuple[DenoiserHook, str | None]], handle: Handle, detachers: list[Callable[[], None]]
+) -> None:
+    """Attach all hooks, or none if one fails."""
     try:
         for hook, no_compile in hooks:
             detachers.append(hook.detach)
@@ -166,7 +172,13 @@ def attach(
     except BaseException:
         handle.detach_silently()
         raise
-    return handle
+
+
+def _unattached(pipe_or_model: Any, denoisers: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """Return the names of other modules of the pipeline that take a timestep."""
+    attached = set(map(id, denoisers.values()))
+    others = [] if isinstance(pipe_or_model, nn.Module) else timestep_takers(pipe_or_model).items()
+    return tuple(name for name, module in others if id(module) not in attached)
 
 
 def make_hook(site: Site, module: nn.Module) -> SiteHook:

@@ -87,7 +87,7 @@ class Interception:
         def outermost(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_exporting():
                 raise AttachError(_EXPORT_FIRST)
-            if _is_compiled_from_outside():
+            if eval_frame.get_eval_frame_callback() not in (None, False):  # torch.compile would split the call
                 raise AttachError(_COMPILE_FIRST)
             return call(self._own, *args, **kwargs)
 
@@ -158,11 +158,6 @@ def _put(members: dict[str, Any], name: str, value: Any) -> None:
         del members[name]
     else:
         members[name] = value
-
-
-def _is_compiled_from_outside() -> bool:
-    """Return whether the caller runs under ``torch.compile``, which would split the call into pieces."""
-    return eval_frame.get_eval_frame_callback() not in (None, False)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

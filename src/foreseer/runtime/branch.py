@@ -119,8 +119,9 @@ class BranchRun:
             rows = [self._row(name, step) for name in dict.fromkeys(self._names)]
         else:
             rows = [self.rows.sparse_rows[step - self.first_step]]
-        if not cross_terms and not all(used for used, _ in rows):
-            return "its row holds no weight"
+        for used, _ in rows:
+            if not used and not cross_terms:
+                return "its row holds no weight"
         sources = rows[0][0] if len(rows) == 1 else sorted({source for used, _ in rows for source in used})
         reason = self.store.why_unusable(*sources)
         if reason is not None:

@@ -40,10 +40,6 @@ class Total:
         event.record()
         return cls(host, event)
 
-    def ready(self) -> bool:
-        """Whether the number has arrived."""
-        return self.event is None or self.event.query()
-
 
 @dataclass(slots=True)
 class Kept:
@@ -107,10 +103,14 @@ class FeatureStore:
             kept = self._kept.get(step)
             if kept is None:
                 return f"the feature of step {step} is missing"
-            if kept.totals is not None and all(total.ready() for total in kept.totals):
-                if not all(cmath.isfinite(total.value.item()) for total in kept.totals):
-                    return f"the feature of step {step} is not finite"
-                kept.totals = None
+            if kept.totals is not None:
+                pending = []
+                for total in kept.totals:
+                    if total.event is not None and not total.event.query():
+                        pending.append(total)
+                    elif not cmath.isfinite(total.value.item()):
+                        return f"the feature of step {step} is not finite"
+                kept.totals = pending or None
             if kept.versions is not None:
                 for tensor, version in zip(kept.tensors, kept.versions, strict=True):
                     if tensor._version != version:

@@ -203,7 +203,7 @@ class JointSearch:
         return self._trimmed(masks, forward_passes)
 
     def _halved(self, calls: Calls, every: int) -> Calls:
-        """Move the calls of a step by half the distance ``every``, then by a quarter, and so on, while a move helps."""
+        """Move the calls of a step by half of ``every``, then a quarter, and so on, while it helps."""
         while (every := every // 2) > 0:
             before = math.inf
             while self.cost(calls) < before * (1 - GAIN):

@@ -233,7 +233,7 @@ class Search:
                 yield tuple(sorted([*others, target]))
 
     def _slide(self, steps: tuple[int, ...], fixed: int = 1) -> tuple[int, ...]:
-        """Move each step to its best place between its neighbours until none moves; the first ``fixed`` steps stay."""
+        """Move all but the first ``fixed`` steps to the best place between their neighbours."""
         while True:
             before = steps
             for index in range(len(steps) - 1, fixed - 1, -1):
@@ -244,7 +244,7 @@ class Search:
                 return before
 
     def _halved(self, steps: tuple[int, ...], every: int, fixed: int = 1) -> tuple[int, ...]:
-        """Move steps by half the distance ``every``, then by a quarter, and so on, as long as a move helps."""
+        """Move steps by half of ``every``, then a quarter, and so on, while it helps."""
         while (every := every // 2) > 0:
             before = math.inf
             while self.cost(steps) < before * (1 - GAIN):
@@ -270,7 +270,7 @@ def stride(total: int) -> int:
 
 
 def coarse_budget(total: int, nfe: int) -> int:
-    """Return the budget of the first search of a long run: at most half of its steps, or the share of the whole run."""
+    """Return the budget of the first search of a long run: at most half its steps, or the run's share."""
     coarse = math.ceil(total / stride(total))
     return min(nfe, max(coarse // 2, nfe * coarse // total))
 

@@ -40,7 +40,11 @@ class OutputSite:
     def forecast(self, call: NetworkCall, branch: TrackedBranch, feature: Sequence[Tensor]) -> Any:
         """The forecast, in the container that the network last returned."""
         template = branch.memory["output"]
-        return feature[0] if isinstance(template, Tensor) else rebuild(template, iter(feature))
+        if isinstance(template, Tensor):
+            return feature[0]
+        if type(template) is tuple and len(template) == 1 and isinstance(template[0], Tensor):
+            return (feature[0],)
+        return rebuild(template, iter(feature))
 
     def detach(self) -> None:
         """Nothing was put on the model."""
