@@ -1,4 +1,4 @@
-"""Why a pipeline was not tried, read off its class; and another pipeline that has the same network and was."""
+"""Why a pipeline was not tried, read off its class; and where its network was."""
 
 from __future__ import annotations
 
