@@ -1,4 +1,4 @@
-"""Fixtures: upstream's, found in a checkout of diffusers, and this project's; built in separate processes."""
+"""Fixtures: those of a checkout of diffusers, and this project's; built in separate processes."""
 
 from __future__ import annotations
 

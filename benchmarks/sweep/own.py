@@ -1,4 +1,4 @@
-"""This project's tiny pipelines as fixtures, for pipelines that upstream has no fixture for that can be built."""
+"""This project's tiny pipelines as fixtures, where upstream has none that can be built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "tests/support/pipelines.py"
 
 
 def use_tests_of(folder: Path) -> None:
-    """Let ``tests`` be the package in ``folder``: both this project and diffusers have one of that name."""
+    """Let ``tests`` be the package in ``folder``: this project and diffusers both have one."""
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]
     sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]

@@ -93,6 +93,12 @@ def _page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     if kept:
         lines += ["", "The fixture's mask keeps the whole picture, so that the network changes nothing: "]
         lines[-1] += ", ".join(f"`{name}`" for name in kept) + "."
+    for torch in sorted({row["torch"] for row in tried if "torch" in row}):
+        names = sorted({row["pipeline"] for row in tried if row.get("torch") == torch})
+        lines += [
+            "",
+            f"With torchvision, which they need, and torch {torch}: {', '.join(f'`{name}`' for name in names)}.",
+        ]
     lines += ["", "## Not tried", "", *_not_tried(about["not tried"])]
     facts = {**about["environment"], "date": about["date"], "commit": about["upstream"]}
     return HEAD.format(**facts, summary=_summary(rows, tried)) + "\n".join(lines) + "\n"

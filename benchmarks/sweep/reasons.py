@@ -1,4 +1,4 @@
-"""Why a pipeline was not tried, read off its class; and another pipeline that has the same network and was."""
+"""Why a pipeline was not tried, read off its class; and where its network was."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ CAUSES = {
     "keeps on the Hub": "upstream keeps a part of this fixture on the Hub",
     "Can't load image processor": "upstream keeps a part of this fixture on the Hub",
     "reshape tensor of 0 elements": "needs the Hub's tokenizer",
+    "min_pixels": "upstream keeps a part of this fixture on the Hub",
+    "doesn't match model": "upstream keeps a part of this fixture on the Hub",
+    "size of tensor a (12544)": "upstream keeps a part of this fixture on the Hub",
     "`text_target`": "needs the Hub's tokenizer",
 }
 

@@ -179,7 +179,7 @@ def test_a_first_output_of_another_shape_is_dropped() -> None:
 
 
 class Keeping(TinyDenoiser):
-    """A network that keeps the prompt's keys at its first call, and then returns them once beside its output."""
+    """A network that keeps the prompt's keys at its first call, and may return them once."""
 
     def forward(self, x: Tensor, timestep: Tensor, prompt: Tensor, mode: str, keys: Any = None) -> Any:
         output = super().forward(x, timestep) + prompt.mean()

@@ -31,7 +31,7 @@ VARIANTS = {"torchvision": ("0.42.1", ("torch==2.14.1", "torchvision==0.29.1"))}
 
 
 def environment(version: str) -> Path:
-    """The interpreter of a virtual environment with that diffusers, or of a variant, made if it is not there."""
+    """The interpreter of that diffusers' or variant's environment, made if it is not there."""
     folder = ROOT / ".venv-matrix" / version
     python = folder / "bin" / "python"
     diffusers, torch = VARIANTS.get(version, (version, ("torch",)))

@@ -1,4 +1,4 @@
-"""The table of tiny pipelines that only the newest diffusers has, for which upstream has no fixture: one row each.
+"""The table of tiny pipelines of the newest diffusers without a fixture upstream: one row each.
 
 Nothing here is made before a row is built, so that the module imports under every version.
 """
@@ -26,7 +26,7 @@ SOUND = {"in_audio_dim": 4, "out_audio_dim": 4}
 
 
 class LayerEncoder(StandInEncoder):
-    """In place of the autoencoder; it decodes, since the pipeline cannot return latents (``images`` is unbound)."""
+    """In place of the autoencoder; it decodes, since the pipeline cannot return latents."""
 
     def decode(self, latents: Tensor, **_: Any) -> list[Tensor]:
         """The first three channels."""

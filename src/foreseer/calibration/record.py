@@ -59,8 +59,8 @@ class Trajectory:
             return Grid.from_scheduler(self.scheduler).tail(self.first_step)
         except GridError as error:
             raise CalibrationError(
-                f"{error} To calibrate, give the pipeline a scheduler that visits every noise level once, as in "
-                "pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)."
+                f"{error} To calibrate, give the pipeline a scheduler that visits every noise level once, Euler or "
+                "DDIM in place of Heun or PNDM: pipe.scheduler = ....from_config(pipe.scheduler.config)."
             ) from error
 
 

@@ -11,6 +11,7 @@ from foreseer.errors import ForeseerError, in_one_line
 from foreseer.pipelines.loading import PipelineError
 
 PROMPTS = {"prompt", "class_labels"}
+EMBEDDED = ("prompt_embeds", "pooled_prompt_embeds")
 NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
 PICTURE = "picture"
 PICTURE_NAMES = ("image", "control_image")
@@ -36,7 +37,8 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
     if unknown:
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
-    if prompt == "" and ("prompt_embeds" in given or not PROMPTS & accepted.keys()):
+    embedded = any(name.startswith(EMBEDDED) for name in given)
+    if prompt == "" and (embedded or not PROMPTS & accepted.keys()):
         return arguments  # the embeddings are the prompt, or the pipeline draws without one
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}

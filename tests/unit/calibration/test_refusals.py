@@ -9,7 +9,7 @@ import pytest
 import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import FrontierError, trace_frontier
-from foreseer.calibration.record import record_run
+from foreseer.calibration.record import Trajectory, record_run
 from foreseer.kernel.interpolate import resampled
 from foreseer.methods.validate import expected_error
 from tests.support.loop_pipeline import LoopPipeline, sample
@@ -120,3 +120,12 @@ def test_a_first_step_before_the_run_is_refused(as_users_call):
     for wrong in (-1, 1.5, None):
         with pytest.raises(fs.ForeseerError, match="first_step is"):
             fs.sampler_matrix(diffusers.FlowMatchEulerDiscreteScheduler(), 8, first_step=wrong)
+
+
+def test_a_scheduler_that_cannot_be_calibrated_on_is_refused_with_a_remedy():
+    scheduler = diffusers.PNDMScheduler(skip_prk_steps=True)
+    scheduler.set_timesteps(4)
+    with pytest.raises(CalibrationError, match="Euler or DDIM in place of Heun or PNDM"):
+        _ = Trajectory(scheduler=scheduler).grid
+    with pytest.raises(CalibrationError, match="no step with its own scheduler"):
+        _ = Trajectory().grid

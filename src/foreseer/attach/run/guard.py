@@ -117,9 +117,9 @@ class ConstantArguments:
         return self._identical(inputs) if inputs.layout == self._layout else -1
 
     def switches_mode(self, inputs: CallInputs) -> bool:
-        """Whether ``inputs`` may be the second call, by its tensors, though a text among its arguments differs.
+        """Return whether this is the second call by its tensors, though a string argument differs.
 
-        A network that keeps keys and values from its first call is told so by such a text.
+        Networks that keep keys and values from the first call receive such a string.
         """
         if self._calls > 1 or len(inputs.layout) != len(self._layout):
             return False
