@@ -3,6 +3,7 @@
 Attaching affects one module instance, never its class, and can be undone.
 
     accelerate.py      fs.accelerate, fs.detach: find the denoisers, put a hook on each
+    obstacles.py       what stands in the way: another cache, a compiled whole, other rows
     denoiser_hook.py   one denoiser's calls: computed or forecast
     handle.py          what the user holds; run_record.py: what happened in one run
     wrap.py            fs.wrap: a user's own sampling loop

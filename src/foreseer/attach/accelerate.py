@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import reprlib
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,9 +12,9 @@ from torch import nn
 
 from foreseer.attach.denoiser_hook import DenoiserHook
 from foreseer.attach.handle import Handle
-from foreseer.attach.interception import foreign_cache, is_compiled, is_hooked, listener_of, unwrapped
-from foreseer.attach.network.architecture import how_it_differs
+from foreseer.attach.interception import is_compiled, listener_of, unwrapped
 from foreseer.attach.network.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
+from foreseer.attach.obstacles import NOT_INSIDE, check_alike, check_free, check_shared
 from foreseer.attach.signals.base import SIGNALS, SignalProbe
 from foreseer.attach.sites.base import SiteHook
 from foreseer.attach.sites.last_block import LastBlockSite
@@ -23,7 +22,7 @@ from foreseer.attach.sites.modules import ModuleSite
 from foreseer.attach.sites.output import OutputSite
 from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
-from foreseer.errors import AttachError, ForeseerWarning
+from foreseer.errors import AttachError
 from foreseer.methods import policy_for
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
@@ -36,11 +35,6 @@ _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {
     Tokens: TokenSite,
     Residual: ResidualSite,
 }
-
-_NOT_INSIDE = (
-    "The site {site} lies inside of this {name}, and a network that is compiled as a whole cannot be entered: compile "
-    "its blocks (model.compile_repeated_blocks()) instead, or use site='output'."
-)
 
 
 def accelerate(
@@ -134,9 +128,9 @@ def attach(
     if fallback and not isinstance(wanted, Output) and any(map(is_compiled, denoisers.values())):
         wanted = Output()  # a network compiled as a whole cannot be entered
     for name, module in denoisers.items():
-        _check_free(name or type(module).__name__, module, wanted)
-        _check_shared(name or type(module).__name__, module, policy, wanted)
-        _check_alike(name or type(module).__name__, module, policy)
+        check_free(name or type(module).__name__, module, wanted)
+        check_shared(name or type(module).__name__, module, policy, wanted)
+        check_alike(name or type(module).__name__, module, policy)
     detachers: list[Callable[[], None]] = []
     replaced = _replaced_denoisers(pipe_or_model, denoisers)
     handle = Handle(policy, detachers, strict, replaced, _unattached(pipe_or_model, denoisers))
@@ -155,7 +149,7 @@ def attach(
             fallback=fallback,
         )
         hook.handle = handle
-        no_compile = _NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
+        no_compile = NOT_INSIDE.format(name=name or type(module).__name__, site=wanted)
         hooks.append((hook, None if isinstance(wanted, Output) else no_compile))
     _put_on(hooks, handle, detachers)
     return handle
@@ -247,53 +241,6 @@ def _nothing_to_attach_to(pipe: Any) -> str:
         f"{type(pipe).__name__} has no denoiser by the names that diffusers uses ({', '.join(DENOISER_NAMES)}), and "
         f"{which}. {remedy}"
     )
-
-
-def _check_free(name: str, module: nn.Module, site: Site) -> None:
-    if is_hooked(module):
-        raise AttachError(
-            f"Foreseer is attached to this {name} already: detach first (handle.detach(), fs.detach(pipe))."
-        )
-    if isinstance(module, nn.DataParallel):
-        raise AttachError(
-            f"The {name} is an nn.DataParallel, which copies the network for every call, so that no features can be "
-            "kept: use one process per GPU, or attach to its .module on one device."
-        )
-    if getattr(module, "is_cache_enabled", False):
-        raise AttachError(f"The {name}'s own cache is enabled: call {name}.disable_cache() first.")
-    cache = foreign_cache(module)
-    if cache is not None:
-        raise AttachError(f"Another cache is at work inside the {name} ({cache}): remove its hooks first.")
-    if not isinstance(site, Output) and is_compiled(module):
-        raise AttachError(_NOT_INSIDE.format(name=name, site=site))
-
-
-def _check_shared(name: str, module: nn.Module, policy: Policy, site: Site) -> None:
-    """Raise if context parallelism splits the tokens and a gate decides by values inside the network.
-
-    Each process sees only its own part of these values, so processes could decide differently and deadlock.
-    """
-    shared = getattr(getattr(unwrapped(module), "_parallel_config", None), "context_parallel_config", None)
-    if shared is None or not policy.decides_while_sampling:
-        return
-    if not isinstance(site, Output) or policy.signal is not None:
-        raise AttachError(
-            f"The {name} works on a part of the tokens in each process, and this gate looks inside it: the processes "
-            "could decide differently. Use a Policy (a fixed schedule), or a gate on outputs with site='output'."
-        )
-
-
-def _check_alike(name: str, module: nn.Module, policy: Policy) -> None:
-    """Warn that the rows were learned on another network, where they forecast something else."""
-    learned_on = policy.learned_on.get("denoiser")
-    difference = how_it_differs(module, learned_on) if learned_on is not None else ""
-    if difference:
-        warnings.warn(
-            f"The rows of this policy were learned on another network than this {name}: on {difference}. They may "
-            "forecast poorly here: calibrate on this pipeline.",
-            ForeseerWarning,
-            stacklevel=4,
-        )
 
 
 def _signal(policy: Policy, module: nn.Module) -> SignalProbe | None:

@@ -112,23 +112,16 @@ class ConstantArguments:
         self.settled = False  # whether the classification of the arguments is final
         self._subsample = _subsample(inputs.sample)
 
-    def score(self, inputs: CallInputs) -> int:
-        """Number of identical arguments if ``inputs`` may be the branch's next call, else -1."""
-        return self._identical(inputs) if inputs.layout == self._layout else -1
+    def score(self, inputs: CallInputs, *, other_mode: bool = False) -> int:
+        """Number of identical arguments if ``inputs`` may be the branch's next call, else -1.
 
-    def switches_mode(self, inputs: CallInputs) -> bool:
-        """Return whether this is the second call by its tensors, though a string argument differs.
-
-        Networks that keep keys and values from the first call receive such a string.
+        Args:
+            inputs: of the call.
+            other_mode: whether it may be the second call with another string argument, which networks that keep keys
+                and values of the first call receive.
         """
-        if self._calls > 1 or len(inputs.layout) != len(self._layout):
-            return False
-        differing = [pair for pair in zip(self._layout, inputs.layout, strict=True) if pair[0] != pair[1]]
-        texts = all(isinstance(before, str) and isinstance(now, str) for before, now in differing)
-        return texts and self._identical(inputs) > 0
-
-    def _identical(self, inputs: CallInputs) -> int:
-        """Number of identical arguments, -1 if a constant differs."""
+        if inputs.layout != self._layout and not (other_mode and self._switches_mode(inputs)):
+            return -1
         tensors = inputs.tensors
         if self._constants is not None:
             for place, reference, version in self._constants:
@@ -147,6 +140,12 @@ class ConstantArguments:
                 self.memory.note_rebuilt(place)  # so that the next run expects it
                 return -1
         return same
+
+    def _switches_mode(self, inputs: CallInputs) -> bool:
+        if self._calls > 1 or len(inputs.layout) != len(self._layout):
+            return False
+        differing = [pair for pair in zip(self._layout, inputs.layout, strict=True) if pair[0] != pair[1]]
+        return all(isinstance(part, str) for pair in differing for part in pair)
 
     def advance(self, inputs: CallInputs, subsample: bool) -> None:
         """Record ``inputs`` as the branch's next call; ``subsample`` it if branches may be confused."""

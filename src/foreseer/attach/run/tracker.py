@@ -218,17 +218,15 @@ class Tracker:
             return Call(step, -1, name, None, self._no_levels)
         sequence, position = self._levels.places[step]
         best: list[tuple[int, TrackedBranch]] = []
-        waiting = [
-            branch
-            for branch in self._branches.values()
-            if branch.sequence == sequence and branch.context == context and branch.name not in self._called
-        ]
-        for branch in waiting:
-            score = branch.arguments.score(inputs)
-            if score >= 0 and (not best or score >= best[0][0]):
-                best = [(score, branch)] if not best or score > best[0][0] else [*best, (score, branch)]
-        if not best:
-            best = [(0, branch) for branch in waiting if branch.arguments.switches_mode(inputs)]
+        for other_mode in (False, True):
+            for branch in self._branches.values():
+                if branch.sequence != sequence or branch.context != context or branch.name in self._called:
+                    continue
+                score = branch.arguments.score(inputs, other_mode=other_mode)
+                if score >= other_mode and (not best or score >= best[0][0]):
+                    best = [(score, branch)] if not best or score > best[0][0] else [*best, (score, branch)]
+            if best:
+                break
         if not best:
             return self._begin_branch(context, step, sequence, position, inputs)
         branch = best[0][1]
