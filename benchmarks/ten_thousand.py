@@ -49,7 +49,7 @@ def start(prompts: Path, folder: Path) -> subprocess.Popen:
     """Start the command."""
     command = ["generate", "emoji", "--prompts", str(prompts), "--out", str(folder), "--steps", str(STEPS), "--json"]
     command += ["--method", METHOD, "--nfe", str(NFE), "--workers", str(WORKERS)]
-    return subprocess.Popen([sys.executable, "-m", "foreseer.cli", *command], env=PLACE)
+    return subprocess.Popen([sys.executable, "-m", "foreseer", *command], env=PLACE)
 
 
 def wait_for(driver: subprocess.Popen, folder: Path, count: int) -> None:
@@ -67,12 +67,12 @@ def children(process: int) -> list[int]:
 
 
 def disturbed(prompts: Path, folder: Path, count: int) -> dict[str, float]:
-    """Draw all pictures; kill a worker after a quarter, the driver after half, and start again."""
-    began = time.perf_counter()
+    """Draw what is missing; kill a worker after a quarter of it, the driver after half, and start again."""
+    began, done = time.perf_counter(), len(lines_of(folder))
     driver = start(prompts, folder)
-    wait_for(driver, folder, count // 4)
+    wait_for(driver, folder, done + (count - done) // 4)
     os.kill(children(driver.pid)[0], signal.SIGKILL)
-    wait_for(driver, folder, count // 2)
+    wait_for(driver, folder, done + (count - done) // 2)
     workers = children(driver.pid)
     driver.kill()
     driver.wait()
@@ -120,7 +120,7 @@ def differing_here(texts: list[str], folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, help="an empty folder; by default a temporary one")
+    parser.add_argument("--out", type=Path, help="where a broken-off run goes on; by default a temporary folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     captions = all_captions([name for _, name in read_vocabulary()])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -91,5 +93,7 @@ def test_a_model_compiled_as_a_whole_is_served_at_its_output() -> None:
 def test_refusals(method: object, options: dict[str, float], message: str, as_users_call: None) -> None:
     with pytest.raises(PlanError, match=message):
         fs.accelerate(tiny("flux").pipe, method, **options)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(AttachError, match="has no scheduler"):
+    with pytest.raises(AttachError, match="Expected a diffusers pipeline, loaded"):
         fs.accelerate(object(), "newton", nfe=3)
+    with pytest.raises(AttachError, match="SimpleNamespace has no scheduler"):
+        fs.accelerate(SimpleNamespace(), "newton", nfe=3)
