@@ -38,7 +38,7 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
         raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
     _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
     embedded = any(name.startswith(EMBEDDED) for name in given)
-    if prompt == "" and (embedded or not PROMPTS & accepted.keys()):
+    if isinstance(prompt, str) and not prompt and (embedded or not PROMPTS & accepted.keys()):
         return arguments  # the embeddings are the prompt, or the pipeline draws without one
     if "prompt" in accepted:
         return {"prompt": prompt, **arguments}

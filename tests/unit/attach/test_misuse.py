@@ -138,7 +138,7 @@ def test_a_run_counts_once_in_a_kernel() -> None:
     latents = torch.randn(1, 16, pipe.transformer.config.in_channels, generator=torch.Generator().manual_seed(1))
     twice = fs.calibrate(pipe, ["a red apple"] * 2, latents=latents, **call)  # the same run twice, as asked
     assert np.array_equal(*twice.grams)
-    with fs.accelerate(pipe, fs.learned(kernel, nfe=2)) as handle:
+    with fs.accelerate(pipe, fs.learned(kernel, nfe=3)) as handle:
         assert handle.policy.learned_on["denoiser"] == architecture_of([pipe.transformer])
     alone = kernel.subset([0])
     assert trace_frontier(alone, 2)[0].to_dict()["spread"] is None

@@ -72,7 +72,7 @@ def test_a_bare_module_without_its_scheduler_is_refused() -> None:
         SimpleNamespace(scheduler=flow_scheduler()),
         SimpleNamespace(scheduler=flow_scheduler(), transformer="words"),
         SimpleNamespace(scheduler=None, transformer=nn.Linear(2, 2)),
-        object(),
+        SimpleNamespace(),
     ],
 )
 def test_what_holds_no_denoiser_or_no_scheduler_is_refused(thing: Any) -> None:

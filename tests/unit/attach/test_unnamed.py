@@ -124,7 +124,7 @@ def test_of_two_that_take_a_timestep_neither_is_guessed() -> None:
     assert handle.record.nfe == 4
 
 
-@pytest.mark.parametrize("thing", [SimpleNamespace(scheduler=flow_scheduler(), reader=Words()), SimpleNamespace(), 42])
+@pytest.mark.parametrize("thing", [SimpleNamespace(scheduler=flow_scheduler(), reader=Words()), SimpleNamespace()])
 def test_what_has_no_denoiser_is_refused(thing: Any) -> None:
     reason = "no module that takes a timestep" if hasattr(thing, "scheduler") else "has no scheduler"
     with pytest.raises(AttachError, match=reason):

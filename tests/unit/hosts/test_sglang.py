@@ -120,7 +120,7 @@ def test_half_of_the_calls_are_computed_at_quality_high() -> None:
     found = hooked({"speedup": 2}, network).denoise(batch)
     expected = DenoisingStage(Network()).denoise(request())
     assert network.calls == STEPS
-    assert 0 < float((found - expected).norm() / expected.norm()) < 0.05
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.1
     assert batch.extra_at_decode == {}  # freed before the picture is decoded
 
 

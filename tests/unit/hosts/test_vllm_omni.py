@@ -113,7 +113,7 @@ def test_the_end_of_a_generation_reports_steps_that_failed_open(caplog: pytest.L
         backend.refresh(pipeline, STEPS)
     assert pipeline.calls == 2 * STEPS
     assert f"{STEPS} of {STEPS} steps computed" in caplog.text
-    assert "calls failed open, the first at step 3: the feature of step 1 was changed in place" in caplog.text
+    assert "calls failed open, the first at step 4: the feature of step 2 was changed in place" in caplog.text
 
 
 def test_a_scheduler_without_a_grid_computes_every_step() -> None:

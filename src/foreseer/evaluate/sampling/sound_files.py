@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from foreseer.files.writing import write_atomically
 
@@ -25,7 +24,8 @@ def sound_of(output: Any) -> np.ndarray | None:
     if sounds is None:
         return None
     first = sounds[0]
-    values = first.detach().float().cpu().numpy() if isinstance(first, torch.Tensor) else np.asarray(first, np.float32)
+    is_tensor = hasattr(first, "detach")  # this module does not import torch
+    values = first.detach().float().cpu().numpy() if is_tensor else np.asarray(first, np.float32)
     if values.ndim > 1 and values.shape[0] > values.shape[-1]:  # samples first, as files have them
         return values.reshape(values.shape[0], -1).T
     return values.reshape(-1, values.shape[-1])
