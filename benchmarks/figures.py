@@ -1,7 +1,8 @@
 """Tables of the pages, rendered from the committed results: ``python -m benchmarks.figures``.
 
 A page holds ``<!-- table: NAME -->`` and ``<!-- /table -->``; what stands between is rendered from
-``results/*.json`` by the function of that name in ``benchmarks/tables.py``. ``--check`` only compares. ``--run``
+``results/*.json`` by the function of that name in ``benchmarks/tables.py``. A single figure in a sentence stands
+between ``<!-- value: RESULT | METHOD | COLUMN -->`` and ``<!-- /value -->``. ``--check`` only compares. ``--run``
 (`make figures`) first runs the command that each result names; interrupted, it resumes. ``--only NAME`` runs one.
 ``--trial`` runs the same commands with the smallest counts, and writes to ``build/trial``: does each still work?
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 import benchmarks.cost_tables
 import benchmarks.tables  # noqa: F401  # both register tables
-from benchmarks.rendering import RESULTS, TABLES, commit
+from benchmarks.rendering import RESULTS, TABLES, commit, decimals, named, rows_of
 
 ROOT = Path(__file__).parent.parent
 STATE = ROOT / "build" / "figures.json"
@@ -29,6 +30,7 @@ TRIAL = ROOT / "build" / "trial"
 SMALLEST = {"--prompts": 2, "--calibration": 2, "--rollout": 2, "--rounds": 2, "--generations": 40, "--kills": 1}
 SMALLEST |= {"--cases": 200, "--pictures": 24}
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: ([^|]+?) \| ([^|]+?) \| ([^|]+?) -->)(.*?)(<!-- /value -->)")
 LINKED = re.compile(r"results/(\w+)\.json")
 
 
@@ -39,12 +41,15 @@ def pages() -> list[Path]:
 
 
 def rendered(text: str) -> str:
-    """A page's text with every marked table rendered.
+    """A page's text with every marked table and figure rendered.
 
     Raises:
-        KeyError: a marker names no table.
+        KeyError: a marker names no table, result, method or column.
     """
-    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]].render()}\n{match[4]}", text)
+    text = MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]].render()}\n{match[4]}", text)
+    return VALUE.sub(
+        lambda match: f"{match[1]}{decimals(named(rows_of(match[2]), match[3])[match[4]])}{match[6]}", text
+    )
 
 
 def quoted_results() -> list[str]:
@@ -53,6 +58,7 @@ def quoted_results() -> list[str]:
     for page in pages():
         text = page.read_text()
         names.update(LINKED.findall(text))
+        names.update(result for _, result, *_ in VALUE.findall(text))
         for _, table, _, _ in MARKED.findall(text):
             names.update(TABLES[table].results)
     return sorted(name for name in names if (RESULTS / f"{name}.json").exists())

@@ -54,6 +54,11 @@ def _fidelity_guidance(rows: list[Row]) -> list[list[str]]:
     return psnr_table(rows, (14, 9, 6), (*FIXED, *PUBLISHED, *LEARNED, *FEW_PROMPTS))
 
 
+@table("fidelity-no-guidance", "learning_cfg1")
+def _fidelity_no_guidance(rows: list[Row]) -> list[list[str]]:
+    return _fidelity_guidance(rows)
+
+
 @table("fidelity-both", "learning", "video")
 def _fidelity_both(picture: list[Row], video: list[Row]) -> list[list[str]]:
     header = ["method", "picture, 14 NFE", "9", "7", "video, 14 NFE", "9", "7"]

@@ -5,9 +5,13 @@ import re
 
 import pytest
 from benchmarks import figures
-from benchmarks.rendering import RESULTS, TABLES
+from benchmarks.rendering import RESULTS, TABLES, rows_of
 
-QUOTING = [page for page in figures.pages() if figures.MARKED.search(page.read_text())]
+QUOTING = [
+    page
+    for page in figures.pages()
+    if figures.MARKED.search(page.read_text()) or figures.VALUE.search(page.read_text())
+]
 
 
 @pytest.mark.parametrize("page", QUOTING, ids=lambda page: str(page.relative_to(figures.ROOT)))
@@ -15,6 +19,7 @@ def test_a_quoted_table_is_that_of_its_results(page):
     text = page.read_text()
     assert text == figures.rendered(text), "run `python -m benchmarks.figures`"
     assert text.count("<!-- table: ") == text.count("<!-- /table -->") == len(figures.MARKED.findall(text))
+    assert text.count("<!-- value: ") == text.count("<!-- /value -->") == len(figures.VALUE.findall(text))
 
 
 def test_a_changed_figure_is_noticed():
@@ -22,6 +27,14 @@ def test_a_changed_figure_is_noticed():
     changed = re.sub(r"(\| Euler, that many steps \|) [\d.]+ \|", r"\1 99.9 |", page.read_text())
     assert changed != page.read_text()
     assert figures.rendered(changed) == page.read_text()
+
+
+def test_a_figure_in_a_sentence_is_that_of_its_result():
+    marked = "9 NFE gave <!-- value: learning | rollout, searched steps | 9 NFE, dB -->{}<!-- /value --> dB"
+    (row,) = (row for row in rows_of("learning") if row["method"] == "rollout, searched steps")
+    assert figures.rendered(marked.format("1.0")) == marked.format(f"{row['9 NFE, dB']:.1f}")
+    with pytest.raises(KeyError):
+        figures.rendered(marked.replace("rollout", "no such method"))
 
 
 def test_every_table_is_quoted_and_every_result_names_its_command():

@@ -120,7 +120,7 @@ def resolve(
         schedule = Optimal(kernel, nfe, speedup, max_error, method.forecaster)
         return ScheduledPolicy(schedule, method.forecaster, site or kernel.site)
     if max_error is not None:
-        raise PlanError(f"{method.title} cannot predict its error, a kernel or profile can: give one, or a budget.")
+        raise PlanError(f"{method.title} cannot predict the error, a kernel or profile can: give one, or a budget.")
     if not target:
         return method.policy(steps or 50, None, site)
     if steps is None:

@@ -106,6 +106,7 @@ def test_generate_writes_pictures_and_says_what_was_computed(capsys, tmp_path):
     assert sorted(file.name for file in out.parent.iterdir()) == ["one-0.png", "one-1.png"]
 
 
+@pytest.mark.filterwarnings("default:.*another grid")
 def test_generate_with_a_plan_for_another_grid_computes_and_says_so(capsys, tmp_path):
     file = tmp_path / "plan.safetensors"
     run(capsys, "plan", "reuse", "--steps", 10, "--nfe", 5, "-o", file)

@@ -110,7 +110,7 @@ REFUSED = [
     ("generate emoji -p x --profile PLAN", "is a plan; expected a profile"),
     ("generate emoji -p x --quality hihg", "did you mean 'high'"),
     ("generate emoji -p x --device cuba", "did you mean 'cuda'"),
-    ("generate emoji -p x --max-error 0.01", "TaylorSeer cannot predict its error, a kernel or profile can"),
+    ("generate emoji -p x --max-error 0.01", "Generic steps cannot predict the error, a kernel or profile can"),
     ("generate emoji -p x --dtype bf61", "did you mean 'bf16'"),
     ("generate emoji -p x --image none.png", "there is no such file"),
     ("plan spektrum", "did you mean 'spectrum'"),

@@ -120,7 +120,7 @@ class ConstantArguments:
             other_mode: whether it may be the second call with another string argument, which networks that keep keys
                 and values of the first call receive.
         """
-        if (inputs.layout != self._layout) != other_mode or other_mode and not self._switches_mode(inputs):
+        if (inputs.layout != self._layout) != other_mode or (other_mode and not self._switches_mode(inputs)):
             return -1
         tensors = inputs.tensors
         if self._constants is not None:
