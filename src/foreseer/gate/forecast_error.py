@@ -16,6 +16,7 @@ from foreseer.gate.replanner import Ratios, Replanner, expected_log, log_ratios,
 from foreseer.gate.squared_errors import squared_errors
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
+from foreseer.notices import said_if_slow
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,8 @@ class _Run(GateRun):
         if not self._settled:
             guess = None if self._steps is None else len(self._steps)
             difficulty = self._replanner.difficulty(self._told)
-            self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
+            with said_if_slow("Searching which of the next steps to compute ..."):
+                self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
             self._settled = True
         assert self._steps is not None
         return step in self._steps

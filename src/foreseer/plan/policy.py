@@ -10,6 +10,7 @@ from typing import Any, ClassVar, final
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
+from foreseer.notices import said_if_slow
 from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.plan import Plan
 from foreseer.schedule.base import Schedule
@@ -210,9 +211,10 @@ class ScheduledPolicy(Policy):
         if plan is None:
             model = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
             provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **model}
-            computed = self.schedule.on(grid, first_step, spent)
-            branch_steps = self.schedule.branch_steps(grid, first_step)
-            plan = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=branch_steps)
+            with said_if_slow(f"Searching the computed steps of a run of {len(part)} steps, once for this grid ..."):
+                computed = self.schedule.on(grid, first_step, spent)
+                branch_steps = self.schedule.branch_steps(grid, first_step)
+                plan = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=branch_steps)
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[key] = plan
