@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from foreseer.forecast import Reuse
@@ -52,18 +53,18 @@ def policy_for(choice: Choice, grid: Grid, first: int) -> Policy | None:
             policy = find(choice.method or DEFAULT_METHOD).policy(steps, nfe, site="output")
         if isinstance(policy, GatedPolicy):
             return policy
-        policy = _ended(policy, first, choice.last_steps)
+        policy = _ended(policy, first, choice.last_steps, budget)
         computed = policy.compile(grid).nfe
-        if computed <= budget or nfe <= first:
+        if computed <= budget or nfe == 1:
             return policy if computed < steps else None
     return None
 
 
-def _ended(policy: Policy, first: int, last: int) -> Policy:
+def _ended(policy: Policy, first: int, last: int, least: int = 0) -> Policy:
     """``policy`` with the ends that always compute; a refined plan stays as it is."""
     if (first == 1 and last == 0) or not isinstance(policy, ScheduledPolicy):
         return policy
-    return ScheduledPolicy(WithEnds(policy.schedule, first, last), policy.forecaster, policy.site)
+    return ScheduledPolicy(WithEnds(policy.schedule, first, last, least), policy.forecaster, policy.site)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class WithEnds(Schedule):
         schedule: the other schedule.
         first: how many steps compute at the beginning.
         last: how many steps compute at the end.
+        least: how many steps compute in all, at least, in runs from the first step; the widest gaps are halved.
 
     >>> from foreseer.schedule import Uniform
     >>> WithEnds(Uniform(interval=4), first=2, last=1).computed_steps(10)
@@ -83,6 +85,7 @@ class WithEnds(Schedule):
     schedule: Schedule
     first: int
     last: int
+    least: int = 0
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """Return the computed steps, as :meth:`foreseer.schedule.Schedule.on`.
@@ -90,10 +93,17 @@ class WithEnds(Schedule):
         ``first`` counts from the beginning of the run, also for a part that begins later.
         """
         steps = len(grid) - first_step
-        return self._with_ends(self.schedule.on(grid, first_step, spent), steps, self.first - first_step)
+        computed = self._with_ends(self.schedule.on(grid, first_step, spent), steps, self.first - first_step)
+        return computed if first_step else self._filled(computed, steps)
 
     def _computed_steps(self, steps: int) -> Iterable[int]:
-        return self._with_ends(self.schedule.computed_steps(steps), steps, self.first)
+        return self._filled(self._with_ends(self.schedule.computed_steps(steps), steps, self.first), steps)
+
+    def _filled(self, computed: tuple[int, ...], steps: int) -> tuple[int, ...]:
+        while len(computed) < min(self.least, steps):
+            begin, end = max(pairwise((*computed, steps)), key=lambda gap: gap[1] - gap[0])
+            computed = tuple(sorted({*computed, (begin + end) // 2}))
+        return computed
 
     def _with_ends(self, computed: tuple[int, ...], steps: int, first: int) -> tuple[int, ...]:
         ends = {*range(min(max(first, 0), steps)), *range(max(steps - self.last, 0), steps)}

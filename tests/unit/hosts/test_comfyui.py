@@ -290,12 +290,13 @@ def test_a_network_whose_output_has_another_shape_is_computed() -> None:
     assert "another shape" in report(model).reasons[0]
 
 
-def test_first_and_last_steps_compute_within_the_budget() -> None:
-    model = patched(speedup=2.0, first_steps=3, last_steps=2)
+@pytest.mark.parametrize(("first", "last"), [(3, 2), (1, 1), (2, 0), (6, 0)])
+def test_first_and_last_steps_are_part_of_the_budget_which_is_spent(first: int, last: int) -> None:
+    model = patched(speedup=2.0, first_steps=first, last_steps=last)
     sample(model)
     computed = report(model).records[0].computed["visit 1"]
-    assert {0, 1, 2, 10, 11} <= set(computed)
-    assert len(computed) <= 6
+    assert {*range(first), *range(STEPS - last, STEPS)} <= set(computed)
+    assert len(computed) == STEPS // 2
 
 
 @pytest.mark.parametrize("method", ["taylorseer", "spectrum", "newton", "reuse", "forecast-error"])
