@@ -97,10 +97,13 @@ def run(only: str | None) -> None:
         STATE.write_text(json.dumps(done, indent=1) + "\n")
 
 
-def trial(name: str) -> None:
-    """Run a result's command with the smallest counts; what it writes goes to another folder."""
+def trial(name: str) -> Path:
+    """Run a result's command with the smallest counts; return the result, which it writes to another folder."""
     TRIAL.mkdir(parents=True, exist_ok=True)
+    written = TRIAL / f"{name}.json"
+    written.unlink(missing_ok=True)
     run_command(name, smallest(command_of(name)), env={**os.environ, "FORESEER_RESULTS": str(TRIAL)})
+    return written
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from jaxtyping import Float64
@@ -93,7 +94,9 @@ class _Run(GateRun):
         if not self._settled:
             guess = None if self._steps is None else len(self._steps)
             difficulty = self._replanner.difficulty(self._told)
-            with said_if_slow("Searching which of the next steps to compute ..."):
+            # The first search of a run is the long one; a timer at every step would cost more than it tells.
+            first = said_if_slow("Searching which of the next steps to compute ...") if guess is None else nullcontext()
+            with first:
                 self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
             self._settled = True
         assert self._steps is not None
