@@ -6,7 +6,6 @@ a finer teacher.
     python -m benchmarks.claims [--prompts 32] [--calibration 32]
 """
 
-import argparse
 import statistics
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from diffusers import FluxImg2ImgPipeline
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import asked, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
 from foreseer.evaluate.metrics.similarity import psnr, relative_error
 from foreseer.kernel.expected import final_errors
@@ -81,13 +80,7 @@ def finer_teacher(pipe, options, kernel, training, bench):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--calibration", type=int, default=32)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe, _, options = bundled()
-    options.pop("num_inference_steps")
+    given, pipe, options = asked(__doc__, prompts=32, calibration=32)
     training, held_out = captions(given.calibration, 0), captions(given.prompts, given.calibration)
     kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
     small = Bench(pipe, options, held_out[:8])

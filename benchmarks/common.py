@@ -1,5 +1,6 @@
 """What every benchmark shares: the bundled pipeline, one run of it, and the file that figures go to."""
 
+import argparse
 import datetime
 import json
 import platform
@@ -17,6 +18,28 @@ def bundled() -> tuple[Any, list[str], dict[str, Any]]:
     pipe, sampling = load_pipeline("emoji")
     pipe.set_progress_bar_config(disable=True)
     return pipe, *split_sampling(sampling)
+
+
+def asked(description: str, prompts: int, calibration: int) -> tuple[argparse.Namespace, Any, dict[str, Any]]:
+    """What a benchmark of the bundled pipeline begins with.
+
+    Returns:
+        The counts on the command line, the pipeline, and its call options without a number of steps; torch has one
+        thread from here on.
+
+    Args:
+        description: of the benchmark; its first line is shown.
+        prompts: how many are drawn by default.
+        calibration: how many are learned from by default.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--calibration", type=int, default=calibration)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe, _, options = bundled()
+    options.pop("num_inference_steps")
+    return given, pipe, options
 
 
 def guided(options: dict[str, Any], cfg: float | None) -> dict[str, Any]:

@@ -6,13 +6,10 @@ the plan computes; its best sub-grid is reuse on searched steps, which is the sa
     python -m benchmarks.few_steps [--prompts 16] [--calibration 24]
 """
 
-import argparse
-
 import numpy as np
-import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import asked, write
 from benchmarks.learning import CALIBRATION_SEED, Bench, captions
 from foreseer.evaluate.metrics.similarity import psnr
 from foreseer.methods.validate import best_ridge, formula_error
@@ -49,13 +46,7 @@ def decibels(made, reference):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--calibration", type=int, default=24)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe, _, options = bundled()
-    options.pop("num_inference_steps")
+    given, pipe, options = asked(__doc__, prompts=16, calibration=24)
     training, unseen = captions(given.calibration, 0), captions(given.prompts, given.calibration)
     rows = []
     for steps, budgets in BUDGETS.items():

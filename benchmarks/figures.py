@@ -98,7 +98,7 @@ def run(only: str | None) -> None:
 
 
 def trial(name: str) -> Path:
-    """Run a result's command with the smallest counts; return the result, which it writes to another folder."""
+    """Run a result's command with the smallest counts; return the file that it wrote, in another folder."""
     TRIAL.mkdir(parents=True, exist_ok=True)
     written = TRIAL / f"{name}.json"
     written.unlink(missing_ok=True)

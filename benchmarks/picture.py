@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import write
+from benchmarks.rendering import PICTURES
 from foreseer.evaluate.bench.bench import run_bench
 from foreseer.evaluate.bench.demo import Demo
 from foreseer.evaluate.report.sheet import write_sheet
 
 SHOWN = 3  # captions; the figures are means over all of the demo's
-PICTURE = Path(__file__).parent.parent / "docs" / "_static" / "demo.png"
+PICTURE = PICTURES / "demo.png"
 
 
 def main() -> None:

@@ -3,13 +3,10 @@
 python -m benchmarks.qualities [--prompts 32] [--calibration 24]
 """
 
-import argparse
-
 import numpy as np
-import torch
 
 import foreseer as fs
-from benchmarks.common import bundled, write
+from benchmarks.common import asked, write
 from benchmarks.few_steps import decibels
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
 from foreseer.methods.quality import QUALITIES
@@ -17,13 +14,7 @@ from foreseer.methods.resolve import policy_for
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--calibration", type=int, default=24)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe, _, options = bundled()
-    options.pop("num_inference_steps")
+    given, pipe, options = asked(__doc__, prompts=32, calibration=24)
     training, unseen = captions(given.calibration, 0), captions(given.prompts, given.calibration)
     kernel = fs.calibrate(pipe, training, num_inference_steps=STEPS, seed=CALIBRATION_SEED, **options)
     bench, rows = Bench(pipe, options, unseen), []

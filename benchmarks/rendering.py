@@ -15,7 +15,9 @@ from typing import Any
 from foreseer import zoo
 
 # Another folder for a trial of the commands: `python -m benchmarks.figures --trial`.
-RESULTS = Path(os.environ.get("FORESEER_RESULTS", Path(__file__).parent / "results"))
+_TRIAL = os.environ.get("FORESEER_RESULTS")
+RESULTS = Path(_TRIAL or Path(__file__).parent / "results")
+PICTURES = Path(_TRIAL or Path(__file__).parent.parent / "docs" / "_static")
 Row = Mapping[str, Any]
 MISSING = "-"
 

@@ -5,13 +5,10 @@ Spectrum's table 4 in kind (arXiv 2603.01623), on the bundled pipeline, on promp
     python -m benchmarks.sites [--prompts 32] [--calibration 8]
 """
 
-import argparse
 from collections.abc import Iterator
 
-import torch
-
 import foreseer as fs
-from benchmarks.common import bundled, sample, write
+from benchmarks.common import asked, sample, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
 from foreseer.evaluate.sampling.cost import count_denoiser
 
@@ -33,13 +30,7 @@ def policies(kernels: dict[str, fs.Kernel], nfe: int) -> Iterator[tuple[str, fs.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--calibration", type=int, default=8)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    pipe, _, options = bundled()
-    options.pop("num_inference_steps")
+    given, pipe, options = asked(__doc__, prompts=32, calibration=8)
     held_out = captions(given.prompts, 0)
     kernels = {
         site: fs.calibrate(

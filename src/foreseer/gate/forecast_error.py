@@ -94,7 +94,7 @@ class _Run(GateRun):
         if not self._settled:
             guess = None if self._steps is None else len(self._steps)
             difficulty = self._replanner.difficulty(self._told)
-            # The first search of a run is the long one; a timer at every step would cost more than it tells.
+            # Only the first search of a run is long; a timer at every step would be waste.
             first = said_if_slow("Searching which of the next steps to compute ...") if guess is None else nullcontext()
             with first:
                 self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)

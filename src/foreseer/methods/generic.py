@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.checks import check_count
+from foreseer.checks import check_count, check_kind
 from foreseer.errors import ScheduleError
 from foreseer.forecast import Forecaster, TaylorSeer
 from foreseer.grid import Grid
@@ -33,7 +33,14 @@ def generic_kernel(kernels: Sequence[Kernel]) -> Kernel:
     """Return kernels of flow-matching models as one on ``Grid.uniform(50)``, each as one prompt.
 
     Features are in units of the final sample, so that no model counts more than another.
+
+    Raises:
+        ScheduleError: there is no kernel, or one does not know its final sample.
     """
+    if not kernels:
+        raise ScheduleError("kernels is empty; expected one kernel per model.")
+    for kernel in kernels:
+        check_kind("kernels", kernel, Kernel, ScheduleError)
     grid = Grid.uniform(STEPS)
     grams = [kernel.on(grid).pooled / _final_square(kernel) for kernel in kernels]
     sensitivity = float(np.sqrt(np.mean([kernel.sensitivity**2 for kernel in kernels])))
@@ -75,7 +82,7 @@ class GenericSteps(Schedule):
         levels: the searched levels for 1, 2, ... computed steps; by default those that Foreseer brings along.
 
     Raises:
-        ScheduleError: ``nfe`` is below 1.
+        ScheduleError: ``nfe`` is below 1, or ``levels`` are none, or do not fall.
 
     >>> len(GenericSteps(9).computed_steps(50))
     9
@@ -86,6 +93,9 @@ class GenericSteps(Schedule):
 
     def __post_init__(self) -> None:
         check_count("nfe", self.nfe, ScheduleError, least=1)
+        given = self.levels
+        if given is not None and not (given and all(one and all(np.diff(one) < 0) for one in given)):
+            raise ScheduleError(f"levels is {given}; expected falling noise levels for 1, 2, ... computed steps.")
 
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """Return the computed steps of the part of a run that starts at ``first_step``, counted from there."""

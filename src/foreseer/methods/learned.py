@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from foreseer.checks import check_target, one_target
+from foreseer.checks import check_kind, check_target, one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast import Reuse
 from foreseer.forecast.kernel_rows import KernelRows
@@ -49,6 +49,7 @@ def learned(
         ScheduleError: not exactly one target was given, or ``forward_passes`` for a kernel without branches.
     """
     targets = {"nfe": nfe, "forward_passes": forward_passes, "speedup": speedup, "max_error": max_error}
+    check_kind("kernel", kernel, Kernel, ScheduleError)
     check_target(one_target(ScheduleError, targets, required=True), ScheduleError)
     if forward_passes is not None:
         return _joint(kernel, forward_passes, ridge)

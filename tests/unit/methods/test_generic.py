@@ -60,3 +60,15 @@ def test_models_count_alike_whatever_the_size_of_their_outputs():
     even = Uniform.for_nfe(3, len(KERNEL.grid), 3).on(KERNEL.grid)
     rows = TaylorSeer(order=1)
     assert formula_error(KERNEL, steps, rows).mean < 0.5 * formula_error(KERNEL, even, rows).mean
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_what_is_no_kernel_and_what_are_no_levels_is_refused():
+    for kernels, words in (([], "kernels is empty"), (["a file"], "kernels is a str; expected a Kernel")):
+        with pytest.raises(ScheduleError, match=words):
+            generic_kernel(kernels)
+    for levels in ([], [[]], [[1.0], [0.2, 1.0]]):
+        with pytest.raises(ScheduleError, match="expected falling noise levels"):
+            GenericSteps(1, levels)
+    with pytest.raises(ScheduleError, match="kernel is a str; expected a Kernel"):
+        fs.learned("a file", nfe=3)
