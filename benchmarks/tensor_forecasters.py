@@ -33,7 +33,7 @@ class Ours(Forecasting):
     """A compiled plan on the store: the checks and the weighted sum that every accelerated run does."""
 
     def __init__(self, policy: Policy) -> None:
-        self.run = BranchRun(policy.compile(fs.Grid.uniform(STEPS)), 0, None)
+        self.run = BranchRun(policy.compile(fs.Grid.uniform(STEPS)).of_branch(""), 0)
 
     def computed(self, step: int, feature: Tensor) -> None:
         """Keep it if a later row needs it."""

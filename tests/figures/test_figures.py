@@ -50,7 +50,7 @@ def test_every_table_is_quoted_and_every_result_names_its_command():
 def test_every_command_of_a_result_works(name):
     found, committed = (json.loads(file.read_text()) for file in (figures.trial(name), RESULTS / f"{name}.json"))
     assert found["rows"]
-    assert set(found["rows"][0]) == set(committed["rows"][0])  # a column that a table reads is still written
+    assert set(found["rows"][0]) >= set(committed["rows"][0])  # what tables read is still written
 
 
 def test_a_trial_has_the_smallest_counts():
