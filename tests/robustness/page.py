@@ -31,14 +31,13 @@ TITLES = {
 }
 HEAD = """# Unusual situations
 
-What happens when a run, or what surrounds it, is unusual: aborted runs, offload, compilation, LoRA, threads, half
-precision, damaged files. Every line is a test that was run, with this outcome:
+Aborted runs, offload, compilation, LoRA, threads, half precision, damaged files: what happens, as tests found it.
 
 - *works*: the result is that of the same run alone in a clean process;
 - *fails open*: the step is computed, and the record and one warning say why;
 - *refused*: an error names the remedy.
 
-The last column counts the settings tried: sites, models, moments of an interruption.
+*Settings* counts the sites, models and moments tried.
 """
 PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 
@@ -92,14 +91,23 @@ def page(results: Results, known: Mapping[str, str]) -> str:
     lines += [
         "## Schedulers",
         "",
-        "Every scheduler of diffusers, in the loop of the pipelines that it comes with. *Works*: half of the steps",
-        "were forecast. *Fails open*: the run equals the unattached run to the last bit, and the record says why.",
+        "Every scheduler of diffusers in the loop of its pipelines. *Works*: half of the steps were",
+        "forecast. *Fails open*: every step was computed; the run equals the unattached run to the last bit.",
         "",
-        "| scheduler | outcome | why |",
+        "| outcome | why | schedulers |",
         "|---|---|---|",
+        *schedulers(),
     ]
-    lines += [f"| {name} | {outcome} | {why} |" for name, (outcome, why) in sorted(OUTCOMES.items())]
     return "\n".join(lines) + "\n"
+
+
+def schedulers() -> list[str]:
+    """Lines of the table of schedulers: each outcome and reason with the schedulers that have it."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, result in sorted(OUTCOMES.items()):
+        groups[result].append(name.removesuffix("Scheduler"))
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != "works", -len(item[1]), item[0]))
+    return [f"| {outcome} | {why} | {', '.join(names)} |" for (outcome, why), names in ordered]
 
 
 def main(arguments: list[str]) -> int:
