@@ -155,7 +155,7 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
 
 
 def _cell(result: dict[str, Any], notes: dict[str, int]) -> str:
-    word = WORDS.get(result["outcome"], result["outcome"])
+    word: str = WORDS.get(result["outcome"], result["outcome"])
     failed = result.get("failed open") or []
     reason = result.get("reason") or (re.sub(r"^-?\d+ [^:]*: ", "", failed[0]) if failed else "")
     if word == "works" or not reason:
@@ -170,8 +170,8 @@ def _plain(reason: str) -> str:
 
 def _first_clause(reason: str) -> str:
     """A reason without the remedy that follows it; counts and levels, which differ from run to run, as N."""
-    clause = re.split(r"; use site=|, and without it|\. |(?<=per noise level)\.|\(the network", reason)[0].strip()
-    return re.sub(r"\b\d+(\.\d+)?\b", "N", clause)
+    clause = re.split(r"; use site=|, and without it|\. |(?<=per noise level)\.|\(the network", reason)[0] or ""
+    return re.sub(r"\b\d+(\.\d+)?\b", "N", clause.strip())
 
 
 def exported() -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.robustness.cells import AREAS, ROOT, Cell, all_cells
+from tests.robustness.cells import OUTCOMES as KINDS
 from tests.robustness.schedulers import OUTCOMES
 
 PAGE = ROOT / "docs" / "hardening.md"
@@ -37,8 +39,9 @@ Aborted runs, offload, compilation, LoRA, threads, half precision, damaged files
 - *fails open*: the step is computed, and the record and one warning say why;
 - *refused*: an error names the remedy.
 
-*Settings* counts the sites, models and moments tried.
+In brackets: how many sites, models or moments were tried, if several.
 """
+NOT_RUN = "not run here"
 PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 
 
@@ -58,36 +61,46 @@ class Results:
         elif report.when == "call" and report.passed:
             self.passed[test] += 1
 
-    def row(self, cell: Cell) -> str:
-        """The cell's line of the table."""
+    def line(self, cell: Cell) -> str:
+        """The cell's line of the list."""
         passed, skipped = self.passed[cell.test], self.skipped[cell.test]
-        outcome = cell.outcome if passed else "not run here"
-        ran = str(passed)
-        if skipped:
-            ran += f"; {len(skipped)} not run here: {skipped[0]}"
-        return f"{key(cell)} {outcome} | {ran} |"
+        counts = [str(passed)] if passed > 1 else []
+        counts += [f"{len(skipped)} not run here: {skipped[0]}"] if skipped else []
+        return key(cell) + (f" ({'; '.join(counts)})" if counts else "")
+
+    def outcome(self, cell: Cell) -> str:
+        """The cell's outcome, as its test came out."""
+        return cell.outcome if self.passed[cell.test] else NOT_RUN
 
 
 def key(cell: Cell) -> str:
     """How the cell's line begins, whatever came of it."""
-    return f"| {cell.what} |"
+    return f"- {cell.what}"
 
 
-def lines_of(text: str) -> dict[str, str]:
-    """The lines of cells in a page, by how they begin."""
+def lines_of(text: str) -> dict[str, tuple[str, str]]:
+    """The outcomes and lines of cells in a page, by how the lines begin."""
     keys = [key(cell) for cell in all_cells()]
-    return {start: line for line in text.splitlines() for start in keys if line.startswith(start)}
+    found, outcome = {}, ""
+    for line in text.splitlines():
+        if heading := re.fullmatch(r"\*\*(.+)\*\*", line):
+            outcome = heading[1].lower()
+        found |= {start: (outcome, line) for start in keys if f"{line} (".startswith(f"{start} (")}
+    return found
 
 
-def page(results: Results, known: Mapping[str, str]) -> str:
+def page(results: Results, known: Mapping[str, tuple[str, str]]) -> str:
     """The page; cells in ``known`` keep the line that they have there."""
     installed = [name for name in PACKAGES if find_spec(name)]
     versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in installed)
     lines = [HEAD, f"Last run on {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
     for area in AREAS:
-        lines += [f"## {TITLES[area]}", "", "| situation | outcome | settings |", "|---|---|---|"]
-        lines += [known.get(key(cell)) or results.row(cell) for cell in all_cells() if cell.area == area]
-        lines.append("")
+        lines += [f"## {TITLES[area]}", ""]
+        cells = [cell for cell in all_cells() if cell.area == area]
+        shown = [known.get(key(cell)) or (results.outcome(cell), results.line(cell)) for cell in cells]
+        for outcome in (*KINDS, NOT_RUN):
+            if listed := [line for came_out, line in shown if came_out == outcome]:
+                lines += [f"**{outcome.capitalize()}**", "", *listed, ""]
     lines += [
         "## Schedulers",
         "",
