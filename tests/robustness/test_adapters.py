@@ -73,10 +73,8 @@ class Adapters:
 LIFE = ("load", "load_file", "scale", "fuse", "unfuse", "hot_swap", "unload")
 
 
-@pytest.mark.cell(
-    "hosts", "LoRA loaded, scaled (`set_adapters`), fused, unfused, hot-swapped, unloaded: before attaching", "works"
-)
-@pytest.mark.cell("hosts", "the same LoRA changes between pictures while attached", "works")
+@pytest.mark.cell("hosts", "LoRA loaded, scaled, fused, unfused, hot-swapped or unloaded before attaching", "works")
+@pytest.mark.cell("hosts", "LoRA loaded, scaled, fused, unfused, hot-swapped or unloaded while attached", "works")
 @SITES
 def test_lora(site: str, tmp_path: Path) -> None:
     def images(attached: bool) -> tuple[list[Tensor], list[Tensor]]:
