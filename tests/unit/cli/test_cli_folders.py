@@ -1,15 +1,18 @@
 """The commands on whole pipelines in folders, from prompt to picture."""
 
+import inspect
 import json
 import math
 from typing import NamedTuple
 
+import diffusers
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import foreseer as fs
 from foreseer.cli import app
+from foreseer.pipelines.call_source import parameters_in_source
 from tests.support.folders import PARTS, save
 from tests.support.networks_video import LTX2_GUIDES_MORE
 
@@ -196,6 +199,17 @@ def test_an_option_that_cannot_be_given_is_refused(folder, words, why):
     result = CliRunner().invoke(app, [*map(str, command)])
     assert result.exit_code != 0
     assert why in f"{' '.join(result.output.split())} {result.exception}"
+
+
+@pytest.mark.parametrize("name", ["FluxImg2ImgPipeline", "StableDiffusionXLPipeline"])
+def test_the_parameters_of_a_call_are_read_from_the_source(name):
+    pipeline = getattr(diffusers, name)
+    actual = {key: item.default for key, item in inspect.signature(pipeline.__call__).parameters.items()}
+    read = parameters_in_source(name)
+    assert read is not None
+    expected = {key: actual[key] for key in actual if key not in ("self", "kwargs")}
+    assert {key: item.default for key, item in read.items()} == expected
+    assert parameters_in_source("NoSuchPipeline") is None
 
 
 def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
