@@ -31,6 +31,9 @@ def print_line(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+# Remedy where a target leaves no step to forecast.
+LESS = "ask for fewer steps or a larger error"
+
 # Name of a kernel's own rows among the methods.
 KERNEL = "kernel"
 
@@ -57,6 +60,7 @@ ForwardPasses = Annotated[
     int | None,
     typer.Option(min=1, help="Calls of the network under guidance; each branch computes its own steps."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Go on even if every step is computed, which saves nothing.")]
 Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe.")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (kernel, profile).")]
 
@@ -121,6 +125,17 @@ def planned(policy: Policy, grid: Grid) -> Plan:
     if policy.decides_while_sampling:
         raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
     return policy.compile(grid)
+
+
+def no_savings(computed: int, of: int, option: str, remedy: str, unit: str = "computed steps") -> typer.BadParameter:
+    """Make the refusal of a budget, given as ``option``, that leaves no step to forecast."""
+    return typer.BadParameter(f"{computed} {unit} of {of} save nothing: {remedy}.", param_hint=option)
+
+
+def check_budget(computed: int, of: int, option: str, unit: str = "computed steps") -> None:
+    """Raise BadParameter unless ``computed`` is at least 1 and less than ``of``."""
+    if not 1 <= computed < of:
+        raise no_savings(computed, of, option, f"give 1 to {of - 1}", unit)
 
 
 def progress_bar(disable: bool = False) -> Progress:

@@ -13,6 +13,7 @@ from foreseer.checks import one_target
 from foreseer.cli.common import (
     Device,
     Dtype,
+    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -70,7 +71,7 @@ def generate(
     out: Out = Path("out.png"),
     dtype: Dtype = None,
     device: Device = None,
-    force: Annotated[bool, typer.Option("--force", help="Draw even if the method saves nothing.")] = False,
+    force: Force = False,
     workers: Workers = None,
     ray: RayAddress = None,
     gpus_per_worker: GpusPerWorker = None,

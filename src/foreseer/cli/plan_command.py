@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 from foreseer.checks import unknown_name
 from foreseer.cli.common import (
     KERNEL,
+    LESS,
+    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -23,6 +25,7 @@ from foreseer.cli.common import (
     file_to_write,
     kernel_policy,
     method_policy,
+    no_savings,
     parse_shape,
     planned,
 )
@@ -66,6 +69,7 @@ def plan_make(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", callback=file_to_write, help="File to write the plan to.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
@@ -74,6 +78,10 @@ def plan_make(
         what, steps, (nfe, forward_passes, speedup, max_error), site, matrix, method=method or KERNEL
     )
     plan = planned(policy, grid)
+    if plan.saves_nothing and not force:
+        targets = {"--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
+        option = next((option for option, value in targets.items() if value is not None), "--nfe")
+        raise no_savings(plan.nfe, len(grid), option, f"{LESS}, or give --force")
     if out is not None:
         plan.save(created(out))
     explanation = plan.explain()

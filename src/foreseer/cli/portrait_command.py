@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foreseer.cli.common import created, file_to_write, print_line
+from foreseer.cli.common import check_budget, created, file_to_write, print_line
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import learned
 
@@ -21,6 +21,7 @@ def portrait(
 ) -> None:
     """Draw a kernel: projection fidelity, expected error per step, weights, trajectories."""
     loaded = Kernel.load(kernel)
+    check_budget(nfe, len(loaded.grid), "--nfe")
     plan = learned(loaded, nfe=nfe).compile(loaded.grid)
     from foreseer.calibration.analysis import plot_kernel
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foreseer.calibration.frontier import branches_of
 from foreseer.checks import one_target
 from foreseer.cli.common import (
     Device,
@@ -14,6 +15,7 @@ from foreseer.cli.common import (
     ForwardPasses,
     Nfe,
     Seed,
+    check_budget,
     file_to_write,
     open_model,
     print_line,
@@ -21,6 +23,7 @@ from foreseer.cli.common import (
 from foreseer.cli.pipeline_options import takes_call_options
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
 from foreseer.kernel import Kernel
+from foreseer.methods.learned import joint_schedule
 
 
 @takes_call_options
@@ -48,8 +51,11 @@ def rollout(
     place = chosen_place(workers, ray, gpus_per_worker)
     loaded = Kernel.load(kernel)
     one_target(typer.BadParameter, {"--nfe": nfe, "--forward-passes": forward_passes}, required=True)
-    if nfe is not None and nfe > len(loaded.grid):
-        raise typer.BadParameter(f"{nfe} computed steps do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
+    if forward_passes is not None:
+        joint_schedule(loaded, forward_passes)  # refuses a kernel without branches
+        check_budget(forward_passes, branches_of(loaded) * len(loaded.grid), "--forward-passes", "forward passes")
+    if nfe is not None:
+        check_budget(nfe, len(loaded.grid), "--nfe")
     pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
     from foreseer.calibration.rollout import rollout as run
 

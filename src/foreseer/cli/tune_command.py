@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foreseer.checks import one_target
-from foreseer.cli.common import Device, Dtype, Seed, file_to_write, open_model, print_line
+from foreseer.cli.common import Device, Dtype, Seed, check_budget, file_to_write, open_model, print_line
 from foreseer.cli.pipeline_options import takes_call_options
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
 from foreseer.schedule.base import budget_at
@@ -91,10 +91,7 @@ def _budgets(text: str | None, speedup: float | None, steps: int) -> list[int] |
     else:
         return None
     for nfe in budgets:
-        if not 1 <= nfe < steps:
-            raise typer.BadParameter(
-                f"{nfe} computed steps of {steps} save nothing: give 1 to {steps - 1}.", param_hint=option
-            )
+        check_budget(nfe, steps, option)
     return budgets
 
 

@@ -245,7 +245,7 @@ def test_forward_passes_are_a_budget_of_every_command(folder, guided, tmp_path):
     plan, rolled, drawn = tmp_path / "apart.plan.safetensors", tmp_path / "rolled.plan.safetensors", tmp_path / "o.gif"
     invoke("plan", kernel, "--forward-passes", calls, "-o", plan)
     invoke("rollout", folder("wan"), kernel, "--forward-passes", calls, "--prompts", prompts, "-o", rolled, *call)
-    words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", "--force", *call)
+    words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", *call)
     seen = []
     for how in (("--plan", plan), ("--plan", rolled), ("--kernel", kernel, "--forward-passes", calls)):
         record = json.loads(invoke(*words, *how))["record"]
