@@ -54,7 +54,6 @@ SiteOption = Annotated[
 ]
 Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; or fp32, bf16, fp16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Nfe = Annotated[int | None, typer.Option(min=1, help="Computed steps of a run (NFE).")]
 ForwardPasses = Annotated[
     int | None,
@@ -82,6 +81,16 @@ def folder_to_write(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror if existing.is_dir() else f"{existing} is a file"
         raise typer.BadParameter(f"Cannot write to the folder {folder}: {reason}.", param_hint="--out") from error
+
+
+def out_file(help: str) -> Any:
+    """Make the option ``--out`` of a command that writes one file."""
+    return typer.Option("--out", "-o", callback=file_to_write, help=help)
+
+
+def plural(count: int, what: str) -> str:
+    """Write a count and its noun, as in "2 prompts"."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def created(path: Path) -> Path:
@@ -166,36 +175,3 @@ def parse_shape(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(size) for size in text.replace("x", ",").split(","))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,4096,64.", param_hint="--shape") from error
-
-
-def open_model(
-    model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None, *, load: bool = True
-) -> tuple[Any, list[str], dict[str, Any]]:
-    """Load a pipeline, its prompts and the options of its call."""
-    from foreseer.pipelines import (
-        PipelineError,
-        check_call,
-        check_model,
-        check_placement,
-        load_pipeline,
-        read_pictures,
-        read_prompts,
-        sampling_of,
-        split_sampling,
-        with_pictures,
-    )
-
-    check_placement(dtype, device)
-    check_call(check_model(model), call)
-    file_prompts = read_prompts(prompts) if prompts is not None else None
-    if not load:
-        from foreseer.scale import Model
-
-        examples, defaults = split_sampling(sampling_of(model))
-        if not (file_prompts or examples):
-            raise PipelineError(f"{model!r} has no example prompts: give a file with --prompts.")
-        return Model(model, dtype, device), file_prompts or examples, {**defaults, **read_pictures(call)}
-    pipe, sampling = load_pipeline(model, dtype, device)
-    pipe.set_progress_bar_config(disable=True)
-    examples, defaults = split_sampling(sampling)
-    return pipe, file_prompts or examples, {**defaults, **with_pictures(pipe, call)}

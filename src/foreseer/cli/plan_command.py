@@ -22,10 +22,10 @@ from foreseer.cli.common import (
     SiteOption,
     Speedup,
     created,
-    file_to_write,
     kernel_policy,
     method_policy,
     no_savings,
+    out_file,
     parse_shape,
     planned,
 )
@@ -66,9 +66,7 @@ def plan_make(
     ] = None,
     site: SiteOption = None,
     matrix: Matrix = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="File to write the plan to.")
-    ] = None,
+    out: Annotated[Path | None, out_file("File to write the plan to.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
