@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from foreseer.checks import one_target
 from foreseer.errors import PlanError
-from foreseer.methods import resolve
 from foreseer.site import SITES, read_site
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from foreseer.grid import Grid
-    from foreseer.plan import Plan, Policy
 
 console = Console()
 errors = Console(stderr=True)
@@ -33,9 +28,6 @@ def print_line(text: str) -> None:
 
 # Remedy where a target leaves no step to forecast.
 LESS = "ask for fewer steps or a larger error"
-
-# Name of a kernel's own rows among the methods.
-KERNEL = "kernel"
 
 
 def _check_site(text: str | None) -> str | None:
@@ -99,43 +91,6 @@ def created(path: Path) -> Path:
     return path
 
 
-def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
-    """Make the policy of a method by name for runs of ``steps`` steps."""
-    return resolve(method, steps=steps, nfe=nfe, site=site, matrix=matrix)
-
-
-def kernel_policy(
-    kernel: Path,
-    nfe: int | None,
-    speedup: float | None,
-    max_error: float | None,
-    *,
-    forward_passes: int | None = None,
-    method: str = KERNEL,
-    matrix: Path | None = None,
-) -> Policy:
-    """Make the policy of a kernel file: searched steps, with the kernel's, L2P's or a formula's rows."""
-    if matrix is not None and method != "l2p":
-        raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
-    targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
-    one_target(typer.BadParameter, targets, required=True)
-    if forward_passes is None:
-        return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, profile=kernel, matrix=matrix)
-    if method != KERNEL:
-        raise typer.BadParameter(f"it needs the kernel's own rows, not {method}'s.", param_hint="--forward-passes")
-    from foreseer.kernel import Kernel
-    from foreseer.methods.learned import learned
-
-    return learned(Kernel.load(kernel), forward_passes=forward_passes)
-
-
-def planned(policy: Policy, grid: Grid) -> Plan:
-    """Compile the plan of a policy; a gate has none."""
-    if policy.decides_while_sampling:
-        raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
-    return policy.compile(grid)
-
-
 def no_savings(computed: int, of: int, option: str, remedy: str, unit: str = "computed steps") -> typer.BadParameter:
     """Make the refusal of a budget, given as ``option``, that leaves no step to forecast."""
     return typer.BadParameter(f"{computed} {unit} of {of} save nothing: {remedy}.", param_hint=option)
@@ -165,13 +120,3 @@ def bench_progress(disable: bool) -> Iterator[Callable[[int, int, str], None]]:
             bar.update(task, completed=done, total=total, description=title[:40])
 
         yield report
-
-
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Parse a shape written as 1,4096,64."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(size) for size in text.replace("x", ",").split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,4096,64.", param_hint="--shape") from error
