@@ -164,9 +164,18 @@ def unknown_name(kind: str, name: str, expected: Iterable[str]) -> str:
     >>> unknown_name("method", "tailorseer", ["reuse", "taylorseer"])
     "Unknown method 'tailorseer': did you mean 'taylorseer'? Expected one of reuse, taylorseer."
     """
+    names = list(expected)
+    nearest = nearest_name(name, names)
+    suggestion = f" did you mean {nearest!r}? Expected" if nearest else " expected"
+    return f"Unknown {kind} {name!r}:{suggestion} one of {', '.join(names)}."
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the name in ``names`` that was most likely meant by ``name``; ``None`` if none is near.
+
+    >>> nearest_name("tru_cfg", ["guidance_scale", "true_cfg"])
+    'true_cfg'
+    """
     from difflib import get_close_matches
 
-    names = list(expected)
-    nearest = get_close_matches(str(name), names, n=1)
-    suggestion = f" did you mean {nearest[0]!r}? Expected" if nearest else " expected"
-    return f"Unknown {kind} {name!r}:{suggestion} one of {', '.join(names)}."
+    return next(iter(get_close_matches(str(name), list(names), n=1)), None)

@@ -17,8 +17,6 @@ from rich.table import Table
 
 from foreseer.cli.bench_table import PUBLISHED, show_results
 from foreseer.cli.common import (
-    Device,
-    Dtype,
     Json,
     Matrix,
     Seed,
@@ -28,8 +26,8 @@ from foreseer.cli.common import (
     errors,
     folder_to_write,
 )
-from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
+from foreseer.cli.pipeline_options import Prompts, Setup, runs_pipeline
+from foreseer.cli.workers import work_bar
 from foreseer.kernel import Kernel
 
 if TYPE_CHECKING:
@@ -61,10 +59,10 @@ Calibration = Annotated[Path | None, typer.Option(help="A text file of prompts f
 Kernels = Annotated[list[Path] | None, typer.Option(help="A kernel file: learned rows at each budget, L2P trained.")]
 
 
-@takes_call_options
+@runs_pipeline
 def bench(
     model: Annotated[str | None, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
+    prompts: Prompts = None,
     preset: Name = None,
     preset_model: PresetModel = None,
     random_weights: Random = False,
@@ -86,15 +84,10 @@ def bench(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report; resumed if it exists.")] = Path(
         "report"
     ),
-    dtype: Dtype = None,
-    device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    workers: Workers = None,
-    ray: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = None,
     as_json: Json = False,
     *,
-    call: dict[str, Any],
+    setup: Setup,
 ) -> None:
     """Compare methods and peers with the run that computes every step; write a page, JSON, CSV and tables."""
     if presets:
@@ -112,11 +105,11 @@ def bench(
         Kernel.load(path)  # refused here, not in a row of the table
     request = BenchRequest(
         *(prompts, limit, steps, seed),
-        options=call,
+        options=setup.call,
         measures=_names(measures),
         real=real,
-        dtype=dtype,
-        device=device,
+        dtype=setup.dtype,
+        device=setup.device,
         command=shlex.join(["foreseer", *sys.argv[1:]]),
     )
     files = (kernel, plan, matrix)
@@ -133,7 +126,7 @@ def bench(
         _refuse({**decided, "--calibration-prompts": calibration_prompts}, "the preset decides it")
         size = _scale(random_weights, scale)
         make = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
-    _run(make, out, chosen_place(workers, ray, gpus_per_worker), as_json, threads)
+    _run(make, out, setup.place, as_json, threads)
 
 
 def _run(make: Make, out: Path, place: Place | None, as_json: bool, threads: int | None) -> None:

@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from foreseer.checks import one_target
 from foreseer.errors import PlanError
-from foreseer.methods import resolve
 from foreseer.site import SITES, read_site
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from foreseer.grid import Grid
-    from foreseer.plan import Plan, Policy
 
 console = Console()
 errors = Console(stderr=True)
@@ -31,8 +26,8 @@ def print_line(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-# Name of a kernel's own rows among the methods.
-KERNEL = "kernel"
+# Remedy where a target leaves no step to forecast.
+LESS = "ask for fewer steps or a larger error"
 
 
 def _check_site(text: str | None) -> str | None:
@@ -51,12 +46,12 @@ SiteOption = Annotated[
 ]
 Matrix = Annotated[Path | None, typer.Option("--matrix", help="L2P's weight file (text).")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; or fp32, bf16, fp16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Nfe = Annotated[int | None, typer.Option(min=1, help="Computed steps of a run (NFE).")]
 ForwardPasses = Annotated[
     int | None,
     typer.Option(min=1, help="Calls of the network under guidance; each branch computes its own steps."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Go on even if every step is computed, which saves nothing.")]
 Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe.")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (kernel, profile).")]
 
@@ -80,47 +75,31 @@ def folder_to_write(folder: Path) -> None:
         raise typer.BadParameter(f"Cannot write to the folder {folder}: {reason}.", param_hint="--out") from error
 
 
+def out_file(help: str) -> Any:
+    """Make the option ``--out`` of a command that writes one file."""
+    return typer.Option("--out", "-o", callback=file_to_write, help=help)
+
+
+def plural(count: int, what: str) -> str:
+    """Write a count and its noun, as in "2 prompts"."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
 def created(path: Path) -> Path:
     """Create the folder of ``path`` and return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def method_policy(method: str, steps: int, nfe: int | None, site: str | None, matrix: Path | None) -> Policy:
-    """Make the policy of a method by name for runs of ``steps`` steps."""
-    return resolve(method, steps=steps, nfe=nfe, site=site, matrix=matrix)
+def no_savings(computed: int, of: int, option: str, remedy: str, unit: str = "computed steps") -> typer.BadParameter:
+    """Make the refusal of a budget, given as ``option``, that leaves no step to forecast."""
+    return typer.BadParameter(f"{computed} {unit} of {of} save nothing: {remedy}.", param_hint=option)
 
 
-def kernel_policy(
-    kernel: Path,
-    nfe: int | None,
-    speedup: float | None,
-    max_error: float | None,
-    *,
-    forward_passes: int | None = None,
-    method: str = KERNEL,
-    matrix: Path | None = None,
-) -> Policy:
-    """Make the policy of a kernel file: searched steps, with the kernel's, L2P's or a formula's rows."""
-    if matrix is not None and method != "l2p":
-        raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
-    targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
-    one_target(typer.BadParameter, targets, required=True)
-    if forward_passes is None:
-        return resolve(method, nfe=nfe, speedup=speedup, max_error=max_error, profile=kernel, matrix=matrix)
-    if method != KERNEL:
-        raise typer.BadParameter(f"it needs the kernel's own rows, not {method}'s.", param_hint="--forward-passes")
-    from foreseer.kernel import Kernel
-    from foreseer.methods.learned import learned
-
-    return learned(Kernel.load(kernel), forward_passes=forward_passes)
-
-
-def planned(policy: Policy, grid: Grid) -> Plan:
-    """Compile the plan of a policy; a gate has none."""
-    if policy.decides_while_sampling:
-        raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
-    return policy.compile(grid)
+def check_budget(computed: int, of: int, option: str, unit: str = "computed steps") -> None:
+    """Raise BadParameter unless ``computed`` is at least 1 and less than ``of``."""
+    if not 1 <= computed < of:
+        raise no_savings(computed, of, option, f"give 1 to {of - 1}", unit)
 
 
 def progress_bar(disable: bool = False) -> Progress:
@@ -141,46 +120,3 @@ def bench_progress(disable: bool) -> Iterator[Callable[[int, int, str], None]]:
             bar.update(task, completed=done, total=total, description=title[:40])
 
         yield report
-
-
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Parse a shape written as 1,4096,64."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(size) for size in text.replace("x", ",").split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,4096,64.", param_hint="--shape") from error
-
-
-def open_model(
-    model: str, prompts: Path | None, call: dict[str, Any], dtype: str | None, device: str | None, *, load: bool = True
-) -> tuple[Any, list[str], dict[str, Any]]:
-    """Load a pipeline, its prompts and the options of its call."""
-    from foreseer.pipelines import (
-        PipelineError,
-        check_call,
-        check_model,
-        check_placement,
-        load_pipeline,
-        read_pictures,
-        read_prompts,
-        sampling_of,
-        split_sampling,
-        with_pictures,
-    )
-
-    check_placement(dtype, device)
-    check_call(check_model(model), call)
-    file_prompts = read_prompts(prompts) if prompts is not None else None
-    if not load:
-        from foreseer.scale import Model
-
-        examples, defaults = split_sampling(sampling_of(model))
-        if not (file_prompts or examples):
-            raise PipelineError(f"{model!r} has no example prompts: give a file with --prompts.")
-        return Model(model, dtype, device), file_prompts or examples, {**defaults, **read_pictures(call)}
-    pipe, sampling = load_pipeline(model, dtype, device)
-    pipe.set_progress_bar_config(disable=True)
-    examples, defaults = split_sampling(sampling)
-    return pipe, file_prompts or examples, {**defaults, **with_pictures(pipe, call)}

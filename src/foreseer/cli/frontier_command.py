@@ -14,7 +14,7 @@ from foreseer.cli.common import (
     Json,
     console,
     created,
-    file_to_write,
+    out_file,
     print_line,
     progress_bar,
 )
@@ -30,9 +30,7 @@ def frontier(
     forward_passes: Annotated[
         bool, typer.Option("--forward-passes", help="Count calls of the network; each branch computes its own steps.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="Also draw the curve into this PNG.")
-    ] = None,
+    out: Annotated[Path | None, out_file("Also draw the curve into this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Trace the expected error of the final sample over computed steps, and mark the knee."""

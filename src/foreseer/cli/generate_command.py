@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from foreseer.checks import one_target
 from foreseer.cli.common import (
-    Device,
-    Dtype,
+    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -26,13 +26,9 @@ from foreseer.cli.common import (
     folder_to_write,
     print_line,
 )
-from foreseer.cli.pipeline_options import PICTURE, takes_call_options
+from foreseer.cli.pipeline_options import DEFAULT_STEPS, PICTURE, ModelName, Setup, runs_pipeline
 from foreseer.cli.policy_request import TARGETS, PolicyRequest
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, work_bar
-
-if TYPE_CHECKING:
-    from foreseer.plan import Policy
-    from foreseer.scale import Place
+from foreseer.cli.workers import work_bar
 
 Gated = Annotated[
     bool, typer.Option("--gated", help="With a kernel: compute as many steps as each image needs; --nfe is the mean.")
@@ -44,9 +40,9 @@ Out = Annotated[
 ]
 
 
-@takes_call_options
+@runs_pipeline
 def generate(
-    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    model: ModelName,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="Prompt; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A text file, one prompt per line; --out is a folder.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="With --prompts: pictures of each prompt.")] = 1,
@@ -68,39 +64,40 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
     seed: Seed = 0,
     out: Out = Path("out.png"),
-    dtype: Dtype = None,
-    device: Device = None,
-    force: Annotated[bool, typer.Option("--force", help="Draw even if the method saves nothing.")] = False,
-    workers: Workers = None,
-    ray: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = None,
+    force: Force = False,
     as_json: Json = False,
     *,
-    call: dict[str, Any],
+    setup: Setup,
 ) -> None:
     """Draw pictures with any diffusers pipeline, by default with generic steps at a speedup of 2.5."""
     one_target(typer.BadParameter, {"--prompt": prompt, "--prompts": prompts}, required=True)
-    place = chosen_place(workers, ray, gpus_per_worker)
-    if prompts is None and place is not None:
+    if prompts is None and setup.place is not None:
         raise typer.BadParameter("workers draw the prompts of a file: give --prompts.", param_hint="--workers")
     targets = dict(zip(TARGETS, (nfe, forward_passes, speedup, max_error, quality), strict=True))
     request = PolicyRequest(method, profile, kernel, plan, targets, gated, max_nfe, matrix, site)
-    run_steps = _check_request(model, prompt or [], steps, (dtype, device), out if prompts is None else None, call)
+    run_steps = _check_request(model, prompt or [], steps, setup, out if prompts is None else None)
     if prompts is None:
         file_to_write(out)
     else:
         folder_to_write(out)
     policy_for = cache(request.policy)
     policy, policy_steps = policy_for(run_steps)
-    if not (force or PICTURE in call):
+    if not (force or PICTURE in setup.call):
         request.check_savings(policy, run_steps)
     if prompts is not None:
-        settings = (policy_steps, policy, seed, seeds, call, request.fallback)
-        _generate_many((model, dtype, device), prompts, out, settings, place, as_json)
+        settings = {
+            "steps": policy_steps,
+            "policy": policy,
+            "seed": seed,
+            "seeds_per_prompt": seeds,
+            "fallback": request.fallback,
+        }
+        _generate_many(model, prompts, out, setup, settings, as_json)
         return
     from foreseer.evaluate.sampling.generate import PictureRequest, generate_all
 
-    pictures = PictureRequest(model, prompt or [], steps, seed, out, call, dtype, device, request.fallback)
+    device = (setup.dtype, setup.device)
+    pictures = PictureRequest(model, prompt or [], steps, seed, out, setup.call, *device, request.fallback)
     for picture in generate_all(pictures, policy_for, quiet=as_json):
         if as_json:
             typer.echo(json.dumps(picture.to_dict()))
@@ -109,12 +106,7 @@ def generate(
 
 
 def _generate_many(
-    model: tuple[str, str | None, str | None],
-    prompts: Path,
-    folder: Path,
-    settings: tuple[int, Policy | None, int, int, dict[str, Any], bool],
-    place: Place | None,
-    as_json: bool,
+    model: str, prompts: Path, folder: Path, setup: Setup, settings: Mapping[str, Any], as_json: bool
 ) -> None:
     """Draw every prompt of a file into a folder; failures are summed up at the end."""
     from foreseer.pipelines import read_pictures, read_prompts
@@ -124,10 +116,10 @@ def _generate_many(
     from foreseer.scale import Failure, Model
     from foreseer.scale.unit import sum_up
 
-    *most, call, fallback = settings
-    drawing = Drawing(*most, options=read_pictures(call), fallback=fallback)  # pyright: ignore[reportArgumentType]
+    drawing = Drawing(**settings, options=read_pictures(setup.call))
+    named = Model(model, setup.dtype, setup.device)
     with work_bar("Drawing", as_json) as progress:
-        results = generate_many(Model(*model), texts, folder, drawing, workers=place, progress=progress)
+        results = generate_many(named, texts, folder, drawing, workers=setup.place, progress=progress)
     failures = [result for result in results if isinstance(result, Failure)]
     drawn = [result for result in results if not isinstance(result, Failure)]
     passes = sum(line["forward_passes"] for line in drawn) / max(1, len(drawn))
@@ -141,24 +133,15 @@ def _generate_many(
         raise typer.Exit(1)
 
 
-def _check_request(
-    model: str,
-    prompts: list[str],
-    steps: int | None,
-    placement: tuple[str | None, str | None],
-    out: Path | None,
-    call: dict[str, Any],
-) -> int:
+def _check_request(model: str, prompts: list[str], steps: int | None, setup: Setup, out: Path | None) -> int:
     """Refuse what needs no model to be refused; return the steps of the run."""
     from foreseer import zoo
     from foreseer.evaluate.sampling.picture_files import check_format
-    from foreseer.pipelines import check_call, check_model, check_placement, draws_pictures
+    from foreseer.pipelines import draws_pictures
 
     if any(not text.strip() for text in prompts):
         raise typer.BadParameter("the prompt is empty: describe a picture.", param_hint="--prompt")
-    check_placement(*placement)
-    folder = check_model(model)
-    check_call(folder, call)
+    folder = setup.check(model)
     if out is not None:
         check_format(out, picture=draws_pictures(folder))
-    return steps or int(zoo.sampling(folder).get("num_inference_steps", 50))
+    return steps or int(zoo.sampling(folder).get("num_inference_steps", DEFAULT_STEPS))

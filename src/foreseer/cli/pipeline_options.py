@@ -1,4 +1,4 @@
-"""Options of a pipeline's call, which several commands share."""
+"""Options of every command that runs a pipeline: where it runs, and the pipeline's call."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+
+from foreseer.cli.common import Dtype
+from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place
+
+if TYPE_CHECKING:
+    from foreseer.scale import Place
 
 # Placeholder for the pipeline's own name of its picture argument.
 PICTURE = "picture"
@@ -22,7 +30,14 @@ NAMES = {
     "negative": "negative_prompt",
     "image": PICTURE,
 }
-OPTIONS: dict[str, Any] = {
+SETUP: dict[str, Any] = {
+    "dtype": Dtype,
+    "device": Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")],
+    "workers": Workers,
+    "ray": RayAddress,
+    "gpus_per_worker": GpusPerWorker,
+}
+CALL: dict[str, Any] = {
     "height": Annotated[int | None, typer.Option(min=8)],
     "width": Annotated[int | None, typer.Option(min=8)],
     "guidance": Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")],
@@ -46,24 +61,93 @@ DECIDED = {
 }
 
 
-def takes_call_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of the pipeline's call; it receives them as one dictionary, ``call``.
+ModelName = Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")]
+Prompts = Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")]
+DEFAULT_STEPS = 50
 
-    The keys are the names in the pipeline's call; pictures are paths.
+
+class Opened(NamedTuple):
+    """A pipeline or its name for workers, prompts, call options without steps, and the default steps."""
+
+    pipe: Any
+    prompts: list[str]
+    options: dict[str, Any]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a command runs its pipeline.
+
+    Args:
+        call: options by their names in the pipeline's call; pictures are paths.
+        dtype, device, workers, ray, gpus_per_worker: as on the command line.
     """
-    own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "call"]
+
+    call: dict[str, Any]
+    dtype: str | None = None
+    device: str | None = None
+    workers: int | None = None
+    ray: str | None = None
+    gpus_per_worker: float | None = None
+
+    @cached_property
+    def place(self) -> Place | None:
+        """Where prompts are run; ``None`` for this process."""
+        return chosen_place(self.workers, self.ray, self.gpus_per_worker)
+
+    def check(self, model: str) -> Path:
+        """Refuse what can be refused before the model is loaded; return its folder."""
+        from foreseer import pipelines
+
+        pipelines.check_placement(self.dtype, self.device)
+        folder = pipelines.check_model(model)
+        pipelines.check_call(folder, self.call)
+        return folder
+
+    def open(self, model: str, prompts: Path | None, *, load: bool | None = None) -> Opened:
+        """Check the options, read the prompts, and load the pipeline.
+
+        Args:
+            model: name, folder or hub id.
+            prompts: a text file; by default the model's examples.
+            load: whether to load the pipeline; by default unless workers do.
+        """
+        from foreseer import pipelines
+
+        self.check(model)
+        texts = pipelines.read_prompts(prompts) if prompts is not None else None
+        examples, options = pipelines.split_sampling(pipelines.sampling_of(model))
+        if not (texts or examples):
+            raise pipelines.PipelineError(f"{model!r} has no example prompts: give a file with --prompts.")
+        steps = int(options.pop("num_inference_steps", DEFAULT_STEPS))
+        if load or (load is None and self.place is None):
+            pipe, _ = pipelines.load_pipeline(model, self.dtype, self.device)
+            pipe.set_progress_bar_config(disable=True)
+            options |= pipelines.with_pictures(pipe, self.call)
+        else:
+            from foreseer.scale import Model
+
+            pipe = Model(model, self.dtype, self.device)
+            options |= pipelines.read_pictures(self.call)
+        return Opened(pipe, texts or examples, options, steps)
+
+
+def runs_pipeline(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options in ``SETUP`` and ``CALL``; it receives them as ``setup``."""
+    own = [item for item in inspect.signature(command, eval_str=True).parameters.values() if item.name != "setup"]
     kind = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter(name, kind, default=None, annotation=OPTIONS[name]) for name in OPTIONS]
+    added = [inspect.Parameter(name, kind, default=None, annotation=kinds) for name, kinds in (SETUP | CALL).items()]
     parameters = [item.replace(kind=kind) for item in own] + added
 
-    def with_call_options(**arguments: Any) -> None:
-        values = {name: arguments.pop(name) for name in OPTIONS}
-        command(**arguments, call=_collect(values))
+    def with_setup(**arguments: Any) -> None:
+        call, setup = ({name: arguments.pop(name) for name in options} for options in (CALL, SETUP))
+        command(**arguments, setup=Setup(_collect(call), **setup))
 
-    with_call_options.__name__, with_call_options.__doc__ = command.__name__, command.__doc__
-    with_call_options.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    with_call_options.__annotations__ = {item.name: item.annotation for item in parameters}
-    return with_call_options
+    with_setup.__name__, with_setup.__doc__ = command.__name__, command.__doc__
+    with_setup.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    with_setup.__annotations__ = {item.name: item.annotation for item in parameters}
+    return with_setup
 
 
 def _collect(values: dict[str, Any]) -> dict[str, Any]:

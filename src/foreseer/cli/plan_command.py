@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from foreseer.checks import unknown_name
+from foreseer.checks import one_target, unknown_name
 from foreseer.cli.common import (
-    KERNEL,
+    LESS,
+    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -20,19 +22,23 @@ from foreseer.cli.common import (
     SiteOption,
     Speedup,
     created,
-    file_to_write,
-    kernel_policy,
-    method_policy,
-    parse_shape,
-    planned,
+    no_savings,
+    out_file,
 )
+from foreseer.cli.policy_request import TARGETS
 from foreseer.errors import PlanError
 from foreseer.grid import Grid
-from foreseer.methods import METHODS
+from foreseer.kernel import Kernel
+from foreseer.kernel.interpolate import resampled
+from foreseer.methods import METHODS, resolve
+from foreseer.methods.learned import learned
 from foreseer.plan import Plan
 
 if TYPE_CHECKING:
     from foreseer.plan import Policy
+
+# Name of a kernel's own rows among the methods.
+KERNEL = "kernel"
 
 
 class MakeByDefault(TyperGroup):
@@ -63,17 +69,18 @@ def plan_make(
     ] = None,
     site: SiteOption = None,
     matrix: Matrix = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", callback=file_to_write, help="File to write the plan to.")
-    ] = None,
+    out: Annotated[Path | None, out_file("File to write the plan to.")] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
     _check_method(what, method)
-    policy, grid = _policy_and_grid(
-        what, steps, (nfe, forward_passes, speedup, max_error), site, matrix, method=method or KERNEL
-    )
-    plan = planned(policy, grid)
+    targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
+    policy, grid = _policy_and_grid(what, steps, targets, site, matrix, method=method or KERNEL)
+    plan = _planned(policy, grid)
+    if plan.saves_nothing and not force:
+        option = next((option for option, value in targets.items() if value is not None), "--nfe")
+        raise no_savings(plan.nfe, len(grid), option, f"{LESS}, or give --force")
     if out is not None:
         plan.save(created(out))
     explanation = plan.explain()
@@ -93,12 +100,12 @@ def plan_explain(
 ) -> None:
     """Explain step by step what a plan computes and how it forecasts."""
     if what in METHODS:
-        plan = planned(method_policy(what, steps, nfe, site, matrix), Grid.uniform(steps))
+        plan = _planned(resolve(what, steps=steps, nfe=nfe, site=site, matrix=matrix), Grid.uniform(steps))
     elif Path(what).exists():
         plan = Plan.load(what)
     else:
         raise PlanError(unknown_name("file or method", what, METHODS))
-    explanation = plan.explain(parse_shape(shape), dtype)
+    explanation = plan.explain(_read_shape(shape), dtype)
     typer.echo(json.dumps(explanation.to_dict(), indent=1) if as_json else str(explanation))
 
 
@@ -119,28 +126,42 @@ def _check_method(what: str, method: str | None) -> None:
 
 
 def _policy_and_grid(
-    what: str,
-    steps: int | None,
-    target: tuple[int | None, int | None, float | None, float | None],
-    site: Any,
-    matrix: Path | None,
-    *,
-    method: str,
+    what: str, steps: int | None, targets: Mapping[str, Any], site: str | None, matrix: Path | None, *, method: str
 ) -> tuple[Policy, Grid]:
-    from foreseer.kernel import Kernel
-    from foreseer.kernel.interpolate import resampled
-
-    nfe, forward_passes, speedup, max_error = target
     if what in METHODS:
-        if any(value is not None for value in target[1:]):
+        if any(value is not None for option, value in targets.items() if option != "--nfe"):
             raise typer.BadParameter("--forward-passes, --speedup and --max-error need a kernel; a method takes --nfe.")
-        return method_policy(what, steps or 50, nfe, site, matrix), Grid.uniform(steps or 50)
+        steps = steps or 50
+        return resolve(what, steps=steps, nfe=targets["--nfe"], site=site, matrix=matrix), Grid.uniform(steps)
     if not Path(what).exists():
         raise PlanError(unknown_name("file or method", what, METHODS))
     if site is not None:
         raise typer.BadParameter("the kernel sets the site: leave it out.", param_hint="--site")
     kernel = Kernel.load(what)
     grid = kernel.grid if steps in (None, len(kernel.grid)) else resampled(kernel.grid, steps)
-    path = Path(what)
-    policy = kernel_policy(path, nfe, speedup, max_error, forward_passes=forward_passes, method=method, matrix=matrix)
-    return policy, grid
+    if matrix is not None and method != "l2p":
+        raise typer.BadParameter("with a kernel it belongs to --method l2p.", param_hint="--matrix")
+    target = one_target(typer.BadParameter, targets, required=True)
+    target = {TARGETS[option]: value for option, value in target.items()}
+    if "forward_passes" not in target:
+        return resolve(method, **target, profile=kernel, matrix=matrix), grid
+    if method != KERNEL:
+        raise typer.BadParameter(f"it needs the kernel's own rows, not {method}'s.", param_hint="--forward-passes")
+    return learned(kernel, **target), grid
+
+
+def _planned(policy: Policy, grid: Grid) -> Plan:
+    """Compile the plan of a policy; a gate has none."""
+    if policy.decides_while_sampling:
+        raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
+    return policy.compile(grid)
+
+
+def _read_shape(text: str | None) -> tuple[int, ...] | None:
+    """Read a shape written as 1,4096,64."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(size) for size in text.replace("x", ",").split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a shape; write it as 1,4096,64.", param_hint="--shape") from error

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from foreseer.checks import one_target
+from foreseer.cli.common import LESS, no_savings
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile
 from foreseer.kernel import Kernel
@@ -137,15 +138,11 @@ class PolicyRequest:
                 param_hint="--plan",
             )
         nfe = self.target.get("nfe", 0)
-        if nfe < steps:
-            # Compiled on a copy: a job is known by its policy, caches included.
-            nfe = copy.deepcopy(policy).compile(self._grid(policy, steps)).nfe
-        if nfe >= steps:
+        # Compiled on a copy: a job is known by its policy, caches included.
+        plan = copy.deepcopy(policy).compile(self._grid(policy, steps)) if nfe < steps else None
+        if plan is None or plan.saves_nothing:
             option = next((option for option, value in self.targets.items() if value is not None), "--plan")
-            raise typer.BadParameter(
-                f"{nfe} computed steps of {steps} save nothing: ask for fewer steps or a larger error, {remedy}.",
-                param_hint=option,
-            )
+            raise no_savings(plan.nfe if plan is not None else nfe, steps, option, f"{LESS}, {remedy}")
 
     def _grid(self, policy: Policy, steps: int) -> Grid:
         if isinstance(policy, FixedPlan) and len(policy.plan.grid) == steps:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foreseer.cli.common import created, file_to_write, print_line
+from foreseer.cli.common import check_budget, created, out_file, print_line
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import learned
 
@@ -15,12 +15,11 @@ from foreseer.methods.learned import learned
 def portrait(
     kernel: Annotated[Path, typer.Argument(help="A kernel file.")],
     nfe: Annotated[int, typer.Option(min=1, help="Computed steps of the plan that is shown.")] = 9,
-    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The PNG to write.")] = Path(
-        "portrait.png"
-    ),
+    out: Annotated[Path, out_file("The PNG to write.")] = Path("portrait.png"),
 ) -> None:
     """Draw a kernel: projection fidelity, expected error per step, weights, trajectories."""
     loaded = Kernel.load(kernel)
+    check_budget(nfe, len(loaded.grid), "--nfe")
     plan = learned(loaded, nfe=nfe).compile(loaded.grid)
     from foreseer.calibration.analysis import plot_kernel
 

@@ -3,72 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from foreseer.calibration.frontier import branches_of
 from foreseer.checks import one_target
 from foreseer.cli.common import (
-    Device,
-    Dtype,
     ForwardPasses,
     Nfe,
     Seed,
-    file_to_write,
-    open_model,
+    check_budget,
+    out_file,
+    plural,
     print_line,
 )
-from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
+from foreseer.cli.pipeline_options import ModelName, Prompts, Setup, runs_pipeline
+from foreseer.cli.workers import resumable
 from foreseer.kernel import Kernel
+from foreseer.methods.learned import joint_schedule
 
 
-@takes_call_options
+@runs_pipeline
 def rollout(
-    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    model: ModelName,
     kernel: Annotated[Path, typer.Argument(help="A kernel file of this model, recorded on the grid of the plan.")],
     nfe: Nfe = None,
     forward_passes: ForwardPasses = None,
-    prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
+    prompts: Prompts = None,
     teacher_steps: Annotated[int | None, typer.Option(min=2, help="Steps of a finer run to follow.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Number of prompts to use; a dozen or more.")] = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The plan to write.")] = Path(
-        "rollout.plan.safetensors"
-    ),
-    dtype: Dtype = None,
-    device: Device = None,
-    workers: Workers = None,
-    ray: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = None,
+    out: Annotated[Path, out_file("The plan to write.")] = Path("rollout.plan.safetensors"),
     *,
-    call: dict[str, Any],
+    setup: Setup,
 ) -> None:
     """Fit a plan's rows on the trajectories that the plan itself produces; resumes after an interruption."""
-    place = chosen_place(workers, ray, gpus_per_worker)
     loaded = Kernel.load(kernel)
     one_target(typer.BadParameter, {"--nfe": nfe, "--forward-passes": forward_passes}, required=True)
-    if nfe is not None and nfe > len(loaded.grid):
-        raise typer.BadParameter(f"{nfe} computed steps do not fit {len(loaded.grid)} steps.", param_hint="--nfe")
-    pipe, texts, options = open_model(model, prompts, call, dtype, device, load=place is None)
+    if forward_passes is not None:
+        joint_schedule(loaded, forward_passes)  # refuses a kernel without branches
+        check_budget(forward_passes, branches_of(loaded) * len(loaded.grid), "--forward-passes", "forward passes")
+    if nfe is not None:
+        check_budget(nfe, len(loaded.grid), "--nfe")
+    pipe, texts, options, _ = setup.open(model, prompts)
+    texts = texts[:count]
     from foreseer.calibration.rollout import rollout as run
 
-    options.pop("num_inference_steps", None)
     with resumable("Rolling out", out) as (partial, progress):
         plan = run(
             pipe,
             loaded,
-            texts[:count],
+            texts,
             nfe=nfe,
             forward_passes=forward_passes,
             teacher_steps=teacher_steps,
             seed=seed,
             checkpoint=partial,
-            workers=place,
+            workers=setup.place,
             progress=lambda done, total: progress(done, total, ""),
             **options,
         )
         plan.save(out)
-    used = len(texts[:count])
-    plural = "s" if used > 1 else ""
-    print_line(f"wrote {out}: computes {plan.nfe} of {len(plan.grid)} steps, fitted on {used} prompt{plural}")
+    print_line(f"wrote {out}: computes {plan.nfe} of {len(plan.grid)} steps, fitted on {plural(len(texts), 'prompt')}")

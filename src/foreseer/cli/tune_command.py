@@ -5,25 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreseer.checks import one_target
-from foreseer.cli.common import Device, Dtype, Seed, file_to_write, open_model, print_line
-from foreseer.cli.pipeline_options import takes_call_options
-from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place, resumable
+from foreseer.cli.common import Seed, check_budget, out_file, print_line
+from foreseer.cli.pipeline_options import ModelName, Setup, runs_pipeline
+from foreseer.cli.workers import resumable
 from foreseer.schedule.base import budget_at
 
 if TYPE_CHECKING:
     from foreseer.methods.profile import Profile
 
-DEFAULT_STEPS = 50
 
-
-@takes_call_options
+@runs_pipeline
 def tune(
-    model: Annotated[str, typer.Argument(help="'emoji' (bundled), a diffusers folder, or a hub id.")],
+    model: ModelName,
     prompts: Annotated[Path | None, typer.Option(help="A text file with one prompt per line, a dozen or more.")] = None,
     speedup: Annotated[float | None, typer.Option(min=1.0, help="Steps / computed steps of the refined plan.")] = None,
     budgets: Annotated[
@@ -34,31 +32,22 @@ def tune(
     iterations: Annotated[int, typer.Option(min=0, help="Iterations of refinement for each plan.")] = 2,
     mix: Annotated[bool, typer.Option(help="Mix channels where it helps on held-out prompts.")] = True,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option("--out", "-o", callback=file_to_write, help="The profile to write.")] = Path(
-        "model.profile.safetensors"
-    ),
-    dtype: Dtype = None,
-    device: Device = None,
-    workers: Workers = None,
-    ray: RayAddress = None,
-    gpus_per_worker: GpusPerWorker = None,
+    out: Annotated[Path, out_file("The profile to write.")] = Path("model.profile.safetensors"),
     *,
-    call: dict[str, Any],
+    setup: Setup,
 ) -> None:
     """Learn a model once: one file for every budget and step count. It resumes after an interruption."""
     one_target(typer.BadParameter, {"--speedup": speedup, "--budgets": budgets})
-    place = chosen_place(workers, ray, gpus_per_worker)
-    _, texts, options = open_model(model, prompts, call, dtype, device, load=False)
+    _, texts, _, default_steps = setup.open(model, prompts, load=False)
     texts = texts[:count]
     if len(texts) < 2:
         raise typer.BadParameter("tuning needs two prompts or more: one is held out.", param_hint="--prompts")
-    run_steps = steps or int(options.get("num_inference_steps", DEFAULT_STEPS))
+    run_steps = steps or default_steps
     chosen = _budgets(budgets, speedup, run_steps)
     from foreseer.calibration.tune import stage_costs
     from foreseer.calibration.tune import tune as run
 
-    pipe, _, options = open_model(model, prompts, call, dtype, device, load=place is None)
-    options.pop("num_inference_steps", None)
+    pipe, _, options, _ = setup.open(model, prompts)
     with resumable("Tuning", out) as (partial, show):
         costs = stage_costs(len(texts), run_steps, chosen, iterations=iterations, mix=mix)
         profile = run(
@@ -70,7 +59,7 @@ def tune(
             iterations=iterations,
             mix=mix,
             checkpoint=partial,
-            workers=place,
+            workers=setup.place,
             progress=_over_stages(costs, show),
             **options,
         )
@@ -91,10 +80,7 @@ def _budgets(text: str | None, speedup: float | None, steps: int) -> list[int] |
     else:
         return None
     for nfe in budgets:
-        if not 1 <= nfe < steps:
-            raise typer.BadParameter(
-                f"{nfe} computed steps of {steps} save nothing: give 1 to {steps - 1}.", param_hint=option
-            )
+        check_budget(nfe, steps, option)
     return budgets
 
 

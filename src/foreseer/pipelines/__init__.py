@@ -1,10 +1,11 @@
-"""Loading and calling diffusers pipelines of any class: ``loading``, ``calling``."""
+"""Loading and calling diffusers pipelines of any class: ``loading``, ``calling``, ``call_source``."""
 
 from foreseer.pipelines.calling import (
     PICTURE,
     PICTURE_NAMES,
     accepted_arguments,
     call_arguments,
+    check_call,
     read_pictures,
     run,
     with_pictures,
@@ -14,7 +15,6 @@ from foreseer.pipelines.loading import (
     MOST_PROMPT_BYTES,
     MOST_PROMPTS,
     PipelineError,
-    check_call,
     check_dtype,
     check_model,
     check_placement,

@@ -1,4 +1,4 @@
-"""Calling diffusers pipelines whose class nobody named beforehand."""
+"""Calling diffusers pipelines of any class, and refusing calls before a pipeline is loaded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from foreseer.checks import nearest_name
 from foreseer.errors import ForeseerError, in_one_line
-from foreseer.pipelines.loading import PipelineError
+from foreseer.pipelines.call_source import parameters_in_source
+from foreseer.pipelines.loading import PipelineError, read_config, split_sampling
+from foreseer.zoo import sampling
 
 PROMPTS = {"prompt", "class_labels"}
 EMBEDDED = ("prompt_embeds", "pooled_prompt_embeds")
 NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
 PICTURE = "picture"
 PICTURE_NAMES = ("image", "control_image")
+
+
+def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse what the model in ``folder`` is known not to take; nothing is loaded.
+
+    Args:
+        folder: the model's folder; only pictures are checked if it does not exist.
+        options: options of the pipeline's call.
+        defaults: further options that the call gets where it has them.
+
+    Raises:
+        PipelineError: a size is no multiple of the model's, a file is missing, or the pipeline's class (of diffusers)
+            does not take an option or would drop the guidance.
+    """
+    multiple = _size_multiple(folder)
+    for name in ("height", "width"):
+        size = options.get(name)
+        if isinstance(size, int) and size % multiple:
+            near = max(multiple, size // multiple * multiple)
+            raise PipelineError(
+                f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
+            )
+    for value in options.values():
+        if isinstance(value, Path) and not value.is_file():
+            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
+    pipeline = str(read_config(folder / "model_index.json").get("_class_name"))
+    accepted = parameters_in_source(pipeline)
+    if accepted is not None:
+        known = {**split_sampling(sampling(folder))[1], **(defaults or {})}
+        known = {name: value for name, value in known.items() if name in accepted}
+        _check_arguments(pipeline, {**known, **_named(options, pipeline, accepted)}, accepted)
+
+
+def _size_multiple(folder: Path) -> int:
+    """Pixels per latent, or per two if latents are packed in squares of 2 x 2; 1 if unknown."""
+    decoder, network = (read_config(folder / part / "config.json") for part in ("vae", "transformer"))
+    if decoder.get("_class_name") != "AutoencoderKL" or not isinstance(decoder.get("block_out_channels"), list):
+        return 1
+    packed = network.get("in_channels") == 4 * decoder.get("latent_channels", 0)
+    return 2 ** (len(decoder["block_out_channels"]) - 1) * (2 if packed else 1)
 
 
 def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -33,10 +76,7 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
-    unknown = [name for name in arguments if name not in accepted]
-    if unknown:
-        raise PipelineError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; leave the option out.")
-    _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
+    _check_arguments(type(pipe).__name__, arguments, accepted)
     embedded = any(name.startswith(EMBEDDED) for name in given)
     if isinstance(prompt, str) and not prompt and (embedded or not PROMPTS & accepted.keys()):
         return arguments  # the embeddings are the prompt, or the pipeline draws without one
@@ -65,6 +105,16 @@ def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return {name: inspect.Parameter(name, kind, default=each.default) for name, each in named.items()}
 
 
+def _check_arguments(pipeline: str, arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse arguments that the call of ``pipeline`` does not have, and guidance that it would drop."""
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown:
+        near = nearest_name(unknown[0], accepted)
+        remedy = f": did you mean {near!r}? Otherwise leave the option out" if near else "; leave the option out"
+        raise PipelineError(f"{pipeline} takes no {', '.join(unknown)}{remedy}.")
+    _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
+
+
 def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
     """Refuse guidance of which diffusers would drop one half for want of the other."""
     wanted = arguments.get("true_cfg_scale", 0)
@@ -91,10 +141,7 @@ def with_pictures(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PipelineError: ``pipe`` takes no picture, or a file is none.
     """
-    return {
-        _picture_name(pipe) if name == PICTURE else name: _picture(value) if isinstance(value, Path) else value
-        for name, value in options.items()
-    }
+    return read_pictures(_named(options, type(pipe).__name__, accepted_arguments(pipe)))
 
 
 def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,12 +153,12 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _picture(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _picture_name(pipe: Any) -> str:
-    accepted = accepted_arguments(pipe)
+def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """``options`` with the name of the call's picture argument in place of ``PICTURE``."""
     name = next((name for name in PICTURE_NAMES if name in accepted), None)
-    if name is None:
-        raise PipelineError(f"{type(pipe).__name__} takes no picture; leave it out.")
-    return name
+    if PICTURE in options and name is None:
+        raise PipelineError(f"{pipeline} takes no picture; leave it out.")
+    return {name if key == PICTURE and name else key: value for key, value in options.items()}
 
 
 def _picture(path: Path) -> Any:

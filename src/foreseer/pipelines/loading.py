@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,42 +80,15 @@ def check_placement(dtype: str | None, device: str | None) -> None:
         raise PipelineError(f"The device is {device!r}; expected a number after the colon, as in cuda:1.")
 
 
-def check_call(folder: Path, options: Mapping[str, Any]) -> None:
-    """Refuse sizes that the model in ``folder`` cannot draw, and pictures that are not files.
-
-    Raises:
-        PipelineError: a size is no multiple of the model's, or a file is missing.
-    """
-    multiple = _size_multiple(folder)
-    for name in ("height", "width"):
-        size = options.get(name)
-        if isinstance(size, int) and size % multiple:
-            near = max(multiple, size // multiple * multiple)
-            raise PipelineError(
-                f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
-            )
-    for value in options.values():
-        if isinstance(value, Path) and not value.is_file():
-            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
-
-
 def draws_pictures(folder: Path) -> bool:
     """Whether the pipeline in ``folder`` is known to draw pictures, not videos."""
-    index = _config(folder / "model_index.json")
+    index = read_config(folder / "model_index.json")
     name, decoder = str(index.get("_class_name", "")), index.get("vae") or [None, None]
     return decoder[-1] in PICTURE_DECODERS and not re.search("Video|Animate", name)
 
 
-def _size_multiple(folder: Path) -> int:
-    """Pixels per latent, or per two if latents are packed in squares of 2 x 2; 1 if unknown."""
-    decoder, network = _config(folder / "vae" / "config.json"), _config(folder / "transformer" / "config.json")
-    if decoder.get("_class_name") != "AutoencoderKL" or not isinstance(decoder.get("block_out_channels"), list):
-        return 1
-    packed = network.get("in_channels") == 4 * decoder.get("latent_channels", 0)
-    return 2 ** (len(decoder["block_out_channels"]) - 1) * (2 if packed else 1)
-
-
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object in a pipeline's folder; empty if the file is missing or is none."""
     try:
         value = read_json(read_text(path, MOST_PROMPT_BYTES))
     except (OSError, ValueError):

@@ -136,6 +136,11 @@ class Plan:
         return self.of_branch("").forecast_steps
 
     @property
+    def saves_nothing(self) -> bool:
+        """Whether every branch computes every step."""
+        return not any(rows.forecast_steps for rows in self._compiled.values())
+
+    @property
     def last_uses(self) -> Mapping[int, int]:
         """For each computed step whose feature a later row needs: the last step that needs it."""
         return self.of_branch("").last_uses

@@ -1,15 +1,18 @@
 """The commands on whole pipelines in folders, from prompt to picture."""
 
+import inspect
 import json
 import math
 from typing import NamedTuple
 
+import diffusers
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import foreseer as fs
 from foreseer.cli import app
+from foreseer.pipelines.call_source import parameters_in_source
 from tests.support.folders import PARTS, save
 from tests.support.networks_video import LTX2_GUIDES_MORE
 
@@ -198,6 +201,17 @@ def test_an_option_that_cannot_be_given_is_refused(folder, words, why):
     assert why in f"{' '.join(result.output.split())} {result.exception}"
 
 
+@pytest.mark.parametrize("name", ["FluxImg2ImgPipeline", "StableDiffusionXLPipeline"])
+def test_the_parameters_of_a_call_are_read_from_the_source(name):
+    pipeline = getattr(diffusers, name)
+    actual = {key: item.default for key, item in inspect.signature(pipeline.__call__).parameters.items()}
+    read = parameters_in_source(name)
+    assert read is not None
+    expected = {key: actual[key] for key in actual if key not in ("self", "kwargs")}
+    assert {key: item.default for key, item in read.items()} == expected
+    assert parameters_in_source("NoSuchPipeline") is None
+
+
 def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
     model, kernel, prompts = folder("wan_2_2"), tmp_path / "one.kernel.safetensors", tmp_path / "prompts.txt"
     prompts.write_text("a red apple\n")
@@ -231,7 +245,7 @@ def test_forward_passes_are_a_budget_of_every_command(folder, guided, tmp_path):
     plan, rolled, drawn = tmp_path / "apart.plan.safetensors", tmp_path / "rolled.plan.safetensors", tmp_path / "o.gif"
     invoke("plan", kernel, "--forward-passes", calls, "-o", plan)
     invoke("rollout", folder("wan"), kernel, "--forward-passes", calls, "--prompts", prompts, "-o", rolled, *call)
-    words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", "--force", *call)
+    words = ("generate", folder("wan"), "-p", "a red apple", "--steps", STEPS, "-o", drawn, "--json", *call)
     seen = []
     for how in (("--plan", plan), ("--plan", rolled), ("--kernel", kernel, "--forward-passes", calls)):
         record = json.loads(invoke(*words, *how))["record"]

@@ -81,7 +81,7 @@ def test_rollout_writes_a_plan_that_generate_takes(capsys, tmp_path):
         (["plan", KERNEL, "--method", "newton"], "exactly one of"),
         (["plan", "reuse", "--nfe", "9", "--method", "newton"], "kernel"),
         (["rollout", "emoji", KERNEL], "--nfe"),
-        (["rollout", "emoji", KERNEL, "--nfe", "51"], "do not fit 50 steps"),
+        (["rollout", "emoji", KERNEL, "--nfe", "51"], "51 computed steps of 50 save nothing"),
         (["rollout", "emoji", "none.kernel", "--nfe", "9"], "none.kernel"),
         (["rollout", "emoji", KERNEL, "--nfe", "9", "--prompts", "no such file.txt"], "no such file"),
         (["rollout", "no/such/folder/here", KERNEL, "--nfe", "9"], "hub id"),

@@ -17,6 +17,9 @@ import foreseer as fs
 from foreseer import zoo
 from foreseer.calibration.tune import stage_costs
 from foreseer.cli import app
+from foreseer.cli.policy_request import PolicyRequest
+from foreseer.methods.learned import learned
+from tests.support.registry import KERNEL as GUIDED_KERNEL
 from tests.support.toy_gates import KERNEL as SMALL_KERNEL
 
 STEPS, NFE = 6, 3
@@ -95,6 +98,16 @@ def test_without_a_method_generate_draws_by_the_default(tmp_path: Path) -> None:
         assert json.loads(drawn.stdout)["record"]["nfe"] == nfe
 
 
+def test_branches_that_compute_at_different_steps_save(tmp_path: Path) -> None:
+    path = tmp_path / "apart.plan"
+    plan = learned(GUIDED_KERNEL, forward_passes=21).compile(GUIDED_KERNEL.grid)
+    plan.save(path)
+    steps = len(plan.grid)
+    assert plan.nfe == steps  # at every step one of the branches computes
+    request = PolicyRequest(None, None, None, path, {})
+    request.check_savings(*request.policy(steps))
+
+
 # Commands, and a part of the refusal of each; None: the command succeeds.
 REFUSED = [
     ("generate emoji -p", "", "prompt is empty"),
@@ -113,15 +126,38 @@ REFUSED = [
     ("generate emoji -p x --max-error 0.01", "Generic steps cannot predict the error, a kernel or profile can"),
     ("generate emoji -p x --dtype bf61", "did you mean 'bf16'"),
     ("generate emoji -p x --image none.png", "there is no such file"),
+    ("generate emoji -p x --image ONE", "FluxPipeline takes no picture"),
+    (
+        "generate emoji -p x --option tru_cfg_scale=3",
+        "takes no tru_cfg_scale: did you mean 'true_cfg_scale'",
+    ),
+    ("generate emoji --prompts TWO -o drawn --option colour=red", "FluxPipeline takes no colour; leave the option out"),
+    ("generate emoji -p x --true-cfg 3", "drops that guidance without a negative prompt"),
+    ("rollout emoji KERNEL --nfe 9 --option colour=red", "FluxPipeline takes no colour"),
     ("plan spektrum", "did you mean 'spectrum'"),
+    ("plan make reuse --nfe 50", "50 computed steps of 50 save nothing"),
+    ("plan make reuse --nfe 50 --force", None),
+    ("plan KERNEL --speedup 1", "50 computed steps of 50 save nothing"),
+    ("plan GUIDED --forward-passes 24", "save nothing"),
+    ("plan GUIDED --forward-passes 21 -o 21.plan", None),  # at every step a branch computes, and the other skips some
+    (
+        "plan SMALL --max-error 1e-9 -o none.plan",
+        "save nothing: ask for fewer steps or a larger error, or give --force",
+    ),
+    ("portrait KERNEL --nfe 50", "50 computed steps of 50 save nothing: give 1 to 49"),
+    ("rollout emoji KERNEL --nfe 50", "50 computed steps of 50 save nothing: give 1 to 49"),
+    ("rollout emoji KERNEL --forward-passes 50", "no branches"),
+    ("rollout emoji GUIDED --forward-passes 24", "24 forward passes of 24 save nothing: give 1 to 23"),
     ("rollout emoji PLAN --nfe 9", "is a plan; expected a kernel"),
     ("frontier PLAN", "is a plan; expected a kernel"),
     ("portrait PLAN", "is a plan; expected a kernel"),
     ("calibrate emojy", "did you mean 'emoji'"),
     ("calibrate emoji --width 20", "give 16 or 24"),
+    ("calibrate emoji --option colour=red", "FluxPipeline takes no colour"),
     ("calibrate emoji -o /proc/none/x", "Cannot write to the folder"),
     ("bench emoji --kernel PLAN", "is a plan; expected a kernel"),
     ("tune emoji --budgets 9,50", "50 computed steps of 50 save nothing: give 1 to 49"),
+    ("tune emoji --option colour=red", "FluxPipeline takes no colour"),
     ("tune emoji --budgets nine", "write numbers"),
     ("tune emoji --speedup 4 --budgets 9", "Give one of --speedup or --budgets"),
     ("tune emoji --prompts ONE", "two prompts or more"),
@@ -131,6 +167,9 @@ REFUSED = [
     ("generate emoji -p x -o cat.xyz", "Name it .png"),
     ("generate no/such/folder -p x", "hub id"),
     ("bench emojy --methods reuse", "did you mean 'emoji'"),
+    ("bench emoji --option colour=red", "FluxPipeline takes no colour"),
+    ("bench emoji --height 63", "give 56 or 64"),
+    ("bench --preset l2p-flux --random-weights --image none.png", "there is no such file"),
     ("bench emoji --nfe 60", "do not fit a run of 50 steps"),
     ("bench emoji --methods unicp", "did you mean 'unipc'"),
     ("bench emoji --methods reuse --measures psnrr", "did you mean 'psnr'"),
@@ -165,6 +204,8 @@ def test_what_can_be_refused_is_refused_before_torch_is_imported(tmp_path: Path)
     files["ONE"].write_text("a\n")
     files["SMALL"] = tmp_path / "small.kernel"
     SMALL_KERNEL.save(files["SMALL"])
+    files["GUIDED"] = tmp_path / "guided.kernel"
+    GUIDED_KERNEL.save(files["GUIDED"])
     fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse()).compile(fs.Grid.uniform(50)).save(files["ALL"])
     commands = []
     for line, *rest in REFUSED:

@@ -24,6 +24,7 @@ from foreseer.evaluate.presets import PRESETS, Preset, PresetError, default_prom
 from foreseer.forecast import Forecaster
 from foreseer.pipelines import (
     PipelineError,
+    check_call,
     check_dtype,
     check_model,
     load_pipeline,
@@ -88,9 +89,6 @@ class BenchRequest:
         check_dtype(self.dtype)
         if self.real is not None and not self.real.is_dir():
             raise BenchError(f"{self.real} is not a folder: --real expects a folder of pictures.")
-        missing = [path for path in self.options.values() if isinstance(path, Path) and not path.is_file()]
-        if missing:
-            raise PipelineError(f"Cannot read the picture {missing[0]}: there is no such file.")
 
     def bench(self, model: str, prompts: Sequence[str], steps: int, **settings: Any) -> Bench:
         """Make the bench of a loaded model; ``settings`` replace those of the request."""
@@ -169,6 +167,7 @@ def compare_methods(
     """
     request.check()
     prompts, folder = request.read_prompts(), check_model(model)
+    check_call(folder, request.options)
     steps = request.steps or int(zoo.sampling(folder).get("num_inference_steps", STEPS))
     selection = replace(selection, steps=steps, budgets=budgets_of(steps))
     if model in zoo.NAMES and selection.methods is None:
@@ -192,11 +191,13 @@ def compare_preset(request: BenchRequest, preset_request: PresetRequest) -> Prep
     request.check()
     preset = load_preset(preset_request.name)
     file_prompts = request.read_prompts()
+    folder = Path(preset.model)
     if preset_request.scale is None:
-        check_model(preset_request.model or preset.model)
+        folder = check_model(preset_request.model or preset.model)
     elif preset.random_weights is None:
         buildable = ", ".join(name for name in PRESETS if load_preset(name).random_weights is not None)
         raise PresetError(f"The architecture of preset {preset.name!r} cannot be built; expected one of {buildable}.")
+    check_call(folder, request.options, preset.options)
     _rows(preset, preset.entries(), preset_request.rows)  # refuses unknown rows
     matrix = preset_request.l2p_rows()
     steps = request.steps or preset.steps
