@@ -65,7 +65,17 @@ def latents_of(output: Any) -> torch.Tensor:
     return output.images if hasattr(output, "images") else output.frames
 
 
-def write(name: str, command: str, rows: list[dict[str, Any]], *, of_bundled: bool = True) -> None:
+def unfinished_rows(name: str, command: str) -> list[dict[str, Any]]:
+    """The rows that an interrupted run of the same command on the same bundled model has written."""
+    file = RESULTS / f"{name}.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    same = content.get("command") == command and content.get("bundled_model") == bundled_digest()
+    return content["rows"] if same and content.get("unfinished") else []
+
+
+def write(
+    name: str, command: str, rows: list[dict[str, Any]], *, of_bundled: bool = True, unfinished: bool = False
+) -> None:
     """Write rows to ``results/NAME.json`` with date, hardware and command; print a Markdown table.
 
     Args:
@@ -73,13 +83,22 @@ def write(name: str, command: str, rows: list[dict[str, Any]], *, of_bundled: bo
         command: that makes it again.
         rows: figures by column.
         of_bundled: whether they depend on the bundled model, whose weights are then identified in the file.
+        unfinished: whether more rows follow; the same command then resumes (:func:`unfinished_rows`).
     """
-    about = {"date": datetime.date.today().isoformat(), "command": command, "platform": platform.platform(terse=True)}
+    about: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "command": command,
+        "platform": platform.platform(terse=True),
+    }
     if of_bundled:
         about["bundled_model"] = bundled_digest()
+    if unfinished:
+        about["unfinished"] = True
     RESULTS.mkdir(exist_ok=True, parents=True)
     content = {**about, "environment": environment(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    if unfinished:
+        return
     print("| " + " | ".join(rows[0]) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows:

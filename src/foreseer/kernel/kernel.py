@@ -197,6 +197,25 @@ class Kernel:
         check_kind("other", other, Kernel, KernelError)
         return merge(self, other, allow_overlap=allow_overlap, ignore_fields=ignore_fields)
 
+    def with_noise(self, noise: float) -> Kernel:
+        r"""Count noise that each forward pass adds to the outputs: $G_{ii}$ becomes $(1 + \sigma^2) G_{ii}$.
+
+        Rounding of activations to 8 bits differs from step to step, so it is uncorrelated between steps and adds to the
+        diagonal alone. The ridge, the search and the expected errors then count it: rows have smaller L2 gains. Use it
+        for a kernel recorded on an unquantised network; a kernel recorded on the quantised one holds the noise already.
+
+        >>> policy = fs.learned(kernel.with_noise(0.01), nfe=9)  # doctest: +SKIP
+
+        Args:
+            noise: sigma, root mean square of the noise relative to that of the output; at least 0.
+
+        Raises:
+            KernelError: ``noise`` is negative or not finite.
+        """
+        from foreseer.kernel.noise import with_noise
+
+        return with_noise(self, noise)
+
     def subset(self, prompts: list[int]) -> Kernel:
         """Select prompts by index; ``parts``, which are means over all prompts, are dropped."""
         squares = None if self.final_squares is None else self.final_squares[prompts]

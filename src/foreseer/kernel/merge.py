@@ -12,7 +12,7 @@ import numpy as np
 from foreseer.kernel.kernel import Kernel, KernelError
 
 _OPTIONAL_FIELDS = ("denoiser", "weights", "dtype", "options")  # missing in some older files
-_FIELDS = ("model", "scheduler", "guidance", *_OPTIONAL_FIELDS)
+_FIELDS = ("model", "scheduler", "guidance", "noise", *_OPTIONAL_FIELDS)
 
 
 def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: Collection[str]) -> Kernel:

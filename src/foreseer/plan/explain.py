@@ -38,8 +38,9 @@ class ForecastExplanation:
         taken: for each other branch whose features are used, the nonzero weights, by computed step.
         row_sum: sum of all weights: 1 if a constant feature is forecast exactly.
         l1_gain: sum of the weights' magnitudes, which bounds the amplification of errors of the features.
-        rounding: expected error from the features' rounding alone, relative to the features: u / sqrt(3) times the root
-            of the sum of squared weights, with unit roundoff u and independent errors uniform over [-u, u].
+        l2_gain: root of the sum of squared weights: the amplification of independent errors of the features.
+        rounding: expected error from the features' rounding alone, relative to the features: u / sqrt(3) times the L2
+            gain, with unit roundoff u and independent errors uniform over [-u, u].
         span: steps since the last computed step.
         live_features: features held while the step runs.
     """
@@ -50,6 +51,7 @@ class ForecastExplanation:
     taken: dict[str, dict[int, float]]
     row_sum: float
     l1_gain: float
+    l2_gain: float
     rounding: float
     span: int
     live_features: int
@@ -171,7 +173,8 @@ class PlanExplanation:
 
     def _table(self) -> list[str]:
         lines = [
-            f"{'step':>4} {'level':>9} {'span':>4} {'sum':>7} {'gain':>7} {'live':>4}  row (step:weight)",
+            f"{'step':>4} {'level':>9} {'span':>4} {'sum':>7} {'L1 gain':>7} {'L2 gain':>7} {'live':>4}  "
+            "row (step:weight)",
         ]
         for one in self.forecasts:
             row = " ".join(f"{step}:{weight:+.3f}" for step, weight in one.weights.items())
@@ -179,7 +182,7 @@ class PlanExplanation:
                 row += f" | {other} " + " ".join(f"{step}:{weight:+.3f}" for step, weight in weights.items())
             lines.append(
                 f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
-                f"{one.live_features:>4}{'!' if one in self.flagged else ' '} {row}"
+                f"{one.l2_gain:>7.2f} {one.live_features:>4}{'!' if one in self.flagged else ' '} {row}"
             )
         return lines
 
@@ -266,7 +269,8 @@ def _explain_step(rows: CompiledRows, step: int, dtype: str) -> ForecastExplanat
         taken=taken,
         row_sum=float(sum(every)),
         l1_gain=float(sum(map(abs, every))),
-        rounding=ROUNDOFF[dtype] / math.sqrt(3) * float(np.linalg.norm(every)),
+        l2_gain=(l2_gain := float(np.linalg.norm(every))),
+        rounding=ROUNDOFF[dtype] / math.sqrt(3) * l2_gain,
         span=step - max(j for j in rows.computed_steps if j < step),
         live_features=len(rows.live_steps(step)),
     )

@@ -146,6 +146,7 @@ def test_the_explanation_is_what_brute_force_finds(plan, dtype):
         assert one.weights == weights
         assert one.row_sum == pytest.approx(sum(weights.values()), abs=1e-12)
         assert one.l1_gain == pytest.approx(sum(map(abs, weights.values())), abs=1e-12)
+        assert one.l2_gain == pytest.approx(sum(weight**2 for weight in weights.values()) ** 0.5, abs=1e-12)
         assert one.span == min(one.step - j for j in plan.computed_steps if j < one.step)
         assert one.noise_level == list(plan.grid)[one.step]
         assert one.live_features == len(held_during(plan, one.step))
