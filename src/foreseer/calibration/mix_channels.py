@@ -108,6 +108,7 @@ def mix_channels(
         task = MeasureFinal(job.setting, job.names, (plan, mixed))
         results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
     before, after = map(summarise, np.stack([np.frombuffer(result) for result in results], axis=1))
+    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
     return _described(plan, mixed, fits, before, after)
 
 
@@ -122,7 +123,7 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: Expec
         f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; held-out "
         f"error {before.mean:.4f} before, {after.mean:.4f} after"
     )
-    return replace(mixed, provenance={**plan.provenance, "mixing": words, "expected_error": str(after)})
+    return replace(mixed, provenance={**mixed.provenance, "mixing": words, "expected_error": str(after)})
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,8 @@ class _Refinement:
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"held-out error {before:.4f} before, {expected.mean:.4f} after; stopped: {descent.stopped}"
         )
-        return replace(plan, provenance={**plan.provenance, "refined": refined, "expected_error": str(expected)})
+        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.scheduler}
+        return replace(plan, provenance={**plan.provenance, **made})
 
     def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Held-out errors of a plan, and mean products of its features by branch; none if a run diverges."""

@@ -185,6 +185,7 @@ class RolloutFit:
         words = f"rollout on {len(job.seeded)} prompts, ridge {self.ridge:g}, {self.teacher}"
         identity = job.setting.runs.identity
         made = {"forecaster": words, "guidance": identity["guidance"], "steps": identity["steps"]}
+        made |= job.setting.runs.scheduler
         draft = Draft(self.kernel, rule, job.names, job.mixing, {**made, "schedule": repr(rule)})
         branches = len(job.mixing)
         moments = Moments.none(branches, job.setting.references.matrix, len(job.seeded))

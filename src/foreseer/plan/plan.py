@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from foreseer.plan.explain import PlanExplanation
 
 
+SCHEDULER = ("scheduler", "scheduler_config")  # entries of a provenance: class, and hash of the configuration
+ORIGIN = ("model", "denoiser", *SCHEDULER)  # entries that a plan takes from its kernel's provenance
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     r"""What to compute and how to forecast the rest: $\hat F_i = \sum_j w_{ij} F_j$ over computed j < i.

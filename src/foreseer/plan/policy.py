@@ -12,7 +12,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.notices import said_if_slow
 from foreseer.plan.compiled import CompiledRows
-from foreseer.plan.plan import Plan
+from foreseer.plan.plan import ORIGIN, Plan
 from foreseer.schedule.base import Schedule
 from foreseer.schedule.explicit import Explicit
 from foreseer.schedule.uniform import Uniform
@@ -209,8 +209,8 @@ class ScheduledPolicy(Policy):
         key = (grid.key, first_step, spent)
         plan = self._plans.get(key)
         if plan is None:
-            model = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
-            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **model}
+            origin = {name: self.learned_on[name] for name in ORIGIN if name in self.learned_on}
+            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **origin}
             with said_if_slow(f"Searching the computed steps of a run of {len(part)} steps, once for this grid ..."):
                 computed = self.schedule.on(grid, first_step, spent)
                 branch_steps = self.schedule.branch_steps(grid, first_step)
