@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
+from foreseer.calibration.handovers import network_begins
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
@@ -164,7 +165,8 @@ class _Fitting:
 
     def segment(self, plan: Plan, start: int, end: int) -> tuple[Plan, MixingFit]:
         """Fit the corrections of the steps from ``start`` to ``end``; the plan with them, where they help."""
-        task = MeasureMissing(self.job.setting, self.job.names, plan, start, end, self.axis, self.roll)
+        begin = network_begins(self.job.handovers, start)
+        task = MeasureMissing(self.job.setting, self.job.names, plan, begin, start, end, self.axis, self.roll)
         more = {"plan": digest_of(plan), "end": str(end), "axis": str(self.axis)}
         channels = self.job.setting.shape[self.axis]
         results = self.job.on_all(f"mixing-{start:03d}", task, more)
@@ -176,7 +178,7 @@ class _Fitting:
         segments = list(plan.mixing.segments) if plan.mixing is not None else []
         position = 0
         for name, coefficient in zip(self.job.names or ("",), self.job.mixing, strict=True):
-            sources = _sources(plan, name, start)
+            sources = _sources(plan, name, network_begins(self.job.handovers, start), start)
             own = matrices[position : position + len(sources)] / coefficient
             position += len(sources)
             steps = [step for step in range(start, end) if step not in plan.of_branch(name).computed_steps]
@@ -194,6 +196,7 @@ class MeasureMissing(Task):
         setting: of the job.
         names: of the branches with separate rows.
         plan: with the corrections of the steps before ``start``.
+        begin: first step of the network that computes the segment.
         start: last computed step of the segment.
         end: of the segment.
         axis: of the channels.
@@ -203,6 +206,7 @@ class MeasureMissing(Task):
     setting: StudentSetting
     names: tuple[str, ...]
     plan: Plan
+    begin: int
     start: int
     end: int
     axis: int
@@ -227,7 +231,7 @@ class MeasureMissing(Task):
         """Computed features of all branches."""
         trajectory, features = found.trajectory, []
         for name in self.names or ("",):
-            for step in _sources(self.plan, name, self.start):
+            for step in _sources(self.plan, name, self.begin, self.start):
                 tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])
                 if len(tensors) != 1 or tuple(tensors[0].shape[1:]) != trajectory.shape[1:]:
                     raise CalibrationError(
@@ -286,5 +290,5 @@ def _as_tokens(tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
     return tensor.reshape(shape).movedim(axis, -1).reshape(-1, shape[axis]).float()
 
 
-def _sources(plan: Plan, branch: str, start: int) -> tuple[int, ...]:
-    return tuple(step for step in plan.of_branch(branch).computed_steps if step <= start)
+def _sources(plan: Plan, branch: str, begin: int, start: int) -> tuple[int, ...]:
+    return tuple(step for step in plan.of_branch(branch).computed_steps if begin <= step <= start)

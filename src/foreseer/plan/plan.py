@@ -161,6 +161,16 @@ class Plan:
         """The largest number of features held at once."""
         return self.of_branch("").most_live
 
+    def tail(self, first_step: int) -> Plan:
+        """Return the plan of the steps from ``first_step`` on, which the network that begins there can follow.
+
+        Raises:
+            PlanError: a branch does not compute ``first_step``, or a later step needs the features of earlier ones.
+        """
+        from foreseer.plan.tail import tail_of
+
+        return tail_of(self, first_step)
+
     def explain(
         self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"
     ) -> PlanExplanation:
