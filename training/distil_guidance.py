@@ -48,7 +48,7 @@ class GuidedBatches:
 def add_progress(student, before, after):
     """Add to the student's weights what its teacher's have gained from one training to the next."""
     for own, old, new in zip(student.parameters(), before.parameters(), after.parameters(), strict=True):
-        own += new - old
+        own.add_(new - old)
 
 
 def main():

@@ -19,23 +19,24 @@ from tests.robustness.cells import ROOT
 
 SUITES = (
     *("tests/contract", "tests/robustness", "tests/unit/attach", "tests/unit/gate", "tests/unit/calibration"),
-    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py"),
+    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py", "tests/unit/evaluate/test_quality.py"),
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 # Slow to import, and of one suite's use: not in `dev`.
 QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0")
 
 
-# Environments beside those named after diffusers' version: that version, and what comes before all else.
-VARIANTS = {"torchvision": ("0.42.1", ("torch==2.14.1", "torchvision==0.29.1"))}
+# Environments beside those named after diffusers' version: that version, what comes before all else, and what after.
+MEASURES = ("lpips==0.1.4", "torch-fidelity==0.4.0")
+VARIANTS = {"torchvision": ("0.42.1", ("torch==2.14.1", "torchvision==0.29.1"), MEASURES)}
 
 
 def environment(version: str) -> Path:
     """The interpreter of that diffusers' or variant's environment, made if it is not there."""
     folder = ROOT / ".venv-matrix" / version
     python = folder / "bin" / "python"
-    diffusers, torch = VARIANTS.get(version, (version, ("torch",)))
-    ready, wanted = folder / "ready", [f"diffusers=={diffusers}", *QUANTISERS]
+    diffusers, torch, more = VARIANTS.get(version, (version, ("torch",), ()))
+    ready, wanted = folder / "ready", [f"diffusers=={diffusers}", *QUANTISERS, *more]
     if not ready.exists() or ready.read_text().split() != wanted:
         venv.create(folder, with_pip=True)
         pins = (ROOT / "constraints.txt").read_text().splitlines()

@@ -35,6 +35,10 @@ class LoopPipeline:
         self.scheduler = scheduler
         self.transformer = SmoothDenoiser().eval().requires_grad_(False)
 
+    def network(self, t: Tensor) -> nn.Module:
+        """The network that computes the step at ``t``."""
+        return self.transformer
+
     @torch.no_grad()
     def __call__(
         self,
@@ -52,12 +56,26 @@ class LoopPipeline:
         for t in self.scheduler.timesteps:
             scale = getattr(self.scheduler, "scale_model_input", None)
             given = scale(sample, t) if scale is not None else sample
-            output = self.transformer(given, timestep=t, words=words)[0]
+            network = self.network(t)
+            output = network(given, timestep=t, words=words)[0]
             if guidance_scale != 1.0:
-                without = self.transformer(given, timestep=t, words=torch.zeros_like(words))[0]
+                without = network(given, timestep=t, words=torch.zeros_like(words))[0]
                 output = without + guidance_scale * (output - without)
             sample = self.scheduler.step(output, t, sample, return_dict=False)[0]
         return SimpleNamespace(images=sample)
+
+
+class RelayPipeline(LoopPipeline):
+    """A second network takes over at half of the noise, as in Wan 2.2."""
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__(scheduler)
+        self.transformer_2 = SmoothDenoiser().eval().requires_grad_(False)
+        self.transformer_2.turn.neg_()
+
+    def network(self, t: Tensor) -> nn.Module:
+        """The network that computes the step at ``t``."""
+        return self.transformer if float(t) >= 500 else self.transformer_2
 
 
 def sample(pipe: LoopPipeline, prompt: str, seed: int, **options: Any) -> Tensor:

@@ -11,6 +11,7 @@ Attaching affects one module instance, never its class, and can be undone.
 
     run/               which run, step and branch a call belongs to
       scheduler_watch  counts runs: each set_timesteps begins one
+      scheduler_identity  class and configuration, compared with those that a plan names
       step_reader      the step, from the scheduler's own state
       guard            the fingerprint of a call, and the constant arguments of a branch
       network_state    one walk over the modules per run; adapters and processors at each call

@@ -7,13 +7,15 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor
 
+from foreseer.attach.run.scheduler_identity import how_schedulers_differ
 from foreseer.attach.run_record import FailOpen, RunRecord
 from foreseer.errors import AttachError, FailedOpenError, ForeseerWarning
-from foreseer.plan import CompiledRows, Policy
-from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
+from foreseer.plan import CompiledRows, FixedPlan, Policy
+from foreseer.plan.explain import MUCH_ROUNDING, NO_SCHEDULER, worst_rounding
 
 FINER = 2  # times the steps of a kernel's recording, up to which its rows and expected errors were seen to hold
 
@@ -49,6 +51,7 @@ class Handle:
         self._said_fineness = False
         self._said_replaced = False
         self._said_fallback = False
+        self._said_scheduler = False
 
     @property
     def attached(self) -> bool:
@@ -185,6 +188,9 @@ class Handle:
             forecast = len(record.forecast.get(branch, ()))
             lines.append(f"{branch:<16} {len(steps):>8} {forecast:>8}  {' '.join(map(str, steps))}")
         lines += [f"step {each.step} ({each.branch}): {each.reason}" for each in record.failed_open]
+        fixed = [rows.plan for rows in record.plans.values() if self._is_fixed(rows)]
+        if fixed and "scheduler" not in fixed[0].provenance:
+            lines.append(NO_SCHEDULER)
         if record.unattached:
             lines.append(f"not attached, computed whenever called: {', '.join(record.unattached)}")
         return "\n".join(lines)
@@ -206,6 +212,24 @@ class Handle:
             ForeseerWarning,
             stacklevel=2,
         )
+
+    def check_scheduler(self, rows: CompiledRows, scheduler: Any) -> None:
+        """Warn once where the plan that was attached was made for another scheduler than the run's."""
+        if self._said_scheduler or not self._is_fixed(rows):
+            return
+        difference = how_schedulers_differ(rows.plan.provenance, scheduler)
+        if difference:
+            self._said_scheduler = True
+            warnings.warn(
+                f"This plan was made for {difference}. The noise levels are equal, but the sampler may use the outputs "
+                "differently, and forecasts may be poorer: make a plan with this scheduler. Said once.",
+                ForeseerWarning,
+                stacklevel=2,
+            )
+
+    def _is_fixed(self, rows: CompiledRows) -> bool:
+        """Whether rows are those of the attached plan itself, and not compiled for the run."""
+        return isinstance(self.policy, FixedPlan) and rows.plan is self.policy.plan
 
     def check_rounding(self, plan: CompiledRows, feature: Sequence[Tensor]) -> None:
         """Warn once where rows are so large that the rounding of the features spoils a forecast."""

@@ -17,6 +17,7 @@ from foreseer import __version__
 from foreseer.attach.network.architecture import architecture_of
 from foreseer.attach.network.denoisers import find_denoisers
 from foreseer.attach.run.network_state import NetworkState
+from foreseer.attach.run.scheduler_identity import scheduler_identity
 
 SAMPLED = 64  # elements hashed per weight
 
@@ -32,8 +33,7 @@ def identity_of(pipe: Any, prompts: Sequence[Any], steps: int, seed: int, option
         "denoiser": architecture_of(find_denoisers(pipe).values()),
         "dtype": ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in _dtypes(pipe)})),
         "weights": weights_of(find_denoisers(pipe).values()),
-        "scheduler": type(pipe.scheduler).__name__,
-        "scheduler_config": _config_of(pipe.scheduler),
+        **scheduler_identity(pipe.scheduler),
         "guidance": guidance_of(options),
         "options": json.dumps({**plain, **others}, sort_keys=True),
         "steps": str(steps),
@@ -89,11 +89,6 @@ def fingerprint(value: Any) -> str:
     else:
         content = repr(value).encode()
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _config_of(scheduler: Any) -> str:
-    config = {name: value for name, value in dict(getattr(scheduler, "config", {})).items() if not name.startswith("_")}
-    return fingerprint(json.dumps(config, sort_keys=True, default=repr))
 
 
 def _dtypes(pipe: Any) -> set[torch.dtype]:

@@ -17,6 +17,7 @@ from foreseer.calibration.replay import find_call
 from foreseer.errors import CalibrationError
 from foreseer.grid import Grid
 from foreseer.pipelines import with_pictures
+from foreseer.plan.plan import SCHEDULER
 from foreseer.scale import Failure, Store, Task, Unit, Worker, run_units
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
@@ -62,6 +63,11 @@ class PromptRuns:
                 )
             worker.memory[IDENTITY] = self.identity
         return pipe, options
+
+    @property
+    def scheduler(self) -> dict[str, str]:
+        """The entries of the identity that name the scheduler."""
+        return {name: self.identity[name] for name in SCHEDULER}
 
     def call(self, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` with the number of steps, for a run that ends at the latent unless they say otherwise."""

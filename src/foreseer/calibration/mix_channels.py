@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
+from foreseer.calibration.handovers import network_begins
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
@@ -107,6 +108,7 @@ def mix_channels(
         mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
         task = MeasureFinal(job.setting, job.names, (plan, mixed))
         results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
+    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
     return _described(plan, mixed, fits, *np.stack([np.frombuffer(result) for result in results], axis=1))
 
 
@@ -117,11 +119,12 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: np.nd
         why = f"of {len(fits)} segments {count} had less error on held-out prompts"
         why += ", the final sample had not" if count else ""
         return replace(plan, provenance={**plan.provenance, "mixing": f"none: {why}"})
-    words = (
+    done = (
         f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; typical "
         f"held-out error {typical_error(before):.4f} before, {typical_error(after):.4f} after"
     )
-    return replace(mixed, provenance={**plan.provenance, "mixing": words, "expected_error": str(summarise(after))})
+    words = {"mixing": done, "expected_error": str(summarise(after))}
+    return replace(mixed, provenance={**mixed.provenance, **words})
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class _Fitting:
 
     def segment(self, plan: Plan, start: int, end: int) -> tuple[Plan, MixingFit]:
         """Fit the corrections of the steps from ``start`` to ``end``; the plan with them, where they help."""
-        task = MeasureMissing(self.job.setting, self.job.names, plan, start, end, self.axis, self.roll)
+        begin = network_begins(self.job.handovers, start)
+        task = MeasureMissing(self.job.setting, self.job.names, plan, begin, start, end, self.axis, self.roll)
         more = {"plan": digest_of(plan), "end": str(end), "axis": str(self.axis)}
         channels = self.job.setting.shape[self.axis]
         results = self.job.on_all(f"mixing-{start:03d}", task, more)
@@ -174,7 +178,7 @@ class _Fitting:
         segments = list(plan.mixing.segments) if plan.mixing is not None else []
         position = 0
         for name, coefficient in zip(self.job.names or ("",), self.job.mixing, strict=True):
-            sources = _sources(plan, name, start)
+            sources = _sources(plan, name, network_begins(self.job.handovers, start), start)
             own = matrices[position : position + len(sources)] / coefficient
             position += len(sources)
             steps = [step for step in range(start, end) if step not in plan.of_branch(name).computed_steps]
@@ -192,6 +196,7 @@ class MeasureMissing(Task):
         setting: of the job.
         names: of the branches with separate rows.
         plan: with the corrections of the steps before ``start``.
+        begin: first step of the network that computes the segment.
         start: last computed step of the segment.
         end: of the segment.
         axis: of the channels.
@@ -201,6 +206,7 @@ class MeasureMissing(Task):
     setting: StudentSetting
     names: tuple[str, ...]
     plan: Plan
+    begin: int
     start: int
     end: int
     axis: int
@@ -225,7 +231,7 @@ class MeasureMissing(Task):
         """Computed features of all branches."""
         trajectory, features = found.trajectory, []
         for name in self.names or ("",):
-            for step in _sources(self.plan, name, self.start):
+            for step in _sources(self.plan, name, self.begin, self.start):
                 tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])
                 if len(tensors) != 1 or tuple(tensors[0].shape[1:]) != trajectory.shape[1:]:
                     raise CalibrationError(
@@ -284,5 +290,5 @@ def _as_tokens(tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
     return tensor.reshape(shape).movedim(axis, -1).reshape(-1, shape[axis]).float()
 
 
-def _sources(plan: Plan, branch: str, start: int) -> tuple[int, ...]:
-    return tuple(step for step in plan.of_branch(branch).computed_steps if step <= start)
+def _sources(plan: Plan, branch: str, begin: int, start: int) -> tuple[int, ...]:
+    return tuple(step for step in plan.of_branch(branch).computed_steps if begin <= step <= start)

@@ -98,7 +98,7 @@ def move_steps(
         trials = _Trials(fit, judges, Work(progress, max_passes), max_passes, folder)
         trials.measure("final-reference", RunFinalReference(trials.setting))
         start = plan.computed_steps
-        best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid)))
+        best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid), fit.job.handovers))
     tried = f"{len(errors)} sets of steps tried in {trials.work.done} forward passes"
     if best == start or start not in errors:
         return replace(plan, provenance={**plan.provenance, "moved": f"none: {tried}"})
@@ -107,8 +107,8 @@ def move_steps(
     return replace(moved, provenance={**moved.provenance, "moved": tried, "expected_error": f"{errors[best]:.4f}"})
 
 
-def neighbours(steps: Steps, total: int) -> list[Steps]:
-    """Return sets with one step moved by one, late steps first: their moves cost least.
+def neighbours(steps: Steps, total: int, fixed: Steps = ()) -> list[Steps]:
+    """Return sets with one step that is not ``fixed`` moved by one, late steps first: their moves cost least.
 
     >>> neighbours((0, 2, 3), 5)
     [(0, 2, 4), (0, 1, 3)]
@@ -116,7 +116,7 @@ def neighbours(steps: Steps, total: int) -> list[Steps]:
     moves = []
     for index in range(len(steps) - 1, 0, -1):
         for step in (steps[index] - 1, steps[index] + 1):
-            if 0 < step < total and step not in steps:
+            if 0 < step < total and step not in steps and steps[index] not in fixed:
                 moves.append((*steps[:index], step, *steps[index + 1 :]))
     return moves
 

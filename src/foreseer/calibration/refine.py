@@ -15,6 +15,7 @@ from foreseer.attach.network.containers import flatten
 from foreseer.calibration.error_derivatives import relative_difference
 from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
+from foreseer.calibration.handovers import find_handovers
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
 from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, split_header, with_header
@@ -126,6 +127,7 @@ class _Refinement:
         branches: number of branches of guidance in a run.
         effects: of outputs on samples, shape (T + 1, T).
         difference: relative size of a finite difference.
+        handovers: steps at which another network begins.
         store: where results are kept.
         work: counts forward passes.
         measured: held-out errors, and products of features by branch, of each plan measured so far.
@@ -138,6 +140,7 @@ class _Refinement:
     branches: int
     effects: np.ndarray
     difference: float
+    handovers: Sequence[int]
     store: Store
     work: Work
     measured: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
@@ -162,14 +165,14 @@ class _Refinement:
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
         (found,) = run_units(pool, _FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
-        (steps, branches, passes, difference), effects = split_header(found)
+        (steps, branches, passes, difference, handovers), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
         runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
         setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
         store = FolderStore(folder) if folder is not None else MemoryStore()
         matrix = effects.reshape(len(plan.grid) + 1, -1)
-        refinement = cls(pool, setting, fitted, judges, len(branches), matrix, difference, store, work)
+        refinement = cls(pool, setting, fitted, judges, len(branches), matrix, difference, handovers, store, work)
         each = setting.teacher_steps * len(branches)
         work.total = passes + each * (len(fitted) + len(judges)) + len(branches) * len(judges) * plan.nfe
         work.did(passes)
@@ -189,7 +192,7 @@ class _Refinement:
     def most_passes(self, plan: Plan) -> int:
         """Return the most forward passes that one iteration takes."""
         grams = dict.fromkeys(plan.branch_rows or ("",), np.eye(len(plan.grid)))
-        directions = row_directions(plan, grams, np.ones((len(plan.grid) + 1, len(plan.grid))), 0.0)
+        directions = row_directions(plan, grams, np.ones((len(plan.grid) + 1, len(plan.grid))), 0.0, self.handovers)
         return self.passes(directions) * len(self.fitted) + self.branches * len(self.judges) * plan.nfe * TRIES
 
     def passes(self, directions: RowDirections) -> int:
@@ -215,7 +218,8 @@ class _Refinement:
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"
         )
-        return replace(plan, provenance={**plan.provenance, "refined": refined, "expected_error": str(expected)})
+        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.scheduler}
+        return replace(plan, provenance={**plan.provenance, **made})
 
     def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Held-out errors of a plan, and mean products of its features by branch; none if a run diverges."""
@@ -236,7 +240,7 @@ class _Refinement:
 
     def _iteration(self, plan: Plan, descent: Descent) -> tuple[Plan, Descent]:
         _, grams = self.measure(plan)
-        directions = row_directions(plan, grams, self.effects, self.difference**2)
+        directions = row_directions(plan, grams, self.effects, self.difference**2, self.handovers)
         size, before = directions.size, self.work.done
         more = {"plan": digest_of(plan), "difference": repr(self.difference)}
         more |= {"basis": fingerprint([each for part in directions.segments for each in (part.profile, part.basis)])}
@@ -267,11 +271,12 @@ class _FindPlannedRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps to ask for, branches, forward passes and size of differences as JSON, then effects as float64."""
+        """Steps, branches, forward passes, size of differences and handovers as JSON, then effects as float64."""
         prompt, seed = unit.payload
         pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
         found = run_plan(pipe, self.plan, prompt, seed, call)
-        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _difference(found)]
+        handovers = find_handovers(pipe, prompt, call, len(self.plan.grid))
+        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _difference(found), handovers]
         return with_header(header, _effects(first, len(self.plan.grid)))
 
 

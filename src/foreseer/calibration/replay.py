@@ -107,7 +107,8 @@ def run_plan(
     except FailedOpenError as error:
         raise CalibrationError(
             f"Fitting needs runs that follow one plan from beginning to end, and this one does not: {error} "
-            "Kernel rows (fs.learned) serve such runs, those that pass from one denoiser to another among them."
+            "Kernel rows (fs.learned) serve such runs. Where one network takes over from another, rows must not use "
+            "the features of both: make the plan with fs.rollout."
         ) from error
     return PlannedRun(trajectory, site.outputs, site.forward_passes)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from foreseer.attach.network.containers import flatten
+from foreseer.calibration.handovers import rows_by_network, steps_by_network
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_ready, check_teacher
 from foreseer.calibration.jobs import Work
@@ -185,13 +186,13 @@ class RolloutFit:
         words = f"rollout on {len(job.seeded)} prompts, ridge {self.ridge:g}, {self.teacher}"
         identity = job.setting.runs.identity
         made = {"forecaster": words, "guidance": identity["guidance"], "steps": identity["steps"]}
-        draft = Draft(self.kernel, rule, job.names, job.mixing, {**made, "schedule": repr(rule)})
+        made |= job.setting.runs.scheduler
+        draft = Draft(self.kernel, rule, job, {**made, "schedule": repr(rule)})
         branches = len(job.mixing)
         moments = Moments.none(branches, job.setting.references.matrix, len(job.seeded))
         weight = BRANCH_WEIGHT if branches > 1 else 0.0
-        rows = JointRows(
-            moments, job.mixing, draft.steps, total, ridge=self.ridge, branch_weight=weight, feedback_gain=1.0
-        )
+        gains = {"ridge": self.ridge, "branch_weight": weight, "feedback_gain": 1.0}
+        rows = JointRows(moments, job.mixing, draft.steps, total, **gains, handovers=job.handovers)
         depends = {"kernel": fingerprint(encode_kernel(self.kernel)), "names": json.dumps(job.names)}
         roll, path, passes = secrets.token_hex(8), [], 0
         for segment, (step, end) in enumerate(itertools.pairwise((*draft.computed, total))):
@@ -214,22 +215,26 @@ class Draft:
     Attributes:
         computed: the steps at which any branch computes.
         names: the branches' names, none where they share their rows.
-        mixing: how guidance combines them, shape (B,).
         steps: for each branch its computed steps.
+
+    Raises:
+        CalibrationError: branches would compute at different steps in a run of several networks.
     """
 
-    def __init__(
-        self, kernel: Kernel, rule: Schedule, names: tuple[str, ...], mixing: np.ndarray, provenance: dict[str, str]
-    ) -> None:
-        self.computed = rule.on(kernel.grid)
-        self.names = names
-        self.mixing = mixing
-        apart = rule.branch_steps(kernel.grid) if names else {}
-        self.steps = [np.array(apart.get(name, self.computed)) for name in names or ("",)]
+    def __init__(self, kernel: Kernel, rule: Schedule, job: StudentJob, provenance: dict[str, str]) -> None:
+        self.computed = steps_by_network(rule, kernel.grid, job.handovers)
+        self.names = job.names
+        apart = rule.branch_steps(kernel.grid) if job.names else {}
+        if apart and job.handovers:
+            raise CalibrationError(
+                f"Another network takes the run over at step {job.handovers[0]}: branches cannot compute at different "
+                "steps there. Give nfe instead of forward_passes."
+            )
+        self.steps = [np.array(apart.get(name, self.computed)) for name in job.names or ("",)]
         self._grid = kernel.grid
         known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser")}
         self._provenance = {**provenance, **known}
-        self._shared = KernelRows(kernel).rows(self.computed, kernel.grid)
+        self._shared = rows_by_network(KernelRows(kernel), self.computed, kernel.grid, job.handovers)
 
     def plan(self, found: JointRows) -> Plan:
         """A plan of the present rows."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.calibration.handovers import network_begins
 from foreseer.plan import Plan
 
 
@@ -66,7 +67,11 @@ class RowDirections:
 
 
 def row_directions(
-    plan: Plan, grams: Mapping[str, Float64[np.ndarray, "T T"]], effects: Float64[np.ndarray, "T1 T"], noise: float
+    plan: Plan,
+    grams: Mapping[str, Float64[np.ndarray, "T T"]],
+    effects: Float64[np.ndarray, "T1 T"],
+    noise: float,
+    handovers: Sequence[int] = (),
 ) -> RowDirections:
     r"""Principal directions of the computed features, one set per segment and branch.
 
@@ -81,6 +86,7 @@ def row_directions(
         effects: row e holds what the output of each step does to the sample at step e (the sampler matrix without its
             first column).
         noise: relative rounding of the features; directions with a smaller root mean square are left out.
+        handovers: steps at which another network begins; later rows do not use the features before them.
     """
     segments = []
     for start, end in itertools.pairwise((*plan.computed_steps, len(plan.grid))):
@@ -89,7 +95,8 @@ def row_directions(
             steps = np.array([step for step in range(start, end) if step not in own], dtype=np.int64)
             if not steps.size:
                 continue
-            sources = np.array([step for step in own if step <= start], dtype=np.int64)
+            begin = network_begins(handovers, start)
+            sources = np.array([step for step in own if begin <= step <= start], dtype=np.int64)
             basis = _whitened(grams[branch][np.ix_(sources, sources)], noise)
             segments.append(RowSegment(branch, start, steps, sources, share_of_effects(effects[end, steps]), basis))
     return RowDirections(plan, tuple(segments))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from foreseer.calibration.handovers import find_handovers
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_teacher
 from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, prompt_unit, split_header, with_header
@@ -121,10 +122,11 @@ class FindOwnRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps to ask for, first step and shape of a sample as JSON, then the matrix as float64."""
-        _, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
+        """Steps to ask for, first step, shape of a sample and handovers as JSON, then the matrix as float64."""
+        pipe, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
-        header = [int(call["num_inference_steps"]), first.first_step, first.shape]
+        handovers = find_handovers(pipe, unit.payload, call, len(self.grid))
+        header = [int(call["num_inference_steps"]), first.first_step, first.shape, handovers]
         return with_header(header, matrix)
 
 
@@ -153,6 +155,7 @@ class StudentJob:
         work: counts steps of runs.
         names: of the branches of guidance, none where they share their rows.
         mixing: how guidance combines them, shape (B,).
+        handovers: steps at which another network begins.
     """
 
     pool: Pool
@@ -162,6 +165,7 @@ class StudentJob:
     work: Work
     names: tuple[str, ...] = ()
     mixing: np.ndarray = field(default_factory=lambda: np.ones(1))
+    handovers: tuple[int, ...] = ()
 
     @classmethod
     def begin(
@@ -188,7 +192,7 @@ class StudentJob:
         folder = os.path.abspath(checkpoint) if checkpoint is not None else None
         runs = PromptRuns(model, len(grid), {"output_type": "latent", **options}).identified(pool, len(seeded))
         (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
-        (steps, first_step, shape), matrix = split_header(found)
+        (steps, first_step, shape, handovers), matrix = split_header(found)
         samples = len(grid) + 1
         references = References(grid, matrix.reshape(samples, samples).copy(), branches, folder)
         runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
@@ -200,7 +204,7 @@ class StudentJob:
         work.total += len(seeded) * setting.teacher_steps
         branch = json.loads(job.on_all("reference", RunReference(setting), {}, setting.teacher_steps)[0])
         mixing = np.array([float.fromhex(value) for value in branch["mixing"]])
-        return replace(job, names=tuple(branch["names"]), mixing=mixing)
+        return replace(job, names=tuple(branch["names"]), mixing=mixing, handovers=tuple(handovers))
 
     def on_all(self, kind: str, task: Task, more: dict[str, str], each: int = 1, first: int = 0) -> list[bytes]:
         """The results of all prompts, see :func:`on_prompts`; they depend on the references and on ``more``."""

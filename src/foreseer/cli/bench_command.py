@@ -55,6 +55,7 @@ List = Annotated[bool, typer.Option("--list-presets", help="List the papers' tab
 Methods = Annotated[str | None, typer.Option(help="Names, separated by commas; by default five methods.")]
 Everything = Annotated[bool, typer.Option("--all", help="Run every method and peer that needs no file.")]
 Budgets = Annotated[str | None, typer.Option(help="Computed steps (NFE), separated by commas: 14,10,published.")]
+Passes = Annotated[str | None, typer.Option("--forward-passes", help="Instead: calls of the network per run, 28,20.")]
 Calibration = Annotated[Path | None, typer.Option(help="A text file of prompts for peers that learn.")]
 Kernels = Annotated[list[Path] | None, typer.Option(help="A kernel file: learned rows at each budget, L2P trained.")]
 
@@ -71,6 +72,7 @@ def bench(
     methods: Methods = None,
     everything: Everything = False,
     nfe: Budgets = None,
+    forward_passes: Passes = None,
     kernel: Kernels = None,
     plan: Annotated[list[Path] | None, typer.Option(help="A plan file; may be repeated.")] = None,
     matrix: Matrix = None,
@@ -113,17 +115,21 @@ def bench(
         command=shlex.join(["foreseer", *sys.argv[1:]]),
     )
     files = (kernel, plan, matrix)
+    if nfe is not None and forward_passes is not None:
+        raise typer.BadParameter("give computed steps (--nfe) or forward passes, not both.", param_hint="--nfe")
     if preset is None:
         _refuse({"--model": preset_model, "--random-weights": random_weights, "--scale": scale}, "it needs --preset")
         more = {
             "site": site,
             "everything": everything,
             "calibration_prompts": _calibration(calibration_prompts, out.absolute()),
+            "forward_passes": _passes(forward_passes),
         }
         make = _methods(request, model, _names(methods), nfe, files=files, **more)
     else:
         decided = {"--nfe": nfe, "--plan": plan, "--site": site, "--all": everything}
-        _refuse({**decided, "--calibration-prompts": calibration_prompts}, "the preset decides it")
+        decided |= {"--calibration-prompts": calibration_prompts, "--forward-passes": forward_passes}
+        _refuse(decided, "the preset decides it")
         size = _scale(random_weights, scale)
         make = _preset(request, preset, _model(model, preset_model), size, names=_names(methods), files=files)
     _run(make, out, setup.place, as_json, threads)
@@ -243,6 +249,16 @@ def _quiet() -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name for part in text.split(",") if (name := part.strip())]
+
+
+def _passes(text: str | None) -> list[int]:
+    try:
+        passes = [int(name) for name in dict.fromkeys(_names(text) or ())]
+    except ValueError:
+        passes = [0]
+    if text is not None and (not passes or min(passes) < 1):
+        raise typer.BadParameter(f"{text!r}: write numbers of at least 1, as in 28,20.", param_hint="--forward-passes")
+    return passes
 
 
 def _budgets(text: str | None, steps: int) -> list[int | None]:

@@ -80,6 +80,7 @@ class JointRows:
         total: number of steps T.
         ridge: relative to the features' mean square.
         branch_weight: weight of each branch's error relative to the guided combination's.
+        handovers: steps at which another network begins; all branches compute there, and no earlier feature is used.
         feedback_gain: error feedback gain: share of the sample's error so far that the next skipped steps correct.
 
     Attributes:
@@ -97,6 +98,7 @@ class JointRows:
         ridge: float,
         branch_weight: float,
         feedback_gain: float = 0.0,
+        handovers: Sequence[int] = (),
     ) -> None:
         self.moments = moments
         self.mixing = mixing
@@ -106,6 +108,7 @@ class JointRows:
             self.rows[b, np.arange(total), computed[last]] = 1.0
         self.cross: dict[tuple[int, int], np.ndarray] = {}
         self._steps = steps
+        self._handovers = handovers
         self._total = total
         self._ridge, self._branch_weight, self._feedback_gain = ridge, branch_weight, feedback_gain
 
@@ -129,12 +132,17 @@ class JointRows:
             if self._feedback_gain:
                 self._correct(after)
 
+    def _usable(self, step: int) -> list[np.ndarray]:
+        """Each branch's computed steps from the beginning of the network that serves ``step``."""
+        begin = max((each for each in self._handovers if each <= step), default=0)
+        return [branch[branch >= begin] for branch in self._steps]
+
     def _fit(self, forecast: list[int], steps: np.ndarray, prior: Prior | None, *, sum_to_one: bool) -> None:
         """Fit the rows of the branches ``forecast`` at ``steps``.
 
         Rows weigh the branch's own features and, if other branches compute at the step, features of earlier branches.
         """
-        computed = [branch[branch <= steps[0]] for branch in self._steps]
+        computed = [branch[branch <= steps[0]] for branch in self._usable(int(steps[0]))]
         others = [range(b) if len(forecast) < len(computed) else range(0) for b in forecast]
         sources = [[(c, computed[c]) for c in (b, *before)] for b, before in zip(forecast, others, strict=True)]
         indices = [np.concatenate([self._total * c + at for c, at in source]) for source in sources]
@@ -163,7 +171,7 @@ class JointRows:
 
     def _correct(self, steps: np.ndarray) -> None:
         """Add error feedback: ``steps`` correct a share of the sample's predicted error at their end."""
-        sources = [(b, branch[branch < steps[0]]) for b, branch in enumerate(self._steps)]
+        sources = [(b, branch[branch < steps[0]]) for b, branch in enumerate(self._usable(int(steps[0])))]
         features = np.concatenate([self._total * b + at for b, at in sources])
         until = int(steps[-1]) + 1
         system = self.moments.among(features)

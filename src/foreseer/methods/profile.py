@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from foreseer.methods.learned import learned
 from foreseer.methods.quality import error_of
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.plan.file import decode_plan, encode_plan
+from foreseer.plan.plan import ORIGIN
 from foreseer.schedule import Uniform
 from foreseer.schedule.base import budget_at
 
@@ -115,7 +116,12 @@ class Profile:
     def _with_kernel(self, plan: Plan | None, **target: Any) -> Policy:
         """``plan`` on its own grid if there is one, kernel rows for the target elsewhere."""
         by_kernel = learned(self.kernel, **target)
-        return by_kernel if plan is None else FixedPlan(plan, by_kernel)
+        if plan is None:
+            return by_kernel
+        origin = {name: self.kernel.provenance[name] for name in ORIGIN if name in self.kernel.provenance}
+        if "scheduler" in origin and "scheduler" not in plan.provenance:  # a plan made before plans named it
+            plan = replace(plan, provenance={**origin, **plan.provenance})
+        return FixedPlan(plan, by_kernel)
 
     @property
     def budgets(self) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ Nothing here imports torch.
 from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.differences import DifferenceExpansion
 from foreseer.plan.explain import PlanExplanation
+from foreseer.plan.fixed_plan import FixedPlan
 from foreseer.plan.plan import Plan
-from foreseer.plan.policy import BranchDecisions, FixedPlan, PlanDecisions, Policy, RunDecisions, ScheduledPolicy
+from foreseer.plan.policy import BranchDecisions, PlanDecisions, Policy, RunDecisions, ScheduledPolicy
 
 __all__ = [
     "BranchDecisions",

@@ -23,6 +23,7 @@ ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "floa
 
 MOST_TABLES = 4  # with more branches or modules than this, each gets one line instead of a table
 Shapes = tuple[int, ...] | Sequence[tuple[int, ...]]
+NO_SCHEDULER = "this plan does not say for which scheduler it was made"
 # Relative to the feature: from this value on, the expected rounding error is as large as a good forecast's error.
 MUCH_ROUNDING = 0.05
 
@@ -125,6 +126,7 @@ class PlanExplanation:
             "computed: " + " ".join(map(str, self.computed_steps)),
             *self._apart(),
             *(f"{key}: {value}" for key, value in self.provenance.items()),
+            *([] if "scheduler" in self.provenance else [f"scheduler: {NO_SCHEDULER}"]),
             f"live features at most: {self.most_live}"
             + (f" ({self.live_bytes / 2**20:.2f} MiB in {self.dtype})" if self.live_bytes is not None else ""),
             f"rounding of {self.dtype} features amplified to at most {self.rounding:.1e}",

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from foreseer.plan.explain import PlanExplanation
 
 
+SCHEDULER = ("scheduler", "scheduler_config")  # entries of a provenance: class, and hash of the configuration
+ORIGIN = ("model", "denoiser", *SCHEDULER)  # entries that a plan takes from its kernel's provenance
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     r"""What to compute and how to forecast the rest: $\hat F_i = \sum_j w_{ij} F_j$ over computed j < i.
@@ -161,6 +165,16 @@ class Plan:
     def most_live(self) -> int:
         """The largest number of features held at once."""
         return self.of_branch("").most_live
+
+    def tail(self, first_step: int) -> Plan:
+        """Return the plan of the steps from ``first_step`` on, which the network that begins there can follow.
+
+        Raises:
+            PlanError: a branch does not compute ``first_step``, or a later step needs the features of earlier ones.
+        """
+        from foreseer.plan.tail import tail_of
+
+        return tail_of(self, first_step)
 
     def explain(
         self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.notices import said_if_slow
 from foreseer.plan.compiled import CompiledRows
-from foreseer.plan.plan import Plan
+from foreseer.plan.plan import ORIGIN, Plan
 from foreseer.schedule.base import Schedule
 from foreseer.schedule.explicit import Explicit
 from foreseer.schedule.uniform import Uniform
 from foreseer.site import Site, read_site
+
+if TYPE_CHECKING:
+    from foreseer.plan.fixed_plan import FixedPlan
 
 KEPT_PLANS = 64
 
@@ -96,6 +99,8 @@ class Policy:
     @staticmethod
     def from_plan(plan: Plan, otherwise: Policy | None = None) -> FixedPlan:
         """The policy that serves ``plan``; see :class:`FixedPlan`."""
+        from foreseer.plan.fixed_plan import FixedPlan
+
         return FixedPlan(plan, otherwise)
 
     @property
@@ -137,7 +142,7 @@ class Policy:
         raise NotImplementedError
 
 
-class _Scheduled(RunDecisions):
+class Scheduled(RunDecisions):
     """Decisions known before the run."""
 
     def __init__(self, policy: Policy, grid: Grid) -> None:
@@ -145,6 +150,7 @@ class _Scheduled(RunDecisions):
         self._grid = grid
 
     def branch(self, name: str, first_step: int, spent: int) -> BranchDecisions:
+        """Follow the plan that the policy compiles for the rest of the run."""
         return PlanDecisions(self._policy.compile(self._grid, first_step, spent).of_branch(name))
 
 
@@ -201,7 +207,7 @@ class ScheduledPolicy(Policy):
 
     def begin(self, grid: Grid) -> RunDecisions:
         """The plan's steps."""
-        return _Scheduled(self, grid)
+        return Scheduled(self, grid)
 
     def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
         """The plan; see :meth:`Policy.compile`."""
@@ -209,8 +215,8 @@ class ScheduledPolicy(Policy):
         key = (grid.key, first_step, spent)
         plan = self._plans.get(key)
         if plan is None:
-            model = {name: self.learned_on[name] for name in ("model", "denoiser") if name in self.learned_on}
-            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **model}
+            origin = {name: self.learned_on[name] for name in ORIGIN if name in self.learned_on}
+            provenance = {"schedule": repr(self.schedule), "forecaster": repr(self.forecaster), **origin}
             with said_if_slow(f"Searching the computed steps of a run of {len(part)} steps, once for this grid ..."):
                 computed = self.schedule.on(grid, first_step, spent)
                 branch_steps = self.schedule.branch_steps(grid, first_step)
@@ -222,72 +228,3 @@ class ScheduledPolicy(Policy):
 
     def __repr__(self) -> str:
         return f"Policy({self.schedule!r}, {self.forecaster!r}, site={self.site!r})"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class FixedPlan(Policy):
-    """One plan, for its own grid.
-
-    Args:
-        plan: the plan.
-        otherwise: serves other grids (``fs.learned(kernel, ...)`` for a rollout); its plans say so in their provenance.
-            Without it, runs on another grid compute every step.
-
-    Raises:
-        PlanError: an argument has the wrong type, or the two take features at different sites.
-    """
-
-    plan: Plan
-    otherwise: Policy | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.plan, Plan):
-            kind = type(self.plan).__name__
-            raise PlanError(f"Expected a Plan, received {kind}; load a file with fs.Plan.load(path).")
-        if self.otherwise is not None and not isinstance(self.otherwise, Policy):
-            raise PlanError(f"otherwise is a {type(self.otherwise).__name__}; expected a Policy.")
-        if self.otherwise is not None and self.otherwise.site != self.site:
-            raise PlanError(
-                f"The plan's site is {self.site!r}, that of what serves other grids {self.otherwise.site!r}."
-            )
-
-    @property
-    def site(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The plan's."""
-        return self.plan.site
-
-    @property
-    def learned_on(self) -> Mapping[str, str]:
-        """The plan's provenance."""
-        return self.plan.provenance
-
-    @property
-    def names_every_step(self) -> bool:
-        """True: a plan lists its steps."""
-        return True
-
-    def begin(self, grid: Grid) -> RunDecisions:
-        """The plan's steps."""
-        return _Scheduled(self, grid)
-
-    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
-        """The plan itself, or what serves other grids; see :meth:`Policy.compile`."""
-        part = grid.tail(first_step)
-        if self.plan.grid.matches(part):
-            return self.plan
-        if self.otherwise is None:
-            raise PlanError(
-                f"This plan is for another grid ({_describe(self.plan.grid)}) than the run's ({_describe(part)}). "
-                f"Sample as it was made for, or attach a policy that compiles to any grid."
-            )
-        plan = self.otherwise.compile(grid, first_step, spent)
-        note = f"replaces a plan made for another grid ({_describe(self.plan.grid)})"
-        return replace(plan, provenance={**plan.provenance, "note": note})
-
-    def __repr__(self) -> str:
-        return f"Policy.from_plan(<plan of {self.plan.nfe} of {len(self.plan.grid)} steps>)"
-
-
-def _describe(grid: Grid) -> str:
-    return f"{len(grid)} steps, {grid.unit} {grid.levels[0]:.4g} to {grid.levels[-1]:.4g}"

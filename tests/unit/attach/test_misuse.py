@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,15 @@ import torch
 
 import foreseer as fs
 from foreseer.attach.network.architecture import architecture_of, how_it_differs
+from foreseer.attach.run.scheduler_identity import scheduler_identity
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
 from foreseer.errors import AttachError
 from foreseer.kernel import KernelError
 from foreseer.methods.validate import expected_error
 from foreseer.pipelines import PipelineError, call_arguments, load_pipeline
-from tests.support.attaching import denoiser, policy, tiny
+from foreseer.plan.explain import NO_SCHEDULER
+from tests.support.attaching import STEPS, denoiser, flow_scheduler, policy, sample, tiny
 from tests.support.pipelines import build
 
 GRID = fs.Grid.uniform(4)
@@ -99,6 +102,48 @@ def test_rows_of_another_network_are_told() -> None:
     layers = tiny("flux").pipe.transformer.config.num_layers
     with pytest.warns(fs.ForeseerWarning, match=rf"one with num_layers 57 \({layers} here\)"):
         fs.accelerate(tiny("flux").pipe, learned_on_flux(num_layers=57)).detach()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("planned", "said"),
+    [
+        ({"scheduler": "UniPCMultistepScheduler"}, "for UniPCMultistepScheduler, and this run uses FlowMatchEuler"),
+        ({"scheduler_config": "0123456789abcdef"}, "another configuration of FlowMatchEulerDiscreteScheduler than"),
+        ({}, None),
+    ],
+)
+def test_a_plan_for_another_scheduler_warns_in_its_first_run(planned: dict[str, str], said: str | None) -> None:
+    scheduler = flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    provenance = {**scheduler_identity(scheduler), **planned}
+    plan = fs.Plan.compile(fs.Grid.from_scheduler(scheduler), (0, 2), fs.forecast.Reuse(), provenance=provenance)
+    with fs.accelerate(denoiser(), plan, scheduler=scheduler) as handle, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sample(denoiser(), scheduler)
+        sample(denoiser(), scheduler)
+    assert [said in str(each.message) for each in caught] == [True] * (said is not None)
+    assert NO_SCHEDULER not in handle.summary() + str(plan.explain())
+
+
+@torch.no_grad()
+def test_a_plan_that_names_no_scheduler_says_so() -> None:
+    scheduler = flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    recorder = fs.Recorder(fs.Grid.from_scheduler(scheduler), provenance={"model": "mine"})
+    for seed in range(2):
+        recorder.add(list(torch.randn(STEPS, 20, generator=torch.Generator().manual_seed(seed))))
+    kernel = recorder.kernel()
+    plan = fs.learned(kernel, nfe=3).compile(kernel.grid)
+    assert f"scheduler: {NO_SCHEDULER}" in str(plan.explain())
+    with fs.accelerate(denoiser(), plan, scheduler=scheduler) as handle:
+        sample(denoiser(), scheduler)
+    assert NO_SCHEDULER in handle.summary()
+    of_model = replace(kernel, provenance=scheduler_identity(scheduler))
+    for serving in (fs.Profile(kernel, (plan,)), fs.Profile(of_model, (plan,))):  # a profile's kernel names it for them
+        with fs.accelerate(denoiser(), serving, nfe=3, scheduler=scheduler) as handle:
+            sample(denoiser(), scheduler)
+        assert (NO_SCHEDULER in handle.summary()) == (serving.kernel is kernel)
 
 
 def test_a_network_that_is_wrapped_is_no_other() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import foreseer as fs
+from foreseer.attach.run.scheduler_identity import scheduler_identity
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.final_error import FinalError, Reference
 from foreseer.calibration.job_checks import split_prompts
@@ -68,6 +69,11 @@ def test_refined_rows_beat_a_rollouts_on_prompts_that_nothing_was_fitted_on(loop
     assert after < 0.95 * before
     assert refined.computed_steps == rolled.computed_steps
     assert "2 held out" in refined.provenance["refined"]
+    named = scheduler_identity(loop.scheduler)
+    assert named.items() <= rolled.provenance.items()
+    by_formula = fs.Plan.compile(rolled.grid, rolled.computed_steps, fs.forecast.Reuse())
+    by_formula = fs.refine(loop, by_formula, PROMPTS[:2], held_out=1, max_passes=1)
+    assert named.items() <= by_formula.provenance.items()
     expected = float(refined.provenance["expected_error"].split()[0])
     assert abs(math.log(expected / after)) < math.log(1.6)
 

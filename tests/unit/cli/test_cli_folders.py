@@ -212,7 +212,7 @@ def test_the_parameters_of_a_call_are_read_from_the_source(name):
     assert parameters_in_source("NoSuchPipeline") is None
 
 
-def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
+def test_two_denoisers_share_a_budget_and_a_rollout(folder, tmp_path):
     model, kernel, prompts = folder("wan_2_2"), tmp_path / "one.kernel.safetensors", tmp_path / "prompts.txt"
     prompts.write_text("a red apple\n")
     call = ("--height", SIZE, "--width", SIZE, "--option", "num_frames=5")
@@ -223,9 +223,12 @@ def test_two_denoisers_share_a_budget_and_no_rollout(folder, tmp_path):
         assert record["nfe"] == 6
         assert {name.split()[0] for name in record["computed"]} == {"transformer", "transformer_2"}
         assert record["failed_open"] == []
-    rollout = ("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", tmp_path / "p", *call)
-    result = CliRunner().invoke(app, [*map(str, rollout)])
-    assert "follow one plan from beginning to end" in str(result.exception)
+    invoke("rollout", model, kernel, "--nfe", NFE, "--prompts", prompts, "-o", tmp_path / "p", *call)
+    record = json.loads(invoke(*words, "--plan", tmp_path / "p"))["record"]
+    assert record["nfe"] == NFE
+    assert {name.split()[0] for name in record["computed"]} == {"transformer", "transformer_2"}
+    assert {name.split()[0] for name in record["forecast"]} == {"transformer", "transformer_2"}
+    assert record["failed_open"] == []
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+import foreseer as fs
 from foreseer import cli, zoo
+from foreseer.errors import PlanError
 from foreseer.evaluate.bench.selection import Selection
 from foreseer.evaluate.entries.base import PlainEntry
 from foreseer.kernel import Kernel
@@ -58,6 +60,8 @@ def test_it_writes_a_report_and_prints_what_is_missing(capsys, tmp_path, prompts
         (["emoji", "--methods", "magic"], "taylorseer"),
         (["emoji", "--nfe", "ten"], "published"),
         (["emoji", "--nfe", "60"], "do not fit a run of 50 steps"),
+        (["emoji", "--nfe", "9", "--forward-passes", "18"], "give computed steps"),
+        (["emoji", "--forward-passes", "18,published"], "write numbers of"),
         (["emoji", "--prompts", "no such file.txt"], "no such file"),
         (["emoji", "--kernel", "none.kernel", "--nfe", "9"], "none.kernel"),
         (["emoji", "--plan", "none.plan"], "none.plan"),
@@ -119,3 +123,23 @@ def test_a_kernel_and_a_plan_add_their_rows_and_l2p():
     assert learned.policy.compile(Kernel.load(zoo.kernel_path()).grid).nfe == 9
     assert learned.settings["prompts"] == Kernel.load(zoo.kernel_path()).prompts
     assert made["l2p", 9].make(None).policy.forecaster.matrix.shape == (50, 50)
+
+
+def test_budgets_in_forward_passes_count_both_branches_of_guidance(capsys, tmp_path, prompts, emoji):
+    guided = {"true_cfg_scale": 3.0, "negative_prompt": "a blur"}
+    size = {"height": 64, "width": 64, "max_sequence_length": 16}
+    kernel = fs.calibrate(emoji, ["a rocket"], num_inference_steps=8, sensitivity_prompts=0, **size, **guided)
+    kernel.save(path := tmp_path / "guided.kernel.safetensors")
+    arguments = ("emoji", "--prompts", prompts, "--limit", 1, "--steps", 8, "--methods", f"steps,kernel:{path}")
+    with pytest.raises(PlanError, match="1 forward passes are fewer than one step takes"):
+        Selection(8, (), forward_passes=[9, 1]).in_steps(2)
+    arguments += ("--true-cfg", 3.0, "--negative", "a blur", "--measures", "psnr", "--forward-passes")
+    code, words, _ = run(capsys, *arguments, "9", "-o", tmp_path / "report", "--json")
+    assert code == 0
+    results = json.loads(words)
+    assert results["notes"] == ["Budgets in forward passes, 2 per step: 9 in 4 steps."]
+    reference, steps, kernel = results["rows"]
+    assert kernel["error"] is None
+    assert [(row["method"], row["budget"]) for row in (steps, kernel)] == [("steps", 4), ("kernel:guided", 4)]
+    passes = [round(16 * row["flops"] / reference["flops"], 1) for row in (steps, kernel)]
+    assert passes == [8.0, 9.0]  # of 16: kernel rows spend the odd pass on one branch

@@ -133,7 +133,7 @@ def test_image_reward_is_the_mean_over_frames(monkeypatch):
 
 
 def test_fid_and_inception_score_see_every_picture(monkeypatch, tmp_path):
-    def calculate(input1, cuda, verbose, input2=None, fid=False, isc=False):
+    def calculate(input1, cuda, verbose, input2=None, fid=False, isc=False, isc_splits=1):
         brightness = float(np.mean([picture.float().mean() for picture in (input1[i] for i in range(len(input1)))]))
         assert input1[0].shape == (3, 24, 20)
         return {"frechet_inception_distance": brightness, "inception_score_mean": brightness, "input2": input2}
@@ -250,3 +250,30 @@ def test_each_measure_is_taken_once_and_failures_are_shown_as_missing(emoji, don
     assert again.rows[0].per_prompt == row.per_prompt
     paths = write_report(dataclasses.replace(results), done_folder)
     assert "no such host" in paths["page"].read_text()
+
+
+def test_lpips_of_its_package_with_random_features(monkeypatch):
+    pytest.importorskip("lpips")
+    alexnet = pytest.importorskip("torchvision.models").alexnet
+    monkeypatch.setattr("torchvision.models.alexnet", lambda pretrained: alexnet())  # its weights are not bundled
+    noisy, plain = (np.repeat(np.repeat(pictures(2, seed), 4, 1), 4, 2) for seed in (0, 1))
+    score = QUALITY["lpips"].load(MeasureContext())
+    assert score(StoredSample(plain, plain, "")) == 0
+    assert score(StoredSample(noisy, plain, "")) > 0
+
+
+def test_fid_and_inception_score_of_their_package_with_random_features(monkeypatch, tmp_path):
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(extractor, "load_state_dict_from_url", lambda *args, **kwargs: {})
+    monkeypatch.setattr(extractor.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+
+    def scores(name, seeds):
+        torch.manual_seed(0)  # of the extractor's weights
+        score = QUALITY[name].load(MeasureContext(real=tmp_path))
+        return score([lambda seed=seed: StoredSample(pictures(1, seed), pictures(1, seed), "") for seed in seeds])
+
+    for seed in range(3):
+        Image.fromarray(pictures(1, seed)[0]).save(tmp_path / f"{seed}.png")
+    same, other = scores("fid", range(3)), scores("fid", range(10, 13))
+    assert abs(same) < 0.01 * other
+    assert 1 <= scores("is", range(3)) <= 3

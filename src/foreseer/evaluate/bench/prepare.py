@@ -169,17 +169,33 @@ def compare_methods(
     prompts, folder = request.read_prompts(), check_model(model)
     check_call(folder, request.options)
     steps = request.steps or int(zoo.sampling(folder).get("num_inference_steps", STEPS))
-    selection = replace(selection, steps=steps, budgets=budgets_of(steps))
-    if model in zoo.NAMES and selection.methods is None:
-        selection = _with_bundled_files(selection, model)
-    selection.entries()  # refuses unknown names, budgets and unreadable files
+    selection = replace(selection, steps=steps, budgets=(1,) if selection.forward_passes else budgets_of(steps))
+    _complete(selection, model).entries()  # refuses unknown names, budgets and unreadable files
     pipe, examples, options = _load(request, model)
     options.pop("num_inference_steps", None)
     selection = replace(selection, options=options)
     measured = (prompts or examples)[: request.limit]
     selection = replace(selection, trial_prompts=trial_prompts(pipe, examples, measured))
-    bench = request.bench(model, measured, steps, options=options, title=f"Foreseer bench: {model}, {steps} steps")
-    return PreparedBench(bench, selection.entries(), pipe)
+    title, notes = f"Foreseer bench: {model}, {steps} steps", []
+    if selection.forward_passes:
+        per_step = _passes_per_step(pipe, selection)
+        selection = selection.in_steps(per_step)
+        budgets = ", ".join(f"{passes} in {budget} steps" for budget, passes in selection.passes_of.items())
+        notes = [f"Budgets in forward passes, {per_step:g} per step: {budgets}."]
+    bench = request.bench(model, measured, steps, options=options, title=title, notes=notes)
+    return PreparedBench(bench, _complete(selection, model).entries(), pipe)
+
+
+def _passes_per_step(pipe: Any, selection: Selection) -> float:
+    """Count the calls of the network in a run that computes every step."""
+    from foreseer.evaluate.peers import Probe
+
+    return Probe(pipe, selection.steps, selection.trial_prompts[0], selection.options).branches
+
+
+def _complete(selection: Selection, model: str) -> Selection:
+    """Add the files of a bundled model if no methods were named."""
+    return _with_bundled_files(selection, model) if model in zoo.NAMES and selection.methods is None else selection
 
 
 def compare_preset(request: BenchRequest, preset_request: PresetRequest) -> PreparedBench:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from foreseer.files import read_whole, reason
 from foreseer.forecast import Forecaster
 from foreseer.kernel import Kernel
 from foreseer.methods import METHODS, Method, find, names, resolve
+from foreseer.methods.learned import learned
 from foreseer.plan import FixedPlan, Plan, ScheduledPolicy
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Selection:
         l2p_kernel: kernel file to train L2P from; by default the first of ``kernels``.
         everything: whether the default is every method and peer that needs no file instead.
         calibration_prompts: prompts for peers that learn, which then belong to the default.
+        forward_passes: calls of the network per run, in place of ``budgets``; see :meth:`in_steps`.
+        passes_of: for each budget, the forward passes that it stands for. Kernel rows spend them branch by branch.
     """
 
     steps: int
@@ -60,6 +63,24 @@ class Selection:
     l2p_kernel: Path | None = None
     everything: bool = False
     calibration_prompts: CalibrationPrompts | None = None
+    forward_passes: Sequence[int] = ()
+    passes_of: Mapping[int, int] = field(default_factory=dict)
+
+    def in_steps(self, passes_per_step: float) -> Selection:
+        """Convert forward passes to the largest budgets of computed steps that take no more of them.
+
+        >>> Selection(8, (), forward_passes=[9, 6]).in_steps(2).budgets
+        [4, 3]
+
+        Raises:
+            PlanError: they are fewer than one step takes.
+        """
+        passes_of: dict[int, int] = {}
+        for passes in self.forward_passes:
+            if passes < passes_per_step:
+                raise PlanError(f"{passes} forward passes are fewer than one step takes ({passes_per_step:g}).")
+            passes_of.setdefault(int(passes / passes_per_step), passes)
+        return replace(self, budgets=list(passes_of), passes_of=passes_of)
 
     def names(self) -> list[str]:
         """List the names to run, with files as ``kernel:FILE`` and ``plan:FILE``."""
@@ -127,12 +148,16 @@ class Selection:
         for budget in self.budgets:
             if budget is not None:
                 make = self._kernel_rows(name, path, budget)
-                yield LazyEntry(name, TITLES[kind], self.steps, budget, make=make, details=(checksum,))
+                details = (checksum, *([f"{self.passes_of[budget]} passes"] if budget in self.passes_of else []))
+                yield LazyEntry(name, TITLES[kind], self.steps, budget, make=make, details=details)
 
     def _kernel_rows(self, name: str, path: Path, budget: int) -> Callable[[Any], Entry]:
         def make(pipe: Any) -> Entry:
             kernel, kind = Kernel.load(path), name.partition(":")[0]
-            policy = resolve(kind, nfe=budget, profile=kernel)
+            if kind == "kernel" and kernel.branches is not None and budget in self.passes_of:
+                policy = learned(kernel, forward_passes=self.passes_of[budget])
+            else:
+                policy = resolve(kind, nfe=budget, profile=kernel)
             settings = {"kernel": path.name, "prompts": kernel.prompts, **_settings(policy)}
             return PolicyEntry(name, TITLES[kind], self.steps, budget, settings, policy=policy)
 

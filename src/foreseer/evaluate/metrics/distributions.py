@@ -7,6 +7,8 @@ from typing import Any
 
 from foreseer.evaluate.metrics.base import MeasureContext, MissingMeasureError, Quality, Scorer, SetScorer, StoredSample
 
+SPLITS = 10  # of the pictures, over which the paper averages the Inception Score
+
 
 class _OfSets(Quality):
     package = "torch-fidelity"
@@ -71,7 +73,9 @@ class InceptionScore(_OfSets):
         import torch_fidelity  # noqa: F401 - fail now, not after sampling
 
         def score(samples: Sequence[Callable[[], StoredSample]]) -> float:
-            values = _calculate(input1=_pictures(samples), isc=True, cuda=context.device.startswith("cuda"))
+            splits = min(SPLITS, len(samples))  # an empty split would make the score NaN
+            cuda = context.device.startswith("cuda")
+            values = _calculate(input1=_pictures(samples), isc=True, isc_splits=splits, cuda=cuda)
             return values["inception_score_mean"]
 
         return score
