@@ -1,4 +1,4 @@
-"""Every method and untrained peer by name on a trained example, at equal budgets, with the FLOPs that it spends.
+"""Every method and untrained peer by name, at equal budgets, with the FLOPs that it spends.
 
 Kernel and rollouts are learned on captions that are not drawn; `foreseer bench` does the rest. Where a method skips
 parts of the network only, or a gate decides, "forward_passes" are its FLOPs over those of one whole pass.
