@@ -1,4 +1,4 @@
-"""Every method by name on a trained example, at equal budgets, with the FLOPs that it spends.
+"""Every method and untrained peer by name, at equal budgets, with the FLOPs that it spends.
 
 Kernel and rollouts are learned on captions that are not drawn; `foreseer bench` does the rest. Where a method skips
 parts of the network only, or a gate decides, "forward_passes" are its FLOPs over those of one whole pass.
@@ -18,12 +18,12 @@ import foreseer as fs
 from benchmarks import learning, video
 from benchmarks.common import write
 from benchmarks.learning import CALIBRATION_SEED, HELD_OUT_SEED, STEPS
-from benchmarks.rendering import bundled_digest
+from benchmarks.rendering import bundled_digest, commit
+from foreseer.evaluate.peers import PEERS
 from foreseer.methods import METHODS
 from foreseer.pipelines import load_pipeline, split_sampling
 
 BUDGETS = (14, 9, 7)
-SOLVERS = ("unipc", "dpm-solver")
 
 
 def learn(model, training, folder):
@@ -46,7 +46,7 @@ def run_bench(model, prompts, folder):
     """The bench's results, as its JSON has them."""
     path, plans = learn(model, prompts[1], folder)
     (folder / "prompts.txt").write_text("\n".join(prompts[0]) + "\n")
-    names = ",".join([name for name in METHODS if name != "steps"] + ["steps", *SOLVERS])
+    names = ",".join([*METHODS, *(name for name, peer in PEERS.items() if not peer.learns)])
     command = [sys.executable, "-m", "foreseer", "bench", model, "--prompts", str(folder / "prompts.txt")]
     command += ["--nfe", ",".join(map(str, BUDGETS)), "--methods", names, "--kernel", str(path)]
     command += [word for plan in plans for word in ("--plan", str(plan))]

@@ -5,15 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float64
 
 import foreseer as fs
 from foreseer.calibration.analysis import (
-    chebyshev_bound,
-    ideal_taylor_bound,
     plot_kernel,
     principal_components,
     projection_fidelity,
-    taylor_bound,
 )
 from foreseer.calibration.record import record_run
 from tests.support.loop_pipeline import sample
@@ -43,14 +41,47 @@ def test_principal_components_keep_distances(loop, kernel):
     assert found == pytest.approx(distances, abs=1e-9 * distances.max() + 1e-12)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_the_ideal_taylor_bound_holds_and_is_reached(order):
-    for distance in (0.3, 1.0):
-        exact = sum(distance**k / math.factorial(k) for k in range(order + 1))
-        error = abs(math.exp(distance) - exact)
-        assert error <= ideal_taylor_bound(math.exp(distance), order, distance)
-        monomial = distance ** (order + 1) / math.factorial(order + 1)
-        assert monomial == pytest.approx(ideal_taylor_bound(1.0, order, distance))
+def taylor_bound(derivative: float, differences: list[float], interval: float, distance: float) -> float:
+    r"""Return TaylorSeer's error bound at distance k with interval N (arXiv 2503.06923).
+
+    $E_m(k) \le \frac{M_{m+1}}{(m+1)!} |k|^{m+1} + \sum_{i=1}^m \frac{C_i}{i!\, N^{i-1}} |k|^i$.
+
+    Args:
+        derivative: M_{m+1}, a bound on the feature's derivative of order m + 1, per step.
+        differences: error constants C_1 to C_m of the differences: $|\Delta^i F / N^i - F^{(i)}| \le C_i / N^{i-1}$.
+        interval: N in steps.
+        distance: k in steps.
+    """
+    order = len(differences)
+    remainder = derivative / math.factorial(order + 1) * abs(distance) ** (order + 1)
+    return remainder + sum(
+        bound / (math.factorial(i) * interval ** (i - 1)) * abs(distance) ** i
+        for i, bound in enumerate(differences, start=1)
+    )
+
+
+def chebyshev_bound(taus: Float64[np.ndarray, " K"], *, degree: int, ridge: float, scale: float, rho: float) -> float:
+    r"""Return Spectrum's bound (theorem 3.3) on the ridge forecast's error in [-1, 1] for one channel.
+
+    A function analytic in the Bernstein ellipse of parameter rho and bounded there by B has coefficients
+    $|c_m| \le 2 B \rho^{-m}$ and truncation error $\epsilon = 2 B \rho^{-M} / (\rho - 1)$ (theorem 3.2). With $\Phi$
+    the design matrix at the computed taus and $\sigma$ its least singular value, the error is at most
+    $\epsilon + \sqrt{M+1}\,\frac{\sqrt{K (M+1)}\, \sqrt{K}\, \epsilon + \lambda \lVert c \rVert}{\sigma^2 + \lambda}$:
+    truncation, its effect on the fit, and the ridge's shrinkage.
+
+    Args:
+        taus: the computed steps mapped to [-1, 1].
+        degree: M.
+        ridge: lambda.
+        scale: B.
+        rho: parameter of the ellipse, above 1.
+    """
+    design = np.polynomial.chebyshev.chebvander(taus, degree)
+    least = float(np.linalg.svd(design, compute_uv=False)[-1]) if len(taus) > degree else 0.0
+    truncation = 2 * scale * rho**-degree / (rho - 1)
+    coefficients = 2 * scale * math.sqrt(sum(rho ** (-2 * m) for m in range(degree + 1)))
+    fit = math.sqrt(len(taus) * (degree + 1)) * math.sqrt(len(taus)) * truncation
+    return truncation + math.sqrt(degree + 1) * (fit + ridge * coefficients) / (least**2 + ridge)
 
 
 @pytest.mark.parametrize("distance", [1, 2, 3])
