@@ -15,7 +15,7 @@ from foreseer.calibration.row_directions import RowDirections
 from foreseer.plan import Plan
 
 # Of the final sample's size. Networks in 8 bits round their activations differently after any change: a difference has
-# to be well above that. Where outputs are smooth, one this large is better too: it averages over the curvature.
+# to be well above that. On the bundled model in float32, too, 0.03 gives better rows than 0.001.
 LEAST_DIFFERENCE = 0.03
 
 
