@@ -1,4 +1,4 @@
-"""Rows of the base model under a LoRA and at other guidance: the bundled pipeline, 50 steps, on unseen captions.
+"""Rows of the base model under a LoRA and at other guidance: bundled pipeline, 50 steps.
 
 A LoRA of rank 4 on the attention layers is trained first: it gives the background of one colour another one. Rows of
 the base model at its default guidance are compared with rows that are fitted again on the adapted model, on the same
@@ -35,7 +35,7 @@ def coloured(count: int, offset: int, colour: str) -> list[str]:
 
 
 def train_lora(pipe, options, iterations: int) -> float:
-    """Train a LoRA of the pipeline's network in place; return the last losses' mean, relative to the first ones'.
+    """Train a LoRA of the pipeline's network in place; return the last losses over the first ones.
 
     The untrained network with the target's caption is the teacher, on noised latents of pictures that it drew.
     """

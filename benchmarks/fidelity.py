@@ -1,4 +1,4 @@
-"""Rollout, refined rows and rows that mix channels on unseen prompts: the bundled pipeline, 50 steps.
+"""Rollout, refined rows and rows that mix channels: bundled pipeline, 50 steps, unseen prompts.
 
 Every plan of a budget has the same computed steps and is fitted on the same prompts. Cost is in forward passes, counted
 at the network, for all prompts together; each line's cost is its own, on top of the line that it starts from.
@@ -46,7 +46,7 @@ def calibrated(pipe, prompts, options):
 
 
 def fitted_plans(pipe, kernel, prompts, held_out, nfe, **options):
-    """Each way to fit rows on the same computed steps: its name, the name that it starts from, plan and cost."""
+    """Name, name of the start, plan and cost of each way to fit rows, all on the same steps."""
     common = {"seed": CALIBRATION_SEED, **options}
     judged = {"held_out": held_out, **common}
     plans = {}

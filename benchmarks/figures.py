@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.cost_tables
-import benchmarks.tables  # noqa: F401  # both register tables
-from benchmarks.rendering import RESULTS, TABLES, commit, decimals, named, rows_of
+import benchmarks.tables
+import benchmarks.use_tables  # noqa: F401  # all three register tables
+from benchmarks.rendering import RESULTS, TABLES, commit, decimals, is_made, named, rows_of
 
 ROOT = Path(__file__).parent.parent
 STATE = ROOT / "build" / "figures.json"
@@ -61,11 +62,13 @@ def quoted_results() -> list[str]:
         names.update(result for _, result, *_ in VALUE.findall(text))
         for _, table, _, _ in MARKED.findall(text):
             names.update(TABLES[table].results)
-    return sorted(name for name in names if (RESULTS / f"{name}.json").exists())
+    return sorted(names)
 
 
 def command_of(result: str) -> list[str]:
-    """The command that made a result, for this interpreter."""
+    """The command that made a result, for this interpreter; before that, the benchmark of its name."""
+    if not is_made(result):
+        return [sys.executable, "-m", f"benchmarks.{result}"]
     words = shlex.split(json.loads((RESULTS / f"{result}.json").read_text())["command"])
     return [sys.executable, *words[1:]] if words[0] == "python" else words
 

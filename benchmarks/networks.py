@@ -39,7 +39,7 @@ def rounded(network: nn.Module, rounding: Callable[[Tensor], Tensor]) -> nn.Modu
     return network
 
 
-def in_bfloat16(network: nn.Module) -> nn.Module:
+def in_bfloat16(network: Any) -> nn.Module:
     """Return a copy that computes in bfloat16 between float32 samples."""
     network = copy.deepcopy(network).to(torch.bfloat16)
 
@@ -54,7 +54,7 @@ def in_bfloat16(network: nn.Module) -> nn.Module:
     return network
 
 
-def noisy(network: nn.Module, level: float) -> nn.Module:
+def noisy(network: Any, level: float) -> nn.Module:
     """Return a copy whose outputs get Gaussian noise, different at each forward pass, from one seed on."""
     network = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(NOISE_SEED)

@@ -1,4 +1,4 @@
-"""Rows on quantised and noisy networks: the bundled pipeline, 50 steps, on unseen captions and seeds.
+"""Rows on quantised and noisy networks: bundled pipeline, 50 steps, unseen captions.
 
 Each network is compared with its own full run. The first line of a network is the error between two of its full runs:
 the floor, which no row can go below. Noise is measured at the inputs of one float32 run.
@@ -24,7 +24,7 @@ SENSITIVITY_PROMPTS = 2
 
 
 def policies(pipe, prompts, original, kernel, noise, nfe, options):
-    """Name and policy of every row; ``original`` is the kernel of the float32 network, with noise ``noise``."""
+    """Name and policy of every row; ``original``: of float32, ``noise``: of this network."""
     taylor, l2p = fs.forecast.TaylorSeer(order=2), train_l2p(original)
     yield "TaylorSeer, searched steps", fs.Policy(Optimal(original, nfe, forecaster=taylor), taylor)
     yield "Spectrum", fs.methods.find("spectrum").policy(STEPS, nfe, "output")

@@ -35,11 +35,15 @@ class Table:
     make: Callable[..., list[list[str]]]
 
     def render(self) -> str:
-        """The table in Markdown, and under it whether it was measured on another bundled model than today's."""
+        """The table in Markdown, and under it whether its run is unfinished or was on an earlier bundled model."""
+        if not all(is_made(name) for name in self.results):
+            return "*Not measured yet: `make figures`.*"
         header, *lines = self.make(*(rows_of(name) for name in self.results))
         shown = [f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines]]
         dates = sorted({result(name)["date"] for name in self.results if is_outdated(name)})
         note = ["", f"*Measured on an earlier bundled model, {' and '.join(dates)}.*"] if dates else []
+        if any(result(name).get("unfinished") for name in self.results):
+            note += ["", "*The run is unfinished.*"]
         return "\n".join([*shown, *note])
 
 
@@ -59,6 +63,11 @@ def table(name: str, *results: str) -> Callable[[Callable[..., list[list[str]]]]
 def result(name: str) -> dict[str, Any]:
     """The content of ``results/NAME.json``."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def is_made(name: str) -> bool:
+    """Whether ``results/NAME.json`` exists."""
+    return (RESULTS / f"{name}.json").exists()
 
 
 def rows_of(name: str) -> list[Row]:

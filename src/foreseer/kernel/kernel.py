@@ -204,7 +204,11 @@ class Kernel:
         diagonal alone. The ridge, the search and the expected errors then count it: rows have smaller L2 gains. Use it
         for a kernel recorded on an unquantised network; a kernel recorded on the quantised one holds the noise already.
 
-        >>> policy = fs.learned(kernel.with_noise(0.01), nfe=9)  # doctest: +SKIP
+        >>> import foreseer as fs
+        >>> kernel = fs.Kernel.load(fs.zoo.kernel_path())
+        >>> round(float(kernel.with_noise(0.01).pooled[0, 0] / kernel.pooled[0, 0]), 6)
+        1.0001
+        >>> policy = fs.learned(kernel.with_noise(0.01), nfe=9)
 
         Args:
             noise: sigma, root mean square of the noise relative to that of the output; at least 0.

@@ -78,6 +78,14 @@ def test_refined_rows_beat_a_rollouts_on_prompts_that_nothing_was_fitted_on(loop
     assert abs(math.log(expected / after)) < math.log(1.6)
 
 
+def test_refinement_sees_through_the_rounding_of_a_quantised_network(kernel):
+    coarse = LoopPipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0))
+    coarse.transformer.register_forward_pre_hook(lambda module, inputs: ((128 * inputs[0]).round() / 128, *inputs[1:]))
+    rolled = fs.rollout(coarse, kernel, PROMPTS[:4], nfe=NFE)
+    refined = fs.refine(coarse, rolled, PROMPTS, held_out=2)
+    assert measured_error(coarse, refined) < 0.95 * measured_error(coarse, rolled)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_rows_of_a_formula_are_refined_and_branches_get_their_own(loop, kernel, guidance):
     taylor = fs.forecast.TaylorSeer(order=2)
