@@ -66,14 +66,15 @@ def table(results: dict[str, Any]) -> str:
         f"ComfyUI {results['comfyui']}, torch {results['torch']}, {results['steps']} steps, `speedup` 2, tiny models "
         "with random weights.",
         "",
-        "| sampler | calls (SD3, SD1.5) | computed (SD3, SD1.5) | between levels | visits per level | matrix |",
+        "| samplers | calls (SD3, SD1.5) | computed (SD3, SD1.5) | between levels | visits per level | matrix |",
         "|---|---|---|---|---|---|",
     ]
+    groups: dict[str, list[str]] = {}  # samplers with the same figures, by their cells
     for name in results["SD3"]:
         rows = [results[family][name] for family in FAMILIES]
         both = [", ".join(str(row[key]) for row in rows) for key in ("calls", "computed", "between_levels", "visits")]
-        matrix = "yes" if rows[0]["matrix"] else "no"
-        lines.append(f"| `{name}` | {' | '.join(both)} | {matrix} |")
+        groups.setdefault(f"{' | '.join(both)} | {'yes' if rows[0]['matrix'] else 'no'}", []).append(f"`{name}`")
+    lines += [f"| {', '.join(names)} | {cells} |" for cells, names in groups.items()]
     return "\n".join(lines)
 
 

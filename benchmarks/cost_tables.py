@@ -41,6 +41,14 @@ def _memory(rows: list[Row]) -> list[list[str]]:
     ]
 
 
+@table("mixing-cost", "mixing_cost")
+def _mixing_cost(rows: list[Row]) -> list[list[str]]:
+    return [
+        ["feature", "with mixing, x the time of scalar rows"],
+        *([row["shape"], decimals(row["ratio"], 2)] for row in rows),
+    ]
+
+
 @table("sites", "sites")
 def _sites(rows: list[Row]) -> list[list[str]]:
     header = ["method", "site", "NFE", "PSNR, dB", "operations, x fewer", "tensors", "held, KiB", "forecasts, MFLOP"]

@@ -4,7 +4,8 @@ Fidelity only (no timing). Published methods run at their own schedules for the 
 
     python -m benchmarks.learning [--prompts 64] [--calibration 64] [--cfg 3]
 
-``--cfg 1`` is no guidance, more is classifier-free guidance by two forward passes; without it, the default guidance.
+``--cfg 1`` is no guidance, more is classifier-free guidance by two forward passes; without it, the default guidance,
+and refined rows besides.
 """
 
 import argparse
@@ -117,6 +118,15 @@ def rolled(pipe, kernel, prompts, budget, options, **more):
     return fs.Policy.from_plan(plan)
 
 
+def refined(pipe, kernel, prompts, budget, options):
+    """A rollout from three quarters of the prompts, refined; the others are held out."""
+    held_out = max(1, len(prompts) // 4)
+    plan = fs.rollout(pipe, kernel, prompts[:-held_out], nfe=budget, seed=CALIBRATION_SEED, **options)
+    plan = fs.refine(pipe, plan, prompts, held_out=held_out, seed=CALIBRATION_SEED, **options)
+    print(f"{budget:>3} NFE  {plan.provenance['refined']}", flush=True)
+    return fs.Policy.from_plan(plan)
+
+
 def run_solvers(bench, budget):
     """The same number of forward passes by fewer steps, of the pipeline's own solver and of better ones."""
     yield f"Euler, {budget} steps", bench.score(bench.sample(budget))
@@ -145,6 +155,8 @@ def main() -> None:
     cells: dict[str, dict[int, tuple[float, float]]] = {}
     for budget in given.budgets:
         policies = published_policies(budget) | learned_policies(pipe, options, kernel, few, training, budget)
+        if given.cfg is None:
+            policies["refined, searched steps"] = refined(pipe, kernel, training, budget, options)
         scores = dict(run_solvers(bench, budget))
         scores |= {name: bench.score(bench.sample(STEPS, policy)) for name, policy in policies.items()}
         for name, score in scores.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from benchmarks.rendering import MISSING, TABLES, Row, Table, decimals, named, table
@@ -147,22 +147,15 @@ GUIDANCE_LABELS = {
 }
 
 
-def _guidance(rows: list[Row], cell: Callable[[Row], str], methods: Sequence[str]) -> list[list[str]]:
+@table("guidance", "guidance")
+def _guidance(rows: list[Row]) -> list[list[str]]:
     budgets = (28, 18, 14, 12)
     header = ["rows", "steps of the branches", "28 passes", *map(str, budgets[1:])]
-    by_cell = {(row["method"], row["forward_passes"]): cell(row) for row in rows}
-    return [header, *([*GUIDANCE_LABELS[name], *(by_cell[name, budget] for budget in budgets)] for name in methods)]
-
-
-@table("guidance-short", "guidance")
-def _guidance_short(rows: list[Row]) -> list[list[str]]:
-    shown = [name for name in GUIDANCE_LABELS if name != "rollout, uncond at every second step"]
-    return _guidance(rows, lambda row: decimals(row["PSNR, dB"]), shown)
-
-
-@table("guidance", "guidance")
-def _guidance_whole(rows: list[Row]) -> list[list[str]]:
-    return _guidance(rows, lambda row: f"{row['PSNR, dB']:.1f} ({row['latent']:.4f})", list(GUIDANCE_LABELS))
+    cells = {(row["method"], row["forward_passes"]): f"{row['PSNR, dB']:.1f} ({row['latent']:.4f})" for row in rows}
+    return [
+        header,
+        *([*labels, *(cells[name, budget] for budget in budgets)] for name, labels in GUIDANCE_LABELS.items()),
+    ]
 
 
 def _every_method(rows: list[Row]) -> list[list[str]]:

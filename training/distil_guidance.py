@@ -44,12 +44,20 @@ class GuidedBatches:
         return noisy, sigma, clip_ids, t5_ids, scale, target
 
 
+@torch.no_grad()
+def add_progress(student, before, after):
+    """Add to the student's weights what its teacher's have gained from one training to the next."""
+    for own, old, new in zip(student.parameters(), before.parameters(), after.parameters(), strict=True):
+        own += new - old
+
+
 def main():
     """Parse the command line and train the student."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK, help="folder holding latents.pt")
     parser.add_argument("--teacher", type=Path, required=True, help="exported pipeline of the base training")
     parser.add_argument("--start", type=Path, help="exported pipeline of an earlier student; default: the teacher")
+    parser.add_argument("--earlier-teacher", type=Path, help="of that student: it moves by what the teacher has gained")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-4)
@@ -59,6 +67,8 @@ def main():
     torch.manual_seed(SEED)
     teacher = load_models(args.teacher)[0].eval().requires_grad_(False)
     networks, clip_tokenizer, t5_tokenizer = load_models(args.start or args.teacher)
+    if args.earlier_teacher:
+        add_progress(networks, load_models(args.earlier_teacher)[0], teacher)
     pool = torch.load(args.work / "latents.pt", mmap=True)
     batches = read_batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size)
     teacher = torch.compile(teacher) if args.compile else teacher

@@ -23,17 +23,17 @@ NOT_TRIED = ("no fixture", "time limit", "memory limit", "died", "no steps", "no
 WORDS = {"as planned": "works", "time limit": "no result in time"}
 HEAD = """# Every pipeline of diffusers
 
-Upstream's own tiny fixture of every pipeline, with Foreseer attached, on a CPU: 8 steps asked for, every second one
-computed, the modules' calls counted from outside. Last run on {date}: diffusers {diffusers}, torch {torch},
-transformers {transformers}; fixtures of huggingface/diffusers at {commit}.
+Upstream's tiny fixture of every pipeline, with Foreseer attached, on a CPU: 8 steps, every second one computed.
+Run on {date}: diffusers {diffusers}, torch {torch}, transformers {transformers}; fixtures of huggingface/diffusers at
+{commit}.
 
 {summary}
 
-- *works*: bits equal the plain run's when every step is computed; half of the steps are forecast; one seed, another
-  and the first again give the same as in a fresh attachment; the record adds up to the calls.
+- *works*: with every step computed the bits equal the plain run's; else half of the steps are forecast, and one seed,
+  another and the first again give the same as in a fresh attachment.
 - *fails open*: steps were computed against the plan, and the record gives the reason.
 - *refused*: attaching or calibrating raised an error that names the remedy.
-- *learned rows*: `fs.calibrate` with the fixture's own call, then a run with 4 computed steps.
+- *learned rows*: `fs.calibrate` with the fixture's call, then a run with 4 computed steps.
 
 """
 
@@ -59,7 +59,7 @@ def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str,
     text = ",\n".join(json.dumps(row) for row in short)
     about["not tried"] = not_tried(short)
     (RESULTS / "sweep.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
-    PAGE.write_text(_page(short, about))
+    PAGE.write_text(page(short, about))
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
@@ -73,35 +73,42 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def _page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The page from the rows and the other entries of ``results/sweep.json``."""
     tried = [row for row in rows if row["outcome"] not in NOT_TRIED]
     notes: dict[str, int] = {}
-    lines = [
-        "| pipeline | " + " | ".join(site.replace("_", " ") for site in SITES) + " | learned rows | not attached |"
-    ]
-    lines.append("|---" * (len(SITES) + 3) + "|")
-    cells: dict[tuple[str, ...], int] = Counter()
+    table: dict[str, None] = {}  # rows once each: a pipeline can have several fixtures
+    whole: dict[str, set[str]] = {}  # pipelines that work everywhere, by the modules that are not attached
+    partly: set[str] = set()
     for row in tried:
-        sites = [_cell(row["sites"][site], notes) for site in SITES]
+        cells = [_cell(row["sites"][site], notes) for site in SITES] + [_cell(row["calibrated"], notes)]
         beside = ", ".join(row["sites"]["output"].get("not attached", []))
-        cells[f"`{row['pipeline']}`", *sites, _cell(row["calibrated"], notes), beside] += 1
-    lines += ["| " + " | ".join(cell) + " |" for cell in cells]
-    lines += ["", "Modules that are *not attached* are called at each step and always computed.", ""]
+        if set(cells) == {"works"}:
+            whole.setdefault(beside, set()).add(row["pipeline"])
+        else:
+            partly.add(row["pipeline"])
+            table["| " + " | ".join([f"`{row['pipeline']}`", *cells, beside]) + " |"] = None
+    lines = ["## Work everywhere", "", "At the output, the last block and the modules, and with learned rows:", ""]
+    for beside, names in sorted(whole.items()):
+        lines += [(f"With its {beside} computed at each step: " if beside else "") + _names(names - partly) + ".", ""]
+    heads = ["pipeline", *(site.replace("_", " ") for site in SITES), "learned rows", "not attached"]
+    lines += ["## Others", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *table, ""]
+    lines += ["Modules that are *not attached* are computed at each step.", ""]
     lines += ["Reasons, as the record or the error gives them:", ""]
     lines += [f"{number}. {reason}" for reason, number in notes.items()]
-    kept = sorted({row["pipeline"] for row in tried if row.get("depends on the network") is False})
+    kept = {row["pipeline"] for row in tried if row.get("depends on the network") is False}
     if kept:
-        lines += ["", "The fixture's mask keeps the whole picture, so that the network changes nothing: "]
-        lines[-1] += ", ".join(f"`{name}`" for name in kept) + "."
+        lines += ["", f"The fixture's mask keeps the whole picture, so the network changes nothing: {_names(kept)}."]
     for torch in sorted({row["torch"] for row in tried if "torch" in row}):
-        names = sorted({row["pipeline"] for row in tried if row.get("torch") == torch})
-        lines += [
-            "",
-            f"With torchvision, which they need, and torch {torch}: {', '.join(f'`{name}`' for name in names)}.",
-        ]
+        names = {row["pipeline"] for row in tried if row.get("torch") == torch}
+        lines += ["", f"With torchvision and torch {torch}: {_names(names)}."]
     lines += ["", "## Not tried", "", *_not_tried(about["not tried"])]
     facts = {**about["environment"], "date": about["date"], "commit": about["upstream"]}
     return HEAD.format(**facts, summary=_summary(rows, tried)) + "\n".join(lines) + "\n"
+
+
+def _names(pipelines: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(pipelines))
 
 
 def not_tried(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -119,19 +126,18 @@ def not_tried(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def _not_tried(missing: dict[str, dict[str, str]]) -> list[str]:
-    """Tables of pipelines without a result, by cause; those of one pipeline each at the end."""
-    causes: dict[str, list[str]] = {}
+    """Lists of pipelines without a result, by cause and by network."""
+    causes: dict[str, dict[tuple[str, str], list[str]]] = {}
     for name, each in missing.items():
-        causes.setdefault(each["why"], []).append(name)
-    lines: list[str] = []
-    for why, names in sorted(causes.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines += [f"**{why}** ({len(names)})", "", "| pipeline | its network | which was tried in |", "|---|---|---|"]
-        for name in names:
-            each = missing[name]
-            network, tried_in = each.get("network"), each.get("tried in")
-            lines.append(f"| `{name}` | {f'`{network}`' if network else ''} | {f'`{tried_in}`' if tried_in else ''} |")
+        network = each.get("network", "").rpartition(".")[2], each.get("tried in", "")
+        causes.setdefault(each["why"], {}).setdefault(network, []).append(name)
+    lines = ["By reason. In brackets: the pipeline in which the same network was tried.", ""]
+    for why, networks in sorted(causes.items(), key=lambda item: (-sum(map(len, item[1].values())), item[0])):
+        lines += [f"**{why}**", ""]
+        for (network, tried_in), names in sorted(networks.items(), key=lambda item: (-len(item[1]), item[0])):
+            lines.append("- " + (f"`{network}` (tried in `{tried_in}`): " if network else "") + _names(names))
         lines.append("")
-    return lines
+    return lines[:-1]
 
 
 def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
@@ -143,23 +149,29 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     stale = sum(each["outcome"] == "stale" for row in tried for each in row["sites"].values())
     waiting = sum(row.get("reason") == NOT_YET for row in rows)
     detached = sum(row["detached equal"] for row in tried)
-    counts = f"{len(rows)} fixtures: {len(tried)} ran, {waiting} were not run yet, the others cannot be built here."
+    counts = f"{len(rows)} fixtures: {len(tried)} ran, {waiting} not yet, the others cannot be built here."
     bits = f"Bits equal with every step computed: {equal} of {asked}. Stale at any site: {stale}."
     return f"{counts} At the output: {said}. {bits} Equal after detaching: {detached} of {len(tried)}."
 
 
 def _cell(result: dict[str, Any], notes: dict[str, int]) -> str:
-    word = WORDS.get(result["outcome"], result["outcome"])
+    word: str = WORDS.get(result["outcome"], result["outcome"])
     failed = result.get("failed open") or []
     reason = result.get("reason") or (re.sub(r"^-?\d+ [^:]*: ", "", failed[0]) if failed else "")
     if word == "works" or not reason:
         return word
-    return f"{word} ({notes.setdefault(_plain(reason), len(notes) + 1)})"
+    return f"{word} ({notes.setdefault(_first_clause(_plain(reason)), len(notes) + 1)})"
 
 
 def _plain(reason: str) -> str:
     """A reason for a table: no bars, no paths."""
     return re.sub(r"\s*/[\w./-]{12,}", "", reason.replace("|", "/")).replace("<", "").replace(">", "")[:240]
+
+
+def _first_clause(reason: str) -> str:
+    """A reason without the remedy that follows it; counts and levels, which differ from run to run, as N."""
+    clause = re.split(r"; use site=|, and without it|\. |(?<=per noise level)\.|\(the network", reason)[0] or ""
+    return re.sub(r"\b\d+(\.\d+)?\b", "N", clause.strip())
 
 
 def exported() -> set[str]:

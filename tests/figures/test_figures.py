@@ -6,6 +6,7 @@ import re
 import pytest
 from benchmarks import figures
 from benchmarks.rendering import RESULTS, TABLES, rows_of
+from benchmarks.sweep import page as sweep
 
 QUOTING = [
     page
@@ -20,6 +21,13 @@ def test_a_quoted_table_is_that_of_its_results(page):
     assert text == figures.rendered(text), "run `python -m benchmarks.figures`"
     assert text.count("<!-- table: ") == text.count("<!-- /table -->") == len(figures.MARKED.findall(text))
     assert text.count("<!-- value: ") == text.count("<!-- /value -->") == len(figures.VALUE.findall(text))
+
+
+def test_the_page_of_pipelines_is_that_of_its_results():
+    about = json.loads((RESULTS / "sweep.json").read_text())
+    assert sweep.PAGE.read_text() == sweep.page(about.pop("rows"), about)
+    named = sum(sweep.PAGE.read_text().count(f"`{name}`") > 0 for name in about["not tried"])
+    assert named == len(about["not tried"]) > 100
 
 
 def test_a_changed_figure_is_noticed():

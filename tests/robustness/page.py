@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 import pytest
 
 from tests.robustness.cells import AREAS, ROOT, Cell, all_cells
+from tests.robustness.cells import OUTCOMES as KINDS
 from tests.robustness.schedulers import OUTCOMES
 
 PAGE = ROOT / "docs" / "hardening.md"
@@ -31,15 +33,15 @@ TITLES = {
 }
 HEAD = """# Unusual situations
 
-What happens when a run, or what surrounds it, is unusual: aborted runs, offload, compilation, LoRA, threads, half
-precision, damaged files. Every line is a test that was run, with this outcome:
+Aborted runs, offload, compilation, LoRA, threads, half precision, damaged files: what happens, as tests found it.
 
 - *works*: the result is that of the same run alone in a clean process;
 - *fails open*: the step is computed, and the record and one warning say why;
 - *refused*: an error names the remedy.
 
-The last column counts the settings tried: sites, models, moments of an interruption.
+In brackets: how many sites, models or moments were tried, if several.
 """
+NOT_RUN = "not run here"
 PACKAGES = ("diffusers", "torch", "transformers", "accelerate", "peft", "torchao", "bitsandbytes")
 
 
@@ -59,47 +61,66 @@ class Results:
         elif report.when == "call" and report.passed:
             self.passed[test] += 1
 
-    def row(self, cell: Cell) -> str:
-        """The cell's line of the table."""
+    def line(self, cell: Cell) -> str:
+        """The cell's line of the list."""
         passed, skipped = self.passed[cell.test], self.skipped[cell.test]
-        outcome = cell.outcome if passed else "not run here"
-        ran = str(passed)
-        if skipped:
-            ran += f"; {len(skipped)} not run here: {skipped[0]}"
-        return f"{key(cell)} {outcome} | {ran} |"
+        counts = [str(passed)] if passed > 1 else []
+        counts += [f"{len(skipped)} not run here: {skipped[0]}"] if skipped else []
+        return key(cell) + (f" ({'; '.join(counts)})" if counts else "")
+
+    def outcome(self, cell: Cell) -> str:
+        """The cell's outcome, as its test came out."""
+        return cell.outcome if self.passed[cell.test] else NOT_RUN
 
 
 def key(cell: Cell) -> str:
     """How the cell's line begins, whatever came of it."""
-    return f"| {cell.what} |"
+    return f"- {cell.what}"
 
 
-def lines_of(text: str) -> dict[str, str]:
-    """The lines of cells in a page, by how they begin."""
+def lines_of(text: str) -> dict[str, tuple[str, str]]:
+    """The outcomes and lines of cells in a page, by how the lines begin."""
     keys = [key(cell) for cell in all_cells()]
-    return {start: line for line in text.splitlines() for start in keys if line.startswith(start)}
+    found, outcome = {}, ""
+    for line in text.splitlines():
+        if heading := re.fullmatch(r"\*\*(.+)\*\*", line):
+            outcome = heading[1].lower()
+        found |= {start: (outcome, line) for start in keys if f"{line} (".startswith(f"{start} (")}
+    return found
 
 
-def page(results: Results, known: Mapping[str, str]) -> str:
+def page(results: Results, known: Mapping[str, tuple[str, str]]) -> str:
     """The page; cells in ``known`` keep the line that they have there."""
     installed = [name for name in PACKAGES if find_spec(name)]
     versions = ", ".join(f"{name} {version(name).split('+')[0]}" for name in installed)
     lines = [HEAD, f"Last run on {datetime.date.today().isoformat()}, on a CPU: {versions}.", ""]
     for area in AREAS:
-        lines += [f"## {TITLES[area]}", "", "| situation | outcome | settings |", "|---|---|---|"]
-        lines += [known.get(key(cell)) or results.row(cell) for cell in all_cells() if cell.area == area]
-        lines.append("")
+        lines += [f"## {TITLES[area]}", ""]
+        cells = [cell for cell in all_cells() if cell.area == area]
+        shown = [known.get(key(cell)) or (results.outcome(cell), results.line(cell)) for cell in cells]
+        for outcome in (*KINDS, NOT_RUN):
+            if listed := [line for came_out, line in shown if came_out == outcome]:
+                lines += [f"**{outcome.capitalize()}**", "", *listed, ""]
     lines += [
         "## Schedulers",
         "",
-        "Every scheduler of diffusers, in the loop of the pipelines that it comes with. *Works*: half of the steps",
-        "were forecast. *Fails open*: the run equals the unattached run to the last bit, and the record says why.",
+        "Every scheduler of diffusers in the loop of its pipelines. *Works*: half of the steps were",
+        "forecast. *Fails open*: every step was computed; the run equals the unattached run to the last bit.",
         "",
-        "| scheduler | outcome | why |",
+        "| outcome | why | schedulers |",
         "|---|---|---|",
+        *schedulers(),
     ]
-    lines += [f"| {name} | {outcome} | {why} |" for name, (outcome, why) in sorted(OUTCOMES.items())]
     return "\n".join(lines) + "\n"
+
+
+def schedulers() -> list[str]:
+    """Lines of the table of schedulers: each outcome and reason with the schedulers that have it."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, result in sorted(OUTCOMES.items()):
+        groups[result].append(name.removesuffix("Scheduler"))
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != "works", -len(item[1]), item[0]))
+    return [f"| {outcome} | {why} | {', '.join(names)} |" for (outcome, why), names in ordered]
 
 
 def main(arguments: list[str]) -> int:

@@ -59,5 +59,5 @@ SAID = {
 OUTCOMES: dict[str, tuple[str, str]] = {
     **{f"{name}Scheduler": ("works", "one noise level per step") for name in _WORKS},
     **{f"{name}Scheduler": ("works", why) for name, why in _WORKS_TOO.items()},
-    **{f"{name}Scheduler": ("fails open", f"{why}; every step is computed") for name, why in _FAILS_OPEN.items()},
+    **{f"{name}Scheduler": ("fails open", why) for name, why in _FAILS_OPEN.items()},
 }

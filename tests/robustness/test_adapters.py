@@ -74,10 +74,8 @@ class Adapters:
 LIFE = ("load", "load_file", "scale", "fuse", "unfuse", "hot_swap", "unload")
 
 
-@pytest.mark.cell(
-    "hosts", "LoRA loaded, scaled (`set_adapters`), fused, unfused, hot-swapped, unloaded: before attaching", "works"
-)
-@pytest.mark.cell("hosts", "the same LoRA changes between pictures while attached", "works")
+@pytest.mark.cell("hosts", "LoRA loaded, scaled, fused, unfused, hot-swapped or unloaded before attaching", "works")
+@pytest.mark.cell("hosts", "LoRA loaded, scaled, fused, unfused, hot-swapped or unloaded while attached", "works")
 @SITES
 @TRANSFORMERS
 def test_lora(site: str, name: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def failing_sum(error: Exception, at_sum: int = 1) -> Iterator[None]:
     assert sums >= at_sum
 
 
-@pytest.mark.cell("runs", "out of memory in a forecast: the error is raised, and the next run is served", "works")
+@pytest.mark.cell("runs", "out of memory in a forecast: raised; the next run is served", "works")
 @pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations ask for sums too
 @EVERY_SITE
 def test_a_forecast_out_of_memory(site: str) -> None:
@@ -148,7 +148,7 @@ def test_a_forecast_out_of_memory(site: str) -> None:
             assert handle.record.forecast == {"cond": FORECAST}
 
 
-@pytest.mark.cell("runs", "a forecast that fails for any other reason", "fails open")
+@pytest.mark.cell("runs", "a forecast that fails", "fails open")
 @EVERY_SITE
 @pytest.mark.usefixtures("as_users_call")
 def test_a_forecast_that_fails_otherwise_is_computed(site: str) -> None:
@@ -161,7 +161,7 @@ def test_a_forecast_that_fails_otherwise_is_computed(site: str) -> None:
         assert handle.record.calls == handle.record.steps
 
 
-@pytest.mark.cell("runs", "a forecast that failed and is requested again: the step is computed", "works")
+@pytest.mark.cell("runs", "a failed forecast, requested again: computed", "works")
 @pytest.mark.usefixtures("as_users_call")
 def test_a_failed_forecast_asked_for_again() -> None:
     model, scheduler = randomise(TinyDenoiser(), 5), flow_scheduler()
@@ -247,7 +247,7 @@ class _Interrupting:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("runs", "Ctrl-C at any line of Foreseer during a run; the next run is served", "works")
+@pytest.mark.cell("runs", "Ctrl-C at any line of Foreseer, then the next run", "works")
 @pytest.mark.parametrize("site", [site for site in SITES if site != "tokens"])  # its proof is long, line by line
 def test_interrupted_at_any_line(site: str) -> None:
     expected, plain = accelerated("flux", site=site), tiny("flux").run(seed=5)
@@ -276,7 +276,7 @@ def test_interrupted_at_any_line(site: str) -> None:
 EMPTY = {"_diffusers_hook"}  # diffusers makes a registry when a context is set, and keeps it
 
 
-@pytest.mark.cell("runs", "Ctrl-C at any line while attaching or detaching, then `fs.detach`: no trace left", "works")
+@pytest.mark.cell("runs", "Ctrl-C while attaching or detaching, then `fs.detach`: no trace left", "works")
 @EVERY_SITE
 @pytest.mark.parametrize("what", ["attaching", "letting go"])
 def test_attaching_interrupted_at_any_line(site: str, what: str) -> None:
@@ -318,7 +318,7 @@ def digest(site: str, broken: bool = False) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("runs", "an aborted run, then another: equal to the last bit to a run in a fresh process", "works")
+@pytest.mark.cell("runs", "an aborted run, then another: the bits of a fresh process", "works")
 @EVERY_SITE
 def test_the_bits_of_a_fresh_process(site: str) -> None:
     program = f"from tests.robustness.test_broken_off import digest; print(digest({site!r}))"

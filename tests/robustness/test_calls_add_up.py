@@ -87,7 +87,7 @@ def test_an_inversion_loop_is_computed(scale: float) -> None:
     assert len(record.failed_open) == 5
 
 
-@pytest.mark.cell("runs", "the scheduler's state swapped for a copy per view (panorama)", "works")
+@pytest.mark.cell("runs", "the scheduler's state swapped per view (panorama)", "works")
 def test_views_with_copies_of_the_schedulers_state() -> None:
     network, scheduler = model(), diffusers.EulerDiscreteScheduler()
     with (
@@ -218,7 +218,7 @@ def test_an_output_that_cannot_be_rebuilt_is_computed(site: str) -> None:
     assert handle.record.calls == STEPS
 
 
-@pytest.mark.cell("runs", "tensors that are other ones at every step, under any name", "works")
+@pytest.mark.cell("runs", "arguments that are new tensors at every step", "works")
 def test_tensors_per_step_are_no_other_generation() -> None:
     network, scheduler = randomise(Changing(), 3), flow_scheduler()
     network.calls = 1
@@ -292,7 +292,7 @@ class OnDevice(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-@pytest.mark.cell("numerics", "timesteps on a device: not read in computed or skipped steps", "works")
+@pytest.mark.cell("numerics", "timesteps on a device: not read", "works")
 def test_timesteps_on_a_device_are_not_read() -> None:
     class OfDevice(TinyDenoiser):
         def forward(self, x: Tensor, timestep: Tensor) -> Any:

@@ -30,7 +30,7 @@ def run(tiny: TinyPipeline, change: Change) -> Tensor:
     return tiny.run(8, callback_on_step_end=at_end, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
-@pytest.mark.cell("runs", "adapters switched by a callback: features of the old ones are not used", "works")
+@pytest.mark.cell("runs", "adapters switched by a callback: old features are not used", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
 @pytest.mark.parametrize("name", ["flux", "sd3"])
 def test_adapters_switched(name: str, site: str) -> None:
@@ -164,7 +164,7 @@ def own_loop(change: Callable[[int, dict[int, Tensor]], None]) -> dict[tuple[int
     return outputs
 
 
-@pytest.mark.cell("runs", "several runs of one prompt in one loop, one of them dropped or a warm-up", "works")
+@pytest.mark.cell("runs", "several runs of one prompt in one loop, one of them dropped", "works")
 def test_a_generation_dropped() -> None:
     def drop(step: int, samples: dict[int, Tensor]) -> None:
         if step == 1:
@@ -220,7 +220,7 @@ def test_more_calls_at_a_step_than_any_run_has() -> None:
         handle.detach_silently()
 
 
-@pytest.mark.cell("hosts", "a cache that diffusers' functions put into the model before attaching", "refused")
+@pytest.mark.cell("hosts", "a cache of diffusers' functions, put in before attaching", "refused")
 def test_a_cache_inside_before() -> None:
     pipe = build("flux").pipe
     apply_first_block_cache(pipe.transformer, FirstBlockCacheConfig(threshold=0.1))
@@ -228,7 +228,7 @@ def test_a_cache_inside_before() -> None:
         fs.accelerate(pipe, policy())
 
 
-@pytest.mark.cell("hosts", "a cache that diffusers' functions put into the model after attaching", "fails open")
+@pytest.mark.cell("hosts", "a cache of diffusers' functions, put in after attaching", "fails open")
 def test_a_cache_inside_after() -> None:
     tiny = build("flux")
     with fs.accelerate(tiny.pipe, policy()) as handle:

@@ -62,11 +62,11 @@ CASES = [(*form, when) for form in FORMS for when in ("before", "after") if form
 
 @pytest.mark.cell(
     "hosts",
-    "torch.compile of blocks, `forward` or model, or in place, before attaching: no graph break",
+    "torch.compile of blocks, `forward` or model before attaching: no graph break",
     "works",
 )
-@pytest.mark.cell("hosts", "torch.compile of blocks or `forward`, or in place, while attached: no graph break", "works")
-@pytest.mark.cell("hosts", "torch.compile of blocks with a site inside the network, before or while attached", "works")
+@pytest.mark.cell("hosts", "torch.compile of blocks or `forward` while attached: no graph break", "works")
+@pytest.mark.cell("hosts", "torch.compile of blocks with a site inside the network", "works")
 @pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations are no part of what users compile
 @pytest.mark.parametrize(("how", "site", "when"), CASES)
 @pytest.mark.parametrize("name", ["flux", pytest.param("qwen_image", marks=pytest.mark.slow)])
@@ -117,7 +117,7 @@ def small() -> TinyDenoiser:
 
 
 @pytest.mark.slow
-@pytest.mark.cell("hosts", "torch.compile with inductor, before or while attached", "works")
+@pytest.mark.cell("hosts", "torch.compile with inductor", "works")
 @WHEN
 @pytest.mark.parametrize("how", ["blocks", "in place"])
 def test_inductor(how: str, when: str) -> None:

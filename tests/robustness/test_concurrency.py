@@ -91,7 +91,7 @@ def test_generations_interleaved_in_one_thread(order: str) -> None:
             assert {one.reason.split(": ")[-1] for one in record.failed_open} == {"the call belongs to another run"}
 
 
-@pytest.mark.cell("concurrency", "the same in lockstep on the same noise levels: each uses its own features", "works")
+@pytest.mark.cell("concurrency", "two pipelines on one model in lockstep: each uses its own features", "works")
 def test_generations_in_lockstep() -> None:
     found, record = interleaved("AB", {"A": 8, "B": 8})
     assert torch.equal(found["A"], serial(8, 0, attached=True))

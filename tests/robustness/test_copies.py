@@ -29,7 +29,7 @@ def check_free(pipe: Any) -> None:
             assert module.compile.__self__ is module
 
 
-@pytest.mark.cell("hosts", "`save_pretrained` of an attached pipeline, and of its model alone", "works")
+@pytest.mark.cell("hosts", "`save_pretrained` of an attached pipeline or model", "works")
 @SITES
 def test_saving(site: str, tmp_path: Path) -> None:
     pipe = emoji()

@@ -97,7 +97,7 @@ def test_group_offload(kind: str, blocks: int | None, site: str, when: str, name
     assert sum(one.get_hook("group_offloading") is not None for one in registries) >= 2
 
 
-@pytest.mark.cell("hosts", "an accelerate device map, of the whole model or by parts, some offloaded", "works")
+@pytest.mark.cell("hosts", "an accelerate device map", "works")
 @WHEN
 @SITES
 @PIPELINES

@@ -46,9 +46,7 @@ def check(tiny: TinyPipeline, site: str, plain: Tensor) -> None:
     assert torch.equal(tiny.run(), plain)
 
 
-@pytest.mark.cell(
-    "runs", "ControlNet on SDXL and Stable Diffusion 3: it runs at every step, the denoiser at computed steps", "works"
-)
+@pytest.mark.cell("runs", "ControlNet on SDXL and Stable Diffusion 3: it runs at every step", "works")
 @SITES
 @pytest.mark.parametrize("name", ["sdxl_controlnet", "sd3_controlnet"])
 def test_controlnet(name: str, site: str) -> None:

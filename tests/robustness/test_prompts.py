@@ -19,7 +19,7 @@ LISTS: list[tuple[str | list[str], int]] = [
 ]
 
 
-@pytest.mark.cell("runs", "lists of prompts with several pictures each, other prompts in every run", "works")
+@pytest.mark.cell("runs", "lists of prompts with several pictures each", "works")
 @SITES
 def test_lists_of_prompts(site: str) -> None:
     pipe, pictures = emoji(), []
@@ -36,7 +36,7 @@ def test_lists_of_prompts(site: str) -> None:
     assert not torch.allclose(pictures[1], pictures[0], atol=1e-2)
 
 
-@pytest.mark.cell("runs", "a list of prompts: each picture equals the one drawn alone", "works")
+@pytest.mark.cell("runs", "a list of prompts: each picture as drawn alone", "works")
 @SITES
 def test_each_picture_is_its_prompts(site: str) -> None:
     pipe, prompts = emoji(), [PANDA, ROCKET]

@@ -105,7 +105,7 @@ def test_gguf(when: str, site: str, name: str) -> None:
     check_quantised(by_gguf, when, site, name)
 
 
-@pytest.mark.cell("hosts", "weights stored in float8, cast layer by layer (`enable_layerwise_casting`)", "works")
+@pytest.mark.cell("hosts", "weights in float8 (`enable_layerwise_casting`)", "works")
 @PIPELINES
 @SITES
 @WHEN

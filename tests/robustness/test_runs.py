@@ -52,7 +52,7 @@ def test_guidance_on_and_off(site: str) -> None:
     assert not torch.equal(fresh[1.0], fresh[4.0])
 
 
-@pytest.mark.cell("runs", "guidance that starts late and stops early (a guider)", "works")
+@pytest.mark.cell("runs", "guidance that starts late and stops early", "works")
 def test_guidance_of_a_part_of_the_run() -> None:
     diffusers = pytest.importorskip("diffusers")
     video = build("hunyuan_video_1_5")
@@ -113,7 +113,7 @@ def test_rewritten_latents(name: str) -> None:
         assert torch.equal(whole.run(), ordinary)
 
 
-@pytest.mark.cell("runs", "a callback that changes the prompt: features of the old prompt are not used", "works")
+@pytest.mark.cell("runs", "a callback that changes the prompt: old features are not used", "works")
 def test_a_rewritten_prompt() -> None:
     other = embeds(1, 6, 32, seed=70)
 

@@ -26,8 +26,8 @@ SHIPPED = sorted(
 )
 
 
-@pytest.mark.cell("runs", "every scheduler of diffusers: see the table below", "works")
-@pytest.mark.cell("runs", "a stochastic scheduler draws the same random numbers with and without forecasts", "works")
+@pytest.mark.cell("runs", "every scheduler of diffusers (table below)", "works")
+@pytest.mark.cell("runs", "a stochastic scheduler: the same random numbers as without forecasts", "works")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_scheduler_works_or_fails_open(name: str) -> None:
     outcome, why = OUTCOMES[name]
@@ -72,7 +72,7 @@ def test_repaint_without_jumps() -> None:
     assert handle.record.failed_open == []
 
 
-@pytest.mark.cell("runs", "no scheduler of diffusers is missing from the table below", "works")
+@pytest.mark.cell("runs", "the table below names every scheduler of diffusers", "works")
 def test_every_shipped_scheduler_is_in_the_table() -> None:
     assert set(SHIPPED) <= set(OUTCOMES)
     assert {outcome for outcome, _ in OUTCOMES.values()} == {"works", "fails open"}

@@ -55,6 +55,11 @@ class ErrorMoments:
             self.samples + other.samples,
         )
 
+    def relative(self) -> ErrorMoments:
+        r"""Moments of $\sum \log |r|^2$ instead of $\sum |r|^2$: divided by the square error, if there is one."""
+        weight = 1.0 / self.square if self.square > 0 else 1.0
+        return ErrorMoments(self.curvature * weight, self.gradient * weight, self.square * weight, self.samples)
+
     def expected_square(self, step: np.ndarray) -> float:
         r"""$\sum |r + J \delta|^2$: the square error after ``step`` if residuals were linear."""
         return self.square + float(2 * self.gradient @ step + step @ self.curvature @ step)

@@ -25,7 +25,7 @@ from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.students import StudentJob, StudentSetting
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import ExpectedError, summarise
+from foreseer.methods.validate import summarise, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
@@ -108,23 +108,23 @@ def mix_channels(
         mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
         task = MeasureFinal(job.setting, job.names, (plan, mixed))
         results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
-    before, after = map(summarise, np.stack([np.frombuffer(result) for result in results], axis=1))
     mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
-    return _described(plan, mixed, fits, before, after)
+    return _described(plan, mixed, fits, *np.stack([np.frombuffer(result) for result in results], axis=1))
 
 
-def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: ExpectedError, after: ExpectedError) -> Plan:
+def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: np.ndarray, after: np.ndarray) -> Plan:
     """Return the mixed plan where held-out prompts have less error, else ``plan``, with provenance."""
     count = sum(fit.matrices is not None for fit in fits)
-    if mixed.mixing is None or not after.mean < before.mean:
+    if mixed.mixing is None or not typical_error(after) < typical_error(before):
         why = f"of {len(fits)} segments {count} had less error on held-out prompts"
         why += ", the final sample had not" if count else ""
         return replace(plan, provenance={**plan.provenance, "mixing": f"none: {why}"})
-    words = (
-        f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; held-out "
-        f"error {before.mean:.4f} before, {after.mean:.4f} after"
+    done = (
+        f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; typical "
+        f"held-out error {typical_error(before):.4f} before, {typical_error(after):.4f} after"
     )
-    return replace(mixed, provenance={**mixed.provenance, "mixing": words, "expected_error": str(after)})
+    words = {"mixing": done, "expected_error": str(summarise(after))}
+    return replace(mixed, provenance={**mixed.provenance, **words})
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Fitting:
         more = {"plan": digest_of(plan), "end": str(end), "axis": str(self.axis)}
         channels = self.job.setting.shape[self.axis]
         results = self.job.on_all(f"mixing-{start:03d}", task, more)
-        moments = [MixingMoments.decode(result, channels) for result in results]
+        moments = [MixingMoments.decode(result, channels).relative() for result in results]
         fit = choose_matrices(reduce(add, moments[: self.fitted]), reduce(add, moments[self.fitted :]))
         return (plan, fit) if fit.matrices is None else (self._corrected(plan, start, end, fit.matrices), fit)
 

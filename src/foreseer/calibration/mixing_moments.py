@@ -64,6 +64,11 @@ class MixingMoments:
     def __add__(self, other: MixingMoments) -> MixingMoments:
         return MixingMoments(self.among + other.among, self.wanted + other.wanted, self.square + other.square)
 
+    def relative(self) -> MixingMoments:
+        """Divided by the square of what is missing, if anything is: prompts then count alike."""
+        weight = 1.0 / self.square if self.square > 0 else 1.0
+        return MixingMoments(self.among * weight, self.wanted * weight, self.square * weight)
+
     def fit(self, ridge: float) -> Float64[np.ndarray, "M C"]:
         r"""$(X^T X + \lambda \bar s I)^{-1} X^T r$ with $\bar s$ the mean square of a channel's sum.
 

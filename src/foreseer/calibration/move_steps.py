@@ -19,6 +19,7 @@ from foreseer.calibration.students import Source
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
+from foreseer.methods.validate import typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
@@ -102,7 +103,7 @@ def move_steps(
     if best == start or start not in errors:
         return replace(plan, provenance={**plan.provenance, "moved": f"none: {tried}"})
     moved = trials.rolled[best].plan
-    tried += f"; held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
+    tried += f"; typical held-out error {errors[start]:.4f} on the first steps, {errors[best]:.4f} on these"
     return replace(moved, provenance={**moved.provenance, "moved": tried, "expected_error": f"{errors[best]:.4f}"})
 
 
@@ -177,7 +178,7 @@ class _Trials:
         self.rolled: dict[Steps, RolledPlan] = {}
 
     def error(self, steps: Steps, near: Steps) -> float | None:
-        """Root mean square of the held-out errors; ``None`` where measuring would exceed the budget."""
+        """Typical held-out error (geometric mean); ``None`` where measuring would exceed the budget."""
         shared = _agreed_until(steps, near) if near in self.rolled else -1
         new = sum(step > shared for step in steps)
         cost = new * max(1, len(self.fit.job.names)) * (len(self.fit.job.seeded) + len(self.judges))
@@ -189,7 +190,7 @@ class _Trials:
         results = self.measure("moved", task, plan=digest_of(rolled.plan), shared=str(shared))
         passes, errors = np.array([np.frombuffer(result) for result in results]).T
         self.work.did(rolled.forward_passes + int(passes.sum()))
-        return float(np.sqrt(np.mean(np.square(errors))))
+        return typical_error(errors)
 
     def measure(self, kind: str, task: Task, **more: str) -> list[bytes]:
         """The results of the held-out prompts, see :func:`on_prompts`."""

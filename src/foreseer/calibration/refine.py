@@ -25,7 +25,7 @@ from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import summarise
+from foreseer.methods.validate import summarise, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, Worker, model_of, place_of, run_units
@@ -52,12 +52,13 @@ def refine(
 ) -> Plan:
     r"""Fit all rows of a plan together, for the least error of the final sample (Gauss-Newton, damped).
 
-    A rollout fits one segment after another; here $\sum_p |x_T(W) - x^*_T|^2 / |x^*_T|^2$ over prompts p is lessened
-    over all rows W at once. Derivatives are differences of runs in which one segment's rows are changed a little: no
-    gradient passes through the network, which may be offloaded, quantised or compiled. Outputs before the changed
-    segment are replayed. With K computed steps one iteration costs K (K + 1) (K - 1) / 6 + K forward passes per fitted
-    prompt and branch of guidance, and K per held-out prompt for each damping that is tried. Any plan at the output site
-    can be refined, whatever made its rows, under any scheduler whose runs a seed repeats.
+    A rollout fits one segment after another; here $\sum_p \log |x_T(W) - x^*_T|^2$ over prompts p, which is what the
+    mean PSNR measures, is lessened over all rows W at once: a prompt whose run leaves its reference for good does not
+    decide the rows of the others. Derivatives are differences of runs in which one segment's rows are changed a
+    little: no gradient passes through the network, which may be offloaded, quantised or compiled. Outputs before the
+    changed segment are replayed. With K computed steps one iteration costs K (K + 1) (K - 1) / 6 + K forward passes
+    per fitted prompt and branch of guidance, and K per held-out prompt for each damping that is tried. Any plan at
+    the output site can be refined, whatever made its rows, under any scheduler whose runs a seed repeats.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
@@ -203,7 +204,8 @@ class _Refinement:
     def descend(self, plan: Plan, iterations: int, affordable: Callable[[], bool], teacher: str) -> Plan:
         """Iterate until held-out prompts, the number of iterations or the budget end it."""
         errors, _ = self.measure(plan)
-        before, descent = _root(errors), Descent(_mean_square(errors))
+        before = typical_error(errors)
+        descent = Descent(before**2)
         while not descent.stopped:
             if descent.iterations >= iterations:
                 descent = replace(descent, stopped=f"{iterations} iterations done")
@@ -214,7 +216,7 @@ class _Refinement:
         expected = summarise(self.measure(plan)[0])
         refined = (
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
-            f"held-out error {before:.4f} before, {expected.mean:.4f} after; stopped: {descent.stopped}"
+            f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"
         )
         made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.scheduler}
         return replace(plan, provenance={**plan.provenance, **made})
@@ -246,10 +248,10 @@ class _Refinement:
         results = self.on_all("derivatives", task, self.fitted, more, self.passes(directions))
         rows = [np.frombuffer(result) for result in results]
         self.work.reach(before + int(sum(row[0] for row in rows)))
-        moments = reduce(add, (_moments(row[1:], size) for row in rows), ErrorMoments.none(size))
+        moments = reduce(add, (_moments(row[1:], size).relative() for row in rows), ErrorMoments.none(size))
 
         def held_out_error(step: np.ndarray) -> float:
-            return _mean_square(self.measure(directions.change(step))[0])
+            return typical_error(self.measure(directions.change(step))[0]) ** 2
 
         descent, step = iterate(descent, moments, held_out_error, TRIES)
         return directions.change(step) if step is not None else plan, descent
@@ -289,11 +291,3 @@ def _effects(first: Trajectory, steps: int) -> np.ndarray:
 def _difference(found: PlannedRun) -> float:
     """Return the relative size of finite differences for the dtypes of a run's outputs."""
     return relative_difference(*(tensor.dtype for output in found.outputs.values() for tensor in flatten(output)))
-
-
-def _mean_square(errors: np.ndarray) -> float:
-    return float(np.mean(errors**2))
-
-
-def _root(errors: np.ndarray) -> float:
-    return _mean_square(errors) ** 0.5

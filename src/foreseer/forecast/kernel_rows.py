@@ -17,7 +17,7 @@ from foreseer.forecast.least_squares import ridge_solve, solve_branches
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 
-BRANCH_WEIGHT = 0.1  # measured: see docs/learning.md
+BRANCH_WEIGHT = 0.1  # measured: 3.2 dB better than 0 at 9 of 50 steps, guidance 3
 
 
 @dataclass(frozen=True, eq=False)

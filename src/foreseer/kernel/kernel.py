@@ -169,8 +169,8 @@ class Kernel:
 
         $a^2 \tau_s^4 (\tau_s - \tau_{until})$, with $\tau$ the remaining share of the run and a the kernel's
         sensitivity. The network evaluates a perturbed sample at computed step s, and its output is used until the next
-        computed step. Early errors change the picture, late ones do not. (Fitted to measurements, not derived: see
-        docs/learning.md.)
+        computed step. Early errors change the picture, late ones do not. (Fitted to measurements, not
+        derived.)
         """
         left = self.remaining
         return float(self.sensitivity**2 * left[step] ** 4 * (left[step] - left[until]))

@@ -123,3 +123,14 @@ def test_options_outside_their_range_are_refused():
         damped_step(moments, -1.0)
     with pytest.raises(GaussNewtonError, match="tries"):
         iterate(Descent(1.0), moments, lambda step: 0.5, tries=0)
+
+
+def test_relative_moments_are_those_of_the_log_and_an_outlier_does_not_decide():
+    """The gradient of sum log |r|^2 / 2 is J^T r / |r|^2; one parameter, two samples that disagree."""
+    usual = ErrorMoments.of(np.array([[1.0]]), np.array([-0.1]))
+    outlier = ErrorMoments.of(np.array([[1.0]]), np.array([100.0]))
+    assert usual.relative().gradient == pytest.approx([-0.1 / 0.1**2])
+    assert damped_step(usual + outlier, 0.0) == pytest.approx([-49.95])
+    assert damped_step(usual.relative() + outlier.relative(), 0.0) == pytest.approx([0.1], abs=0.02)
+    exact = ErrorMoments.of(np.array([[1.0]]), np.array([0.0]))
+    assert exact.relative().curvature == exact.curvature  # nothing to divide by

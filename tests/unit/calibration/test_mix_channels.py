@@ -165,3 +165,13 @@ def test_what_cannot_be_mixed_is_refused():
         fs.mix_channels(pipe, every, PROMPTS)
     with pytest.raises(CalibrationError, match="held out"):
         fs.mix_channels(pipe, plan, PROMPTS[:1])
+
+
+def test_a_prompt_that_misses_much_does_not_decide_the_matrices():
+    generator = np.random.default_rng(0)
+    features = [torch.tensor(generator.normal(size=(40, 2))) for _ in range(2)]
+    wanted = (0.01 * features[0], torch.tensor(100.0 * generator.normal(size=(40, 2))))
+    moments = [MixingMoments.of([feature], missing) for feature, missing in zip(features, wanted, strict=True)]
+    assert np.abs(sum(moments, MixingMoments.none(1, 2)).fit(0.0)).max() > 1.0
+    weighed = sum((each.relative() for each in moments), MixingMoments.none(1, 2))
+    assert weighed.fit(0.0) == pytest.approx(0.01 * np.eye(2), abs=0.005)

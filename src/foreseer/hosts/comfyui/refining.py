@@ -15,7 +15,7 @@ from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.hosts.comfyui.rolling import ReferenceRun, Sample, final_error, roll_out
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import learned
-from foreseer.methods.validate import summarise
+from foreseer.methods.validate import summarise, typical_error
 from foreseer.plan import Plan
 
 
@@ -53,23 +53,23 @@ class Refinement:
         if self.iterations:
             plan = self._descend(plan)
         errors, others = self._held_out(plan), self._held_out(learned(self.kernel, nfe=nfe).compile(self.kernel.grid))
-        if not (errors**2).mean() < (others**2).mean():
+        if not typical_error(errors) < typical_error(others):
             return None
         return replace(plan, provenance={**plan.provenance, "expected_error": str(summarise(errors))})
 
     def _descend(self, plan: Plan) -> Plan:
         """Fit all rows together for the final sample, as :func:`foreseer.refine` does."""
-        before = float((self._held_out(plan) ** 2).mean())
-        descent = Descent(before)
+        before = typical_error(self._held_out(plan))
+        descent = Descent(before**2)
         while not descent.stopped and descent.iterations < self.iterations:
             directions, moments = self._linearised(plan)
 
             def held_out_error(step: np.ndarray, directions: RowDirections = directions) -> float:
-                return float((self._held_out(directions.change(step)) ** 2).mean())
+                return typical_error(self._held_out(directions.change(step))) ** 2
 
             descent, step = iterate(descent, moments, held_out_error)
             plan = plan if step is None else directions.change(step)
-        errors = f"held-out error {before**0.5:.4f} before, {descent.error**0.5:.4f} after"
+        errors = f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after"
         return replace(plan, provenance={**plan.provenance, "refined": f"{descent.iterations} iterations; {errors}"})
 
     def _linearised(self, plan: Plan) -> tuple[RowDirections, ErrorMoments]:
@@ -87,7 +87,7 @@ class Refinement:
                 return self._error(changed, index, {step: features[step] for step in features if step <= start})
 
             size = self.difference * float(self.references[index].sample.double().square().mean().sqrt())
-            moments += error_moments(directions, error, changed_error, size)
+            moments += error_moments(directions, error, changed_error, size).relative()
         return directions, moments
 
     def _gram(self, features: Sequence[dict[int, Tensor]]) -> np.ndarray:
