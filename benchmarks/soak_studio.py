@@ -182,6 +182,7 @@ class Studio:
                     hidden_states=sample,
                     timestep=timestep.expand(len(embeds)).to(dtype) / 1000,
                     pooled_projections=pool,
+                    guidance=embedded_guidance(pipe.transformer, len(embeds), dtype),
                     encoder_hidden_states=words,
                     txt_ids=text_ids,
                     img_ids=image_ids,
@@ -196,6 +197,11 @@ class Studio:
                     output = other + asked["guidance"] * (output - other)
                 sample = pipe.scheduler.step(output, timestep, sample, return_dict=False)[0].to(dtype)
         return sample
+
+
+def embedded_guidance(model: Any, batch: int, dtype: torch.dtype) -> Tensor | None:
+    """The guidance scale that a distilled model takes as an input; ``None`` for others."""
+    return torch.full((batch,), 3.5, dtype=dtype) if model.config.guidance_embeds else None
 
 
 class Disturbance:
@@ -272,6 +278,7 @@ class Disturbance:
                 hidden_states=torch.zeros(3, 4, model.config.in_channels, dtype=dtype),
                 timestep=torch.full((3,), 0.3, dtype=dtype),
                 pooled_projections=torch.zeros(3, model.config.pooled_projection_dim, dtype=dtype),
+                guidance=embedded_guidance(model, 3, dtype),
                 encoder_hidden_states=torch.zeros(3, 5, model.config.joint_attention_dim, dtype=dtype),
                 txt_ids=torch.zeros(5, 3, dtype=dtype),
                 img_ids=torch.zeros(4, 3, dtype=dtype),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 
@@ -96,7 +97,9 @@ def values(parts, rng):
         if end > begin:
             place = begin + width * rng.randrange((end - begin) // width)
             value = rng.choice(SPECIAL_INTS if entry["dtype"] == "I64" else SPECIAL_FLOATS)
-            parts.data[place : place + width] = struct.pack(code, min(value, 3e38) if code == "<f" else value)
+            if code == "<f" and math.isfinite(value):
+                value = max(min(value, 3e38), -3e38)
+            parts.data[place : place + width] = struct.pack(code, value)
 
 
 def shapes(parts, rng):

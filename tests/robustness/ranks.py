@@ -1,4 +1,4 @@
-"""One process of a context-parallel run: ``python -m tests.robustness.ranks RANK WORLD FILE SITE``.
+"""One process of a context-parallel run: ``python -m tests.robustness.ranks RANK WORLD FILE SITE PIPELINE``.
 
 Prints one line of JSON: what was computed and forecast, and digests of the image with and without the policy.
 """
@@ -21,11 +21,11 @@ from tests.support.attaching import policy
 from tests.support.pipelines import build
 
 
-def main(rank: int, world: int, store: str, site: str) -> dict[str, Any]:
+def main(rank: int, world: int, store: str, site: str, name: str) -> dict[str, Any]:
     """The record of this rank; its transformer takes a share of the tokens (Ulysses)."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tiny = build("flux")
+    tiny = build(name)
     with torch.no_grad():
         alone = tiny.run()
         with fs.accelerate(tiny.pipe, policy(site)):
@@ -65,4 +65,4 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])), flush=True)
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])), flush=True)

@@ -15,6 +15,7 @@ from tests.support.pipelines import TinyPipeline
 
 WHEN = pytest.mark.parametrize("when", ["before", "after"])
 PIPELINES = pytest.mark.parametrize("name", ["flux", pytest.param("sdxl", marks=pytest.mark.slow)])
+TRANSFORMERS = pytest.mark.parametrize("name", ["flux", pytest.param("sd3", marks=pytest.mark.slow)])
 SITES = pytest.mark.parametrize("site", ["output", "last_block"])
 COMPUTED, FORECAST = [0, 2, 4, 6], [1, 3, 5, 7]
 

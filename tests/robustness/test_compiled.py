@@ -50,13 +50,13 @@ def compile_as(how: str, tiny: TinyPipeline, backend: Any) -> None:
         tiny.pipe.transformer = torch.compile(model, **options)
 
 
-FORMS = {  # and how many parts are compiled
-    ("repeated blocks", "output"): 3,
-    ("repeated blocks", "last_block"): 3,
-    ("forward", "output"): 1,
-    ("in place", "output"): 1,
-    ("wrapped", "output"): 1,
-}
+FORMS = (
+    ("repeated blocks", "output"),
+    ("repeated blocks", "last_block"),
+    ("forward", "output"),
+    ("in place", "output"),
+    ("wrapped", "output"),
+)
 CASES = [(*form, when) for form in FORMS for when in ("before", "after") if form[0] != "wrapped" or when == "before"]
 
 
@@ -69,9 +69,13 @@ CASES = [(*form, when) for form in FORMS for when in ("before", "after") if form
 @pytest.mark.cell("hosts", "torch.compile of blocks with a site inside the network", "works")
 @pytest.mark.usefixtures("as_users_call")  # run-time checks of annotations are no part of what users compile
 @pytest.mark.parametrize(("how", "site", "when"), CASES)
-def test_compiled(how: str, site: str, when: str) -> None:
+@pytest.mark.parametrize("name", ["flux", pytest.param("qwen_image", marks=pytest.mark.slow)])
+def test_compiled(how: str, site: str, when: str, name: str) -> None:
     torch._dynamo.reset()
-    tiny, backend, units = build("flux"), Counting(), FORMS[how, site]
+    tiny, backend = build(name), Counting()
+    model = tiny.pipe.transformer
+    blocks = [each for each in model.modules() if type(each).__name__ in model._repeated_blocks]
+    units = len(tiny.branches) * (len(blocks) if how == "repeated blocks" else 1)  # compiled parts that a step calls
     with fs.accelerate(tiny.pipe, policy(site)):
         expected = tiny.run()
     if when == "before":
@@ -84,7 +88,7 @@ def test_compiled(how: str, site: str, when: str) -> None:
         compiled, backend.runs = backend.graphs, 0
         for _ in range(2):
             assert torch.allclose(tiny.run(), expected, rtol=1e-5, atol=1e-5)
-            assert handle.record.forecast == {"cond": FORECAST}
+            assert handle.record.forecast == dict.fromkeys(tiny.branches, FORECAST)
             assert handle.record.failed_open == []
         assert backend.graphs == compiled > 0
         assert backend.runs == 2 * 4 * units

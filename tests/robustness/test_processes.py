@@ -13,21 +13,24 @@ from typing import Any
 import diffusers
 import pytest
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 
 import foreseer as fs
 from foreseer.errors import AttachError
 from tests.robustness.cells import ROOT
+from tests.robustness.served import COMPUTED, FORECAST
+from tests.support.attaching import policy, tiny
 from tests.support.pipelines import build
 
 ON_FEATURES = fs.gate.StepControl()
 
 
-def ranks(site: str, folder: Path, world: int = 2) -> list[dict[str, Any]]:
+def ranks(site: str, name: str, folder: Path, world: int = 2) -> list[dict[str, Any]]:
     """What each of ``world`` processes reports."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.robustness.ranks", str(rank), str(world), str(folder / "store"), site],
+            [sys.executable, "-m", "tests.robustness.ranks", str(rank), str(world), str(folder / "store"), site, name],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -51,16 +54,33 @@ def ranks(site: str, folder: Path, world: int = 2) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.cell("hosts", "context parallelism in two processes (gloo): equal images on both", "works")
 @pytest.mark.parametrize("site", ["output", "last_block"])
-def test_context_parallelism(site: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_context_parallelism(name: str, site: str, tmp_path: Path) -> None:
     if not hasattr(diffusers, "ContextParallelConfig") or not distributed.is_gloo_available():
         pytest.skip("needs a diffusers with ContextParallelConfig, and gloo")
-    first, second = ranks(site, tmp_path)
+    first, second = ranks(site, name, tmp_path)
+    branches = tiny(name).branches
     assert first == second
-    assert first["forecast"] == {"cond": [1, 3, 5, 7]}
-    assert first["computed"] == {"cond": [0, 2, 4, 6]}
+    assert first["forecast"] == dict.fromkeys(branches, FORECAST)
+    assert first["computed"] == dict.fromkeys(branches, COMPUTED)
     assert first["failed_open"] == []
     assert first["plain"][0] == first["plain"][1] != first["accelerated"][0] == first["accelerated"][1]
     assert max(first["from_alone"]) < 1e-4
+
+
+def test_a_device_mesh_is_not_taken_for_stored_features() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = SimpleNamespace(context_parallel_config=SimpleNamespace(_mesh=init_device_mesh("cpu", (1,))))
+        whole = build("flux")
+        for processor in whole.pipe.transformer.attn_processors.values():
+            processor._parallel_mesh = mesh
+        with fs.accelerate(whole.pipe, policy()) as handle:
+            whole.run()
+    finally:
+        distributed.destroy_process_group()
+    assert handle.record.forecast == {"cond": FORECAST}
+    assert handle.record.failed_open == []
 
 
 @pytest.mark.cell("hosts", "context parallelism with a gate that looks inside the network", "refused")

@@ -8,32 +8,36 @@ import pytest
 import torch
 
 import foreseer as fs
+from tests.robustness.served import FORECAST, TRANSFORMERS
 from tests.support.attaching import STEPS, accelerated, policy, tiny
 from tests.support.pipelines import build, embeds, pair, pooled
 
-COMPUTED, FORECAST = [0, 2, 4, 6], [1, 3, 5, 7]
+COMPUTED = [0, 2, 4, 6]
 
 
 @pytest.mark.cell("runs", "several images per prompt, batches of embeddings, given latents", "works")
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options"),
     [
-        {"num_images_per_prompt": 2},
-        {"batch": 3},
-        {"latents": embeds(1, 16, 16)},
+        ("flux", {"num_images_per_prompt": 2}),
+        ("flux", {"batch": 3}),
+        ("flux", {"latents": embeds(1, 16, 16)}),
+        pytest.param("qwen_image", {"num_images_per_prompt": 2}, marks=pytest.mark.slow),
+        pytest.param("qwen_image", {"batch": 3}, marks=pytest.mark.slow),
+        pytest.param("sd3", {"latents": embeds(1, 4, 8, 8)}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_batches_and_latents(options: dict[str, Any]) -> None:
-    fresh = accelerated("flux", **options)
-    with fs.accelerate(tiny("flux").pipe, policy()) as handle:
-        ordinary = tiny("flux").run()
-        assert torch.equal(tiny("flux").run(**options), fresh)
-        assert handle.record.forecast == {"cond": FORECAST}
-        assert torch.equal(tiny("flux").run(), ordinary)
-    with fs.accelerate(tiny("flux").pipe, policy(rule=fs.schedule.Uniform(1))):
-        every = tiny("flux").run(**options)
-    assert torch.equal(every, tiny("flux").run(**options))
+def test_batches_and_latents(name: str, options: dict[str, Any]) -> None:
+    fresh, whole = accelerated(name, **options), tiny(name)
+    with fs.accelerate(whole.pipe, policy()) as handle:
+        ordinary = whole.run()
+        assert torch.equal(whole.run(**options), fresh)
+        assert handle.record.forecast == dict.fromkeys(whole.branches, FORECAST)
+        assert torch.equal(whole.run(), ordinary)
+    with fs.accelerate(whole.pipe, policy(rule=fs.schedule.Uniform(1))):
+        every = whole.run(**options)
+    assert torch.equal(every, whole.run(**options))
 
 
 @pytest.mark.cell("runs", "guidance switched on and off between runs", "works")
@@ -91,19 +95,22 @@ def test_skip_layer_guidance(site: str) -> None:
 
 
 @pytest.mark.cell("runs", "a callback that changes the latents", "works")
-def test_rewritten_latents() -> None:
+@TRANSFORMERS
+def test_rewritten_latents(name: str) -> None:
+    whole = tiny(name)
+
     def shrink(pipe: Any, index: int, t: Any, given: dict[str, Any]) -> dict[str, Any]:
         return {"latents": 0.9 * given["latents"]}
 
-    expected = tiny("flux").run(callback_on_step_end=shrink)
-    with fs.accelerate(tiny("flux").pipe, policy(rule=fs.schedule.Uniform(1))):
-        assert torch.equal(tiny("flux").run(callback_on_step_end=shrink), expected)
-    fresh = accelerated("flux", callback_on_step_end=shrink)
-    with fs.accelerate(tiny("flux").pipe, policy()) as handle:
-        ordinary = tiny("flux").run()
-        assert torch.equal(tiny("flux").run(callback_on_step_end=shrink), fresh)
-        assert handle.record.forecast == {"cond": FORECAST}
-        assert torch.equal(tiny("flux").run(), ordinary)
+    expected = whole.run(callback_on_step_end=shrink)
+    with fs.accelerate(whole.pipe, policy(rule=fs.schedule.Uniform(1))):
+        assert torch.equal(whole.run(callback_on_step_end=shrink), expected)
+    fresh = accelerated(name, callback_on_step_end=shrink)
+    with fs.accelerate(whole.pipe, policy()) as handle:
+        ordinary = whole.run()
+        assert torch.equal(whole.run(callback_on_step_end=shrink), fresh)
+        assert handle.record.forecast == dict.fromkeys(whole.branches, FORECAST)
+        assert torch.equal(whole.run(), ordinary)
 
 
 @pytest.mark.cell("runs", "a callback that changes the prompt: old features are not used", "works")

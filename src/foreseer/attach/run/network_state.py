@@ -69,6 +69,8 @@ def _holds_tensor(value: Any, depth: int = 4) -> bool:
         return True
     if isinstance(value, str | int | float | type | nn.Module) or not depth:
         return False
+    if type(value).__module__.startswith("torch.distributed"):
+        return False  # a device mesh, in the configuration of context parallelism, holds the ranks as a tensor
     if isinstance(value, Mapping):
         return any(_holds_tensor(each, depth - 1) for each in value.values())
     if isinstance(value, list | tuple | set):
