@@ -122,7 +122,7 @@ def refined(pipe, kernel, prompts, budget, options):
     """A rollout from three quarters of the prompts, refined; the others are held out."""
     held_out = max(1, len(prompts) // 4)
     plan = fs.rollout(pipe, kernel, prompts[:-held_out], nfe=budget, seed=CALIBRATION_SEED, **options)
-    plan = fs.refine(pipe, plan, prompts, held_out=held_out, seed=CALIBRATION_SEED, **options)
+    plan = fs.refine(pipe, plan, prompts, held_out=held_out, iterations=2, seed=CALIBRATION_SEED, **options)
     print(f"{budget:>3} NFE  {plan.provenance['refined']}", flush=True)
     return fs.Policy.from_plan(plan)
 
