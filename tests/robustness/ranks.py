@@ -1,4 +1,6 @@
-"""One process of a context-parallel run: ``python -m tests.robustness.ranks RANK WORLD FILE SITE PIPELINE``.
+"""One process of a context-parallel run.
+
+    python -m tests.robustness.ranks RANK WORLD FILE SITE PIPELINE
 
 Prints one line of JSON: what was computed and forecast, and digests of the image with and without the policy.
 """

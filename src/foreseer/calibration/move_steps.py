@@ -108,7 +108,7 @@ def move_steps(
 
 
 def neighbours(steps: Steps, total: int, fixed: Steps = ()) -> list[Steps]:
-    """Return sets with one step that is not ``fixed`` moved by one, late steps first: their moves cost least.
+    """Return sets with one step that is not ``fixed`` moved by one, late and cheap moves first.
 
     >>> neighbours((0, 2, 3), 5)
     [(0, 2, 4), (0, 1, 3)]

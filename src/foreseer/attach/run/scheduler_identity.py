@@ -23,7 +23,7 @@ def scheduler_identity(scheduler: Any) -> dict[str, str]:
 
 
 def how_schedulers_differ(planned: Mapping[str, str], scheduler: Any) -> str:
-    """Return how a run's scheduler differs from the one that a plan's provenance names; empty if in nothing."""
+    """Return how a scheduler differs from the one that a plan's provenance names; empty if it does not."""
     identity = scheduler_identity(scheduler)
     name = planned.get("scheduler")
     if name is None:

@@ -48,7 +48,7 @@ class Selection:
         everything: whether the default is every method and peer that needs no file instead.
         calibration_prompts: prompts for peers that learn, which then belong to the default.
         forward_passes: calls of the network per run, in place of ``budgets``; see :meth:`in_steps`.
-        passes_of: for each budget, the forward passes that it stands for. Kernel rows spend them branch by branch.
+        passes_of: for each budget, its forward passes, which kernel rows spend branch by branch.
     """
 
     steps: int
