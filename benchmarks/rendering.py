@@ -35,7 +35,7 @@ class Table:
     make: Callable[..., list[list[str]]]
 
     def render(self) -> str:
-        """The table in Markdown, and under it whether its run is unfinished or was on an earlier bundled model."""
+        """The table in Markdown, with a line under it if it is unfinished or of an earlier bundled model."""
         if not all(is_made(name) for name in self.results):
             return "*Not measured yet: `make figures`.*"
         header, *lines = self.make(*(rows_of(name) for name in self.results))

@@ -136,9 +136,12 @@ def _few_steps(rows: list[Row]) -> list[list[str]]:
 
 GUIDANCE_LABELS = {
     "kernel rows, both branches": ("kernel", "together"),
-    "kernel rows that steer, both branches": ("kernel with error feedback", "together"),
-    "kernel rows that steer, planned together": ("kernel with error feedback", "planned together (`forward_passes=`)"),
-    "kernel rows that steer, uncond at every second step": (
+    "kernel rows with error feedback, both branches": ("kernel with error feedback", "together"),
+    "kernel rows with error feedback, planned together": (
+        "kernel with error feedback",
+        "planned together (`forward_passes=`)",
+    ),
+    "kernel rows with error feedback, uncond at every second step": (
         "kernel with error feedback",
         "unconditional at every second step",
     ),

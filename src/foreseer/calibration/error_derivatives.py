@@ -14,8 +14,8 @@ from foreseer.calibration.record import gram
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.plan import Plan
 
-# Of the final sample's size. Networks in 8 bits round their activations differently after any change: a difference has
-# to be well above that. On the bundled model in float32, too, 0.03 gives better rows than 0.001.
+# Relative to the final sample. Networks in 8 bits round their activations differently after any change, and differences
+# must be well above that. Also in float32, 0.03 gives better rows than 0.001 on the bundled model.
 LEAST_DIFFERENCE = 0.03
 
 
