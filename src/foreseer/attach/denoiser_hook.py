@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -170,7 +170,8 @@ class DenoiserHook(Listener):
         """
         if tracker.network is None:
             return
-        self._copies = is_compiled(self._module)  # CUDA graphs reuse the memory of their outputs
+        # CUDA graphs reuse the memory of their outputs: of the network's, or of those of what is compiled inside it.
+        self._copies = is_compiled(self._module) or any(compiled for _, compiled, _ in tracker.network.modules)
         with self._lock:
             modules, self._modules = self._modules, tracker.network.modules
             if modules == self._modules and not self._tries_again:
@@ -184,7 +185,11 @@ class DenoiserHook(Listener):
         signal = self.signal
         if signal is None:
             return branch.run.forecasts(call.position)
-        return branch.run.forecasts(call.position, lambda: signal.measure(network_call))
+        return branch.run.forecasts(call.position, lambda: self._kept(signal.measure(network_call)))
+
+    def _kept(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``tensors``, copied if the network's next call may write into their memory."""
+        return [tensor.clone() for tensor in tensors] if self._copies else tensors
 
     def _why_not(self, branch: TrackedBranch, call: Call, tracker: Tracker) -> str | None:
         if torch.is_grad_enabled():
@@ -217,9 +222,7 @@ class DenoiserHook(Listener):
                 record.plans[name] = branch.run.rows
                 return error.output
             output, feature = error.output, replacement
-        feature = [tensor.detach() if tensor.requires_grad else tensor for tensor in feature]
-        if self._copies:
-            feature = [tensor.clone() if tensor.is_cuda else tensor for tensor in feature]
+        feature = self._kept([tensor.detach() if tensor.requires_grad else tensor for tensor in feature])
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:
             tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")

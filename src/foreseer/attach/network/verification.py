@@ -17,6 +17,11 @@ NOT_FINITE = "the network's output is not finite, so that nothing can be verifie
 NOT_REPEATED = "called twice with the same input, the network returns different numbers: nothing can be verified on it"
 
 
+def copied(output: Any) -> list[Tensor]:
+    """Return copies of an output's tensors, into whose memory the network may write at its next call."""
+    return [tensor.clone() for tensor in flatten(output)]
+
+
 def same_bits(expected: list[Tensor], actual: list[Tensor]) -> bool:
     """Whether both lists hold equal tensors."""
     return len(expected) == len(actual) and all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
@@ -45,7 +50,7 @@ def unsupported(reason: str, run: Callable[[], Any]) -> Unsupported:
     The network runs twice to check its outputs.
     """
     try:
-        first, second = flatten(run()), flatten(run())
+        first, second = copied(run()), flatten(run())
     except UnknownContainerError:
         return Unsupported(reason)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in (*first, *second)):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foreseer.attach.interception import Forward, Interception
 from foreseer.attach.network.boundary import BoundaryFinder, HeadBoundary
 from foreseer.attach.network.call import NetworkCall
-from foreseer.attach.network.containers import flatten
+from foreseer.attach.network.containers import UnknownContainerError, flatten
 from foreseer.attach.network.interceptor import (
     WRONG_PLACE,
     Capture,
@@ -25,7 +25,7 @@ from foreseer.attach.network.interceptor import (
     placeholder,
 )
 from foreseer.attach.network.site_errors import NoFeatureError
-from foreseer.attach.network.verification import Unsupported, cannot_rehearse, same_bits, unsupported
+from foreseer.attach.network.verification import Unsupported, cannot_rehearse, copied, same_bits, unsupported
 
 if TYPE_CHECKING:
     from foreseer.attach.run.tracker import TrackedBranch
@@ -118,12 +118,15 @@ class LastBlockSite:
             return
         finder = BoundaryFinder(self._model)
         with finder:
-            expected = call.rehearse()
+            output = call.rehearse()
         candidates = list(finder.candidates())
         try:
+            expected = copied(output)
             for boundary in candidates:
                 if self._reproduces(boundary, call, expected):
                     return
+        except UnknownContainerError:
+            candidates = []
         except BaseException:
             self.detach()  # an unverified boundary must not outlive an interrupted verification
             raise
@@ -151,7 +154,7 @@ class LastBlockSite:
 
         return before_head
 
-    def _reproduces(self, boundary: HeadBoundary, call: NetworkCall, expected: Any) -> bool:
+    def _reproduces(self, boundary: HeadBoundary, call: NetworkCall, expected: list[Tensor]) -> bool:
         """Return whether the network returns the same bits with its blocks skipped; if so, install the heads.
 
         Heads that are not needed for equal bits are removed, the last first. A later unit of the head (a projection
@@ -163,15 +166,14 @@ class LastBlockSite:
             with self._blocks.handled_by(_HeadCapture()) as captured:
                 again = call.rehearse()
             features = dict(zip(boundary.heads, (tensor.clone() for tensor in captured.feature), strict=True))
-            tensors = flatten(expected)
 
             def exact(heads: tuple[nn.Module, ...]) -> bool:
                 self._install(HeadBoundary(boundary.blocks, heads))
                 with self._blocks.handled_by(_HeadReplay(captured.calls, [features[head] for head in heads])):
-                    return same_bits(tensors, flatten(call.rehearse()))
+                    return same_bits(expected, flatten(call.rehearse()))
 
             heads = boundary.heads
-            if not (same_bits(tensors, flatten(again)) and exact(heads)):
+            if not (same_bits(expected, flatten(again)) and exact(heads)):
                 return False
             for head in reversed(boundary.heads):
                 fewer = tuple(other for other in heads if other is not head)

@@ -17,7 +17,7 @@ from foreseer.attach.network.interceptor import LEFT_OUT, WRONG_PLACE, Intercept
 from foreseer.attach.network.module_finder import FoundModules, ModuleFinder
 from foreseer.attach.network.required_modules import required_modules
 from foreseer.attach.network.site_errors import NoFeatureError, SiteError
-from foreseer.attach.network.verification import Unsupported, cannot_rehearse, same_bits, unsupported
+from foreseer.attach.network.verification import Unsupported, cannot_rehearse, copied, same_bits, unsupported
 
 if TYPE_CHECKING:
     from foreseer.attach.run.tracker import TrackedBranch
@@ -209,7 +209,7 @@ class ModuleSite:
             return Unsupported(f"{kind} has no blocks of attention and MLP modules on tokens{remedy}")
         self._interceptor.install(found.names)
         try:
-            expected = flatten(output)
+            expected = copied(output)
             skipped = self._choose(found, call.rehearse)
             with self._interceptor.handled_by(ModuleCapture(skipped)) as captured:
                 again = call.rehearse()

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from foreseer.attach.network.block_trace import BlockTracer, NoResidualError, Segment
 from foreseer.attach.network.boundary import find_blocks
 from foreseer.attach.network.call import NetworkCall
-from foreseer.attach.network.containers import flatten
+from foreseer.attach.network.containers import UnknownContainerError, flatten
 from foreseer.attach.network.interceptor import WRONG_PLACE, Interceptor
 from foreseer.attach.network.site_errors import NoFeatureError
-from foreseer.attach.network.verification import Unsupported, cannot_rehearse, same_bits, unsupported
+from foreseer.attach.network.verification import Unsupported, cannot_rehearse, copied, same_bits, unsupported
 from foreseer.attach.sites.segments import (
     OutputRecorder,
     OutputReplay,
@@ -122,20 +122,17 @@ class ResidualSite:
                 self._latest = refused
                 return refused
             with self._blocks.handled_by(BlockTracer()) as tracer:
-                expected = call.rehearse()
-            self._blocks.check_in_place(expected)
+                output = call.rehearse()
+            self._blocks.check_in_place(output)
             trace = tracer.trace()
             reason = "skipping them does not reproduce its output"
             result: SegmentLayout | Unsupported | None = None
-            for alone in (False, True):
-                try:
-                    layout = SegmentLayout.of(trace, self._site, alone)
-                    if self._reproduces(layout, call, expected):
-                        result = layout
-                        break
-                except NoResidualError as error:
-                    reason = str(error)
-                    break
+            try:
+                expected = copied(output)
+                layouts = (SegmentLayout.of(trace, self._site, alone) for alone in (False, True))
+                result = next((layout for layout in layouts if self._reproduces(layout, call, expected)), None)
+            except (NoResidualError, UnknownContainerError) as error:
+                reason = str(error)
             if result is None:
                 kind = type(self._model).__name__
                 reason = f"{kind} has no range of blocks with a residual: {reason}; use site='output' for this model"
@@ -143,22 +140,21 @@ class ResidualSite:
             self._layouts[trace.modules] = self._latest = result
             return result
 
-    def _reproduces(self, layout: SegmentLayout, call: NetworkCall, expected: Any) -> bool:
+    def _reproduces(self, layout: SegmentLayout, call: NetworkCall, expected: list[Tensor]) -> bool:
         """Return whether the network returns the same bits when each phase's segments are skipped.
 
         A skipped segment returns its recorded true outputs.
         """
         try:
-            tensors = flatten(expected)
             with self._blocks.handled_by(OutputRecorder(layout)) as recorder:
                 again = flatten(call.rehearse())
-            if not (recorder.complete and same_bits(tensors, again)):
+            if not (recorder.complete and same_bits(expected, again)):
                 return False
             for segments in dict.fromkeys((layout.early, layout.late)):
                 with self._blocks.handled_by(
                     OutputReplay(layout.trace, segments, recorder.placeholders, recorder.outputs)
                 ):
-                    if not same_bits(tensors, flatten(call.rehearse())):
+                    if not same_bits(expected, flatten(call.rehearse())):
                         return False
         except (NoResidualError, torch.OutOfMemoryError):
             raise
