@@ -24,7 +24,7 @@ def relative_rounding(*dtypes: torch.dtype) -> float:
 
 
 def difference_for(error: float, rounding: float) -> float:
-    """Return the relative size of finite differences: less than the error that they are to lessen, above rounding.
+    """Relative size of finite differences: below the error that they are to lessen, above rounding.
 
     Networks in 8 bits round their activations differently after any change, which small differences do not outweigh.
 
