@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.error_derivatives import relative_difference
+from foreseer.calibration.error_derivatives import difference_for, relative_rounding
 from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.handovers import find_handovers
@@ -126,7 +126,7 @@ class _Refinement:
         judges: the prompts that are held out.
         branches: number of branches of guidance in a run.
         effects: of outputs on samples, shape (T + 1, T).
-        difference: relative size of a finite difference.
+        rounding: least relative size of a finite difference.
         handovers: steps at which another network begins.
         store: where results are kept.
         work: counts forward passes.
@@ -139,7 +139,7 @@ class _Refinement:
     judges: Sequence[tuple[int, Any]]
     branches: int
     effects: np.ndarray
-    difference: float
+    rounding: float
     handovers: Sequence[int]
     store: Store
     work: Work
@@ -165,14 +165,14 @@ class _Refinement:
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
         (found,) = run_units(pool, _FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
-        (steps, branches, passes, difference, handovers), effects = split_header(found)
+        (steps, branches, passes, rounding, handovers), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
         runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
         setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
         store = FolderStore(folder) if folder is not None else MemoryStore()
         matrix = effects.reshape(len(plan.grid) + 1, -1)
-        refinement = cls(pool, setting, fitted, judges, len(branches), matrix, difference, handovers, store, work)
+        refinement = cls(pool, setting, fitted, judges, len(branches), matrix, rounding, handovers, store, work)
         each = setting.teacher_steps * len(branches)
         work.total = passes + each * (len(fitted) + len(judges)) + len(branches) * len(judges) * plan.nfe
         work.did(passes)
@@ -240,11 +240,12 @@ class _Refinement:
 
     def _iteration(self, plan: Plan, descent: Descent) -> tuple[Plan, Descent]:
         _, grams = self.measure(plan)
-        directions = row_directions(plan, grams, self.effects, self.difference**2, self.handovers)
+        directions = row_directions(plan, grams, self.effects, self.rounding**2, self.handovers)
         size, before = directions.size, self.work.done
-        more = {"plan": digest_of(plan), "difference": repr(self.difference)}
+        difference = difference_for(descent.error**0.5, self.rounding)
+        more = {"plan": digest_of(plan), "difference": repr(difference)}
         more |= {"basis": fingerprint([each for part in directions.segments for each in (part.profile, part.basis)])}
-        task = Linearise(self.setting, directions, self.difference)
+        task = Linearise(self.setting, directions, difference)
         results = self.on_all("derivatives", task, self.fitted, more, self.passes(directions))
         rows = [np.frombuffer(result) for result in results]
         self.work.reach(before + int(sum(row[0] for row in rows)))
@@ -271,12 +272,12 @@ class _FindPlannedRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps, branches, forward passes, size of differences and handovers as JSON, then effects as float64."""
+        """Steps, branches, forward passes, rounding and handovers as JSON, then effects as float64."""
         prompt, seed = unit.payload
         pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
         found = run_plan(pipe, self.plan, prompt, seed, call)
         handovers = find_handovers(pipe, prompt, call, len(self.plan.grid))
-        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _difference(found), handovers]
+        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, _rounding(found), handovers]
         return with_header(header, _effects(first, len(self.plan.grid)))
 
 
@@ -288,6 +289,6 @@ def _effects(first: Trajectory, steps: int) -> np.ndarray:
         return np.ones((steps + 1, steps))
 
 
-def _difference(found: PlannedRun) -> float:
-    """Return the relative size of finite differences for the dtypes of a run's outputs."""
-    return relative_difference(*(tensor.dtype for output in found.outputs.values() for tensor in flatten(output)))
+def _rounding(found: PlannedRun) -> float:
+    """Return the least relative size of finite differences for the dtypes of a run's outputs."""
+    return relative_rounding(*(tensor.dtype for output in found.outputs.values() for tensor in flatten(output)))
