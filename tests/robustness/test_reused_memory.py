@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ import foreseer as fs
 from foreseer.forecast import Reuse
 from foreseer.gate import FirstBlock, GatedPolicy, TeaCache
 from tests.support.attaching import flow_scheduler, policy, sample
+from tests.support.loop_pipeline import LoopPipeline
 from tests.support.pipelines import randomise
 
 
@@ -118,3 +120,17 @@ def test_what_is_kept_outlives_the_memory_of_outputs(parts: str) -> None:
         again, steps = run(name)
         assert torch.allclose(again, latents, atol=1e-5), name
         assert steps == computed, name
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_fitting_replays_copies_of_what_a_compiled_network_returned() -> None:
+    """Rows that follow outputs overwritten since then would be others."""
+    torch._dynamo.reset()
+    pipe, prompts = LoopPipeline(flow_scheduler()), ["a", "b"]
+    kernel = fs.calibrate(pipe, prompts, num_inference_steps=8, sensitivity_prompts=0)
+    expected = fs.rollout(pipe, kernel, prompts, nfe=3)
+    refined = fs.refine(pipe, expected, prompts, iterations=1)
+    pipe.transformer.compile(backend=reusing)
+    again = fs.rollout(pipe, kernel, prompts, nfe=3)
+    assert np.allclose(again.rows, expected.rows, atol=1e-3)
+    assert np.allclose(fs.refine(pipe, expected, prompts, iterations=1).rows, refined.rows, atol=1e-3)

@@ -167,7 +167,7 @@ class Run:
 
         Args:
             step: for which :meth:`forecast` returned ``None``.
-            output: what the network returned.
+            output: what the network returned; it is not copied, so copy it if the next call writes into its memory.
             branch: as for :meth:`forecast`.
             scale: forecasts are of ``scale * output``; the product is not formed, the rows' weights are scaled.
 

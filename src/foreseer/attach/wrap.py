@@ -54,7 +54,8 @@ def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, kee
     """Accelerate ``model_fn`` over one run of ``grid``, at the output site.
 
     Args:
-        model_fn: called as ``model_fn(x, t)`` on computed steps; returns a tensor, or a container of tensors.
+        model_fn: called as ``model_fn(x, t)`` on computed steps; returns a tensor, or a container of tensors, in memory
+            that its next call does not write into (with CUDA graphs, a copy).
         policy: a policy, compiled for ``grid`` here, or a plan made for it.
         grid: the run's noise levels.
         keep: ``"device"`` or ``"host"``, where features are kept.

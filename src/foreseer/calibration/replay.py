@@ -10,7 +10,8 @@ from torch import Tensor
 
 from foreseer.attach.accelerate import attach
 from foreseer.attach.network.call import NetworkCall
-from foreseer.attach.network.containers import flatten
+from foreseer.attach.network.containers import rebuild
+from foreseer.attach.network.verification import copied
 from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.record import Trajectory, record_run
@@ -39,14 +40,15 @@ class ReplaySite(OutputSite):
         self.forward_passes = 0
 
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
-        """Replay the step, or run the network and keep its output."""
+        """Replay the step, or run the network and keep a copy of its output."""
         key = (branch.name, branch.run.last_step + 1)
         if key not in self.outputs:
             self.forward_passes += 1
             output = call.run()
-            if not all(bool(tensor.isfinite().all()) for tensor in flatten(output)):
+            tensors = copied(output)
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 raise DivergedError(f"Under this plan the network's output at step {key[1]} is not finite.")
-            self.outputs[key] = output
+            self.outputs[key] = rebuild(output, iter(tensors))
         return super().compute(NetworkCall(lambda *args, **kwargs: self.outputs[key], call.args, call.kwargs), branch)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import peft
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 import foreseer as fs
 from foreseer.attach.network.architecture import architecture_of, how_it_differs
-from foreseer.attach.run.scheduler_identity import scheduler_identity
+from foreseer.attach.run.scheduler_identity import how_schedulers_differ, scheduler_identity
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
 from foreseer.errors import AttachError
@@ -124,6 +125,25 @@ def test_a_plan_for_another_scheduler_warns_in_its_first_run(planned: dict[str, 
         sample(denoiser(), scheduler)
     assert [said in str(each.message) for each in caught] == [True] * (said is not None)
     assert NO_SCHEDULER not in handle.summary() + str(plan.explain())
+
+
+def test_a_scheduler_of_equal_settings_is_no_other(tmp_path: Path) -> None:
+    flow = diffusers.FlowMatchEulerDiscreteScheduler
+    shifted = flow(shift=2.0)
+    planned = scheduler_identity(shifted)
+    other = diffusers.DPMSolverMultistepScheduler.from_config(shifted.config, use_flow_sigmas=True)
+    back = flow.from_config(other.config)
+    assert "use_flow_sigmas" in back.config  # kept from the scheduler before, and without effect
+    assert how_schedulers_differ(planned, back) == ""
+    assert "another configuration" in how_schedulers_differ(planned, flow(shift=1.5))
+    older = copy.deepcopy(shifted)  # as of a diffusers that does not have the option
+    older._internal_dict = {name: value for name, value in shifted.config.items() if name != "stochastic_sampling"}
+    assert scheduler_identity(older) == planned
+    of_betas = diffusers.DDIMScheduler(trained_betas=np.linspace(1e-4, 2e-2, 1000))
+    of_betas.save_pretrained(tmp_path)
+    assert how_schedulers_differ(scheduler_identity(of_betas), type(of_betas).from_pretrained(tmp_path)) == ""
+    pipe, kernel = load_pipeline("emoji")[0], fs.Kernel.load(fs.zoo.kernel_path())
+    assert how_schedulers_differ(kernel.provenance, pipe.scheduler) == ""
 
 
 @torch.no_grad()
