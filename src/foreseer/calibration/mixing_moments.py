@@ -80,6 +80,18 @@ class MixingMoments:
         strength = ridge * float(self.among.trace()) / size
         return np.linalg.solve(self.among + (strength + np.finfo(np.float64).tiny) * np.eye(size), self.wanted)
 
+    def scalar(self) -> MixingMoments:
+        """The same of whole features: channels count as more tokens, so that one weight per feature is fitted."""
+        channels = self.wanted.shape[1]
+        size = self.among.shape[0] // channels
+        among = np.einsum("jckc->jk", self.among.reshape(size, channels, size, channels))
+        wanted = np.einsum("jcc->j", self.wanted.reshape(size, channels, channels))
+        return MixingMoments(among, wanted[:, None], self.square)
+
+    def beyond(self, matrices: Float64[np.ndarray, "M C"]) -> MixingMoments:
+        r"""The same with $r - X M$ as the missing part."""
+        return MixingMoments(self.among, self.wanted - self.among @ matrices, self.left(matrices))
+
     def left(self, matrices: Float64[np.ndarray, "M C"]) -> float:
         r"""$\sum |r - X M|^2$."""
         through = np.einsum("mc,mc->", matrices, self.among @ matrices - 2 * self.wanted)
