@@ -37,7 +37,8 @@ class MixingMoments:
     @classmethod
     def of(cls, features: Sequence[Float[Tensor, "N C"]], missing: Float[Tensor, "N C"]) -> MixingMoments:
         """Moments of one prompt's tokens, in float64."""
-        moments = cls.none(len(features), missing.shape[1])
+        size = sum(feature.shape[1] for feature in features)
+        moments = cls(np.zeros((size, size)), np.zeros((size, missing.shape[1])), 0.0)
         for start in range(0, missing.shape[0], TOKENS):
             tokens = slice(start, start + TOKENS)
             design = torch.cat([feature[tokens] for feature in features], dim=1).double()
