@@ -14,14 +14,24 @@ from foreseer.calibration.record import gram
 from foreseer.calibration.row_directions import RowDirections
 from foreseer.plan import Plan
 
-# Relative to the final sample. Networks in 8 bits round their activations differently after any change, and differences
-# must be well above that. Also in float32, 0.03 gives better rows than 0.001 on the bundled model.
-LEAST_DIFFERENCE = 0.03
+LEAST_DIFFERENCE, MOST_DIFFERENCE = 1e-3, 0.03  # relative to the final sample
+SHARE_OF_ERROR = 0.4
 
 
-def relative_difference(*dtypes: torch.dtype) -> float:
-    """Return the relative size of finite differences: the root of the outputs' rounding, or the least."""
+def relative_rounding(*dtypes: torch.dtype) -> float:
+    """Return the least relative size of finite differences: the root of the outputs' rounding, or 0.001."""
     return max(LEAST_DIFFERENCE, *(torch.finfo(dtype).eps ** 0.5 for dtype in dtypes))
+
+
+def difference_for(error: float, rounding: float) -> float:
+    """Relative size of finite differences: below the error that they are to lessen, above rounding.
+
+    Networks in 8 bits round their activations differently after any change, which small differences do not outweigh.
+
+    >>> difference_for(0.02, 0.001), difference_for(0.5, 0.001), difference_for(1e-4, 0.001)
+    (0.008, 0.03, 0.001)
+    """
+    return max(rounding, min(SHARE_OF_ERROR * error, MOST_DIFFERENCE))
 
 
 def error_moments(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreseer.calibration.error_derivatives import relative_difference
+from foreseer.calibration.error_derivatives import relative_rounding
 from foreseer.calibration.record import gram
 from foreseer.errors import ForeseerError
 from foreseer.grid import Grid
@@ -139,7 +139,7 @@ class Recording:
         """
         kernel = self.kernel(provenance)
         budgets = [round(len(kernel.grid) / speedup) for speedup in SPEEDUPS] if len(self.references) > 1 else []
-        refinement = Refinement(kernel, self.references, sample, iterations, relative_difference(dtype))
+        refinement = Refinement(kernel, self.references, sample, iterations, relative_rounding(dtype))
         plans = [refinement.plan(nfe) for nfe in dict.fromkeys(budgets) if nfe > 1]
         return Profile(kernel, tuple(plan for plan in plans if plan is not None), kernel.provenance)
 

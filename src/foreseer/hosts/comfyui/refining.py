@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from foreseer.calibration.error_derivatives import error_moments
+from foreseer.calibration.error_derivatives import difference_for, error_moments
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
 from foreseer.calibration.record import gram
 from foreseer.calibration.row_directions import RowDirections, row_directions
@@ -30,14 +30,14 @@ class Refinement:
         references: one per conditioning, two at least.
         sample: runs the sampler with the wrappers of its first argument on the conditioning of that index.
         iterations: of Gauss-Newton, at most; 0 keeps the rollout's rows.
-        difference: relative size of a finite difference.
+        rounding: least relative size of a finite difference.
     """
 
     kernel: Kernel
     references: Sequence[ReferenceRun]
     sample: Sample
     iterations: int
-    difference: float
+    rounding: float
 
     @property
     def fitted(self) -> int:
@@ -62,7 +62,7 @@ class Refinement:
         before = typical_error(self._held_out(plan))
         descent = Descent(before**2)
         while not descent.stopped and descent.iterations < self.iterations:
-            directions, moments = self._linearised(plan)
+            directions, moments = self._linearised(plan, difference_for(descent.error**0.5, self.rounding))
 
             def held_out_error(step: np.ndarray, directions: RowDirections = directions) -> float:
                 return typical_error(self._held_out(directions.change(step))) ** 2
@@ -72,12 +72,12 @@ class Refinement:
         errors = f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after"
         return replace(plan, provenance={**plan.provenance, "refined": f"{descent.iterations} iterations; {errors}"})
 
-    def _linearised(self, plan: Plan) -> tuple[RowDirections, ErrorMoments]:
+    def _linearised(self, plan: Plan, difference: float) -> tuple[RowDirections, ErrorMoments]:
         """Directions of the rows, and moments of the errors and their derivatives over the fitted runs."""
         assert self.kernel.sampler is not None
         known: list[dict[int, Tensor]] = [{} for _ in range(self.fitted)]
         errors = [self._error(plan, index, features) for index, features in enumerate(known)]
-        directions = row_directions(plan, {"": self._gram(known)}, self.kernel.sampler[:, 1:], self.difference**2)
+        directions = row_directions(plan, {"": self._gram(known)}, self.kernel.sampler[:, 1:], self.rounding**2)
         moments = ErrorMoments.none(directions.size)
         for index, (features, error) in enumerate(zip(known, errors, strict=True)):
 
@@ -86,7 +86,7 @@ class Refinement:
             ) -> Tensor:
                 return self._error(changed, index, {step: features[step] for step in features if step <= start})
 
-            size = self.difference * float(self.references[index].sample.double().square().mean().sqrt())
+            size = difference * float(self.references[index].sample.double().square().mean().sqrt())
             moments += error_moments(directions, error, changed_error, size).relative()
         return directions, moments
 
