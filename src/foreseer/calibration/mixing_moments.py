@@ -35,8 +35,8 @@ class MixingMoments:
         return cls(np.zeros((size, size)), np.zeros((size, channels)), 0.0)
 
     @classmethod
-    def of(cls, features: Sequence[Float[Tensor, "N C"]], missing: Float[Tensor, "N C"]) -> MixingMoments:
-        """Moments of one prompt's tokens, in float64."""
+    def of(cls, features: Sequence[Float[Tensor, "N C"]], missing: Float[Tensor, "N D"]) -> MixingMoments:
+        """Moments of one prompt's tokens, in float64; the missing part may have more channels than a feature."""
         size = sum(feature.shape[1] for feature in features)
         moments = cls(np.zeros((size, size)), np.zeros((size, missing.shape[1])), 0.0)
         for start in range(0, missing.shape[0], TOKENS):
