@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,16 @@ def principal_components(kernel: Kernel, prompt: int = 0, count: int = 2) -> Flo
     return vectors[:, ::-1][:, :count] * np.sqrt(np.maximum(values[::-1][:count], 0.0))
 
 
-def plot_kernel(kernel: Kernel, plan: Plan, path: Path) -> None:
+def plot_kernel(
+    kernel: Kernel, plan: Plan, path: Path, curves: Mapping[str, Float64[np.ndarray, " T"]] | None = None
+) -> None:
     """Plot projection fidelity, expected error per step, weights and trajectories into one image file.
 
     Args:
         kernel: second moments.
         plan: a plan on the kernel's grid.
         path: file to write; the suffix names the format.
+        curves: more errors per step for the panel of expected errors, by label; drawn where they are above 0.
     """
     from matplotlib.figure import Figure
 
@@ -62,6 +66,8 @@ def plot_kernel(kernel: Kernel, plan: Plan, path: Path) -> None:
     expected[:, list(plan.computed_steps)] = np.nan  # gaps in the curves
     errors.semilogy(steps, expected.mean(axis=0), marker=".", label="mean over prompts")
     errors.semilogy(steps, expected.max(axis=0), linestyle=":", label="worst prompt")
+    for label, curve in (curves or {}).items():
+        errors.semilogy(steps, np.where(curve > 0, curve, np.nan), linestyle="--", marker=".", label=label)
     errors.set(title=f"Expected error per step, NFE {plan.nfe}", xlabel="step")
     errors.legend(frameon=False)
     largest = float(np.abs(plan.rows).max())

@@ -224,7 +224,7 @@ class MeasureMissing(Task):
         missing = target - effects @ torch.stack(found.trajectory.outputs[:end]).to(target)
         shape = found.trajectory.shape
         features, lacks = self._features(found), missing.reshape(shape)
-        tokens = [_as_tokens(tensor, shape, self.axis) for tensor in (*features, lacks)]
+        tokens = [as_tokens(tensor, shape, self.axis) for tensor in (*features, lacks)]
         return MixingMoments.of(tokens[:-1], tokens[-1]).encode()
 
     def _features(self, found: PlannedRun) -> list[Tensor]:
@@ -285,8 +285,8 @@ def channel_axis_of(shape: tuple[int, ...]) -> int:
     return -1 if len(shape) == 3 else 1
 
 
-def _as_tokens(tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
-    """Shape (N, C), in float32."""
+def as_tokens(tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    """Tokens or pixels of a sample as rows, shape (N, C), in float32."""
     return tensor.reshape(shape).movedim(axis, -1).reshape(-1, shape[axis]).float()
 
 

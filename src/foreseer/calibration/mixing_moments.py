@@ -35,9 +35,10 @@ class MixingMoments:
         return cls(np.zeros((size, size)), np.zeros((size, channels)), 0.0)
 
     @classmethod
-    def of(cls, features: Sequence[Float[Tensor, "N C"]], missing: Float[Tensor, "N C"]) -> MixingMoments:
-        """Moments of one prompt's tokens, in float64."""
-        moments = cls.none(len(features), missing.shape[1])
+    def of(cls, features: Sequence[Float[Tensor, "N C"]], missing: Float[Tensor, "N D"]) -> MixingMoments:
+        """Moments of one prompt's tokens, in float64; the missing part may have more channels than a feature."""
+        size = sum(feature.shape[1] for feature in features)
+        moments = cls(np.zeros((size, size)), np.zeros((size, missing.shape[1])), 0.0)
         for start in range(0, missing.shape[0], TOKENS):
             tokens = slice(start, start + TOKENS)
             design = torch.cat([feature[tokens] for feature in features], dim=1).double()
@@ -79,6 +80,18 @@ class MixingMoments:
         size = self.among.shape[0]
         strength = ridge * float(self.among.trace()) / size
         return np.linalg.solve(self.among + (strength + np.finfo(np.float64).tiny) * np.eye(size), self.wanted)
+
+    def scalar(self) -> MixingMoments:
+        """The same of whole features: channels count as more tokens, so that one weight per feature is fitted."""
+        channels = self.wanted.shape[1]
+        size = self.among.shape[0] // channels
+        among = np.einsum("jckc->jk", self.among.reshape(size, channels, size, channels))
+        wanted = np.einsum("jcc->j", self.wanted.reshape(size, channels, channels))
+        return MixingMoments(among, wanted[:, None], self.square)
+
+    def beyond(self, matrices: Float64[np.ndarray, "M C"]) -> MixingMoments:
+        r"""The same with $r - X M$ as the missing part."""
+        return MixingMoments(self.among, self.wanted - self.among @ matrices, self.left(matrices))
 
     def left(self, matrices: Float64[np.ndarray, "M C"]) -> float:
         r"""$\sum |r - X M|^2$."""

@@ -63,6 +63,15 @@ def test_rollout_writes_a_plan_that_generate_takes(capsys, tmp_path):
     assert code == 0
     assert json.loads(out)["record"]["nfe"] == 4
 
+    picture = tmp_path / "portrait.png"
+    shown = ("portrait", kernel, "--nfe", 4, "--model", "emoji", "--prompts", prompts, "--plan", plan, "-o", picture)
+    code, out, err = run(capsys, *shown)
+    assert code == 0, err
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    rows = [line.split()[:2] for line in out.splitlines()]
+    for name in ("best scalars", "best channel", "kernel rows,", "four.plan.safetensors, measured"):
+        assert name.split() in rows, out
+
     code, _, err = run(capsys, *arguments, "--teacher-steps", 4)
     assert code == 2
     assert "teacher_steps is 4; expected a whole number of at least 8" in " ".join(err.split())
