@@ -145,10 +145,10 @@ def project(prompts: Sequence[MixingMoments], fitted: int) -> tuple[np.ndarray, 
     equals the first.
     """
     weighed = [moments.relative() for moments in prompts]
-    both = [reduce(add, weighed[:fitted]), reduce(add, weighed[fitted:])]
-    weights = choose_matrices(*(moments.scalar() for moments in both), RIDGES).matrices
-    channels = both[0].wanted.shape[1]
-    features = both[0].among.shape[0] // channels
+    known, judges = reduce(add, weighed[:fitted]), reduce(add, weighed[fitted:])
+    weights = choose_matrices(known.scalar(), judges.scalar(), RIDGES).matrices
+    channels = known.wanted.shape[1]
+    features = known.among.shape[0] // channels
     scalar = np.kron(np.zeros((features, 1)) if weights is None else weights[:, :, 0], np.eye(channels))
-    beyond = choose_matrices(*(moments.beyond(scalar) for moments in both), RIDGES).matrices
+    beyond = choose_matrices(known.beyond(scalar), judges.beyond(scalar), RIDGES).matrices
     return scalar, scalar if beyond is None else scalar + beyond.reshape(scalar.shape)
