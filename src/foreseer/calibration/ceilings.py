@@ -1,4 +1,4 @@
-"""Least errors that rows can reach on a plan's computed steps: by scalars, and by matrices that mix channels."""
+"""Least errors that rows can reach on computed steps: scalars, and matrices over channels."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _guided(student: Student, step: int, steps: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SpanMoments:
-    """Sums over one prompt's tokens, of K features with S skipped outputs and their share in the final sample.
+    """Sums over one prompt's tokens, of K features with S skipped outputs and the final sample.
 
     Attributes:
         among: of the features' channels, shape (K C, K C).

@@ -154,7 +154,7 @@ REFUSED = [
     ("portrait KERNEL --prompts TWO", "need a model to run: give --model"),
     ("portrait KERNEL --guidance 3", "need a model to run: give --model"),
     ("portrait KERNEL --model emoji --plan PLAN", "computes 10 steps, not 9: give --nfe 10"),
-    ("portrait KERNEL --model emoji --plan ALL", "expected the kernel's 50 noise levels at 'output'"),
+    ("portrait KERNEL --model emoji --plan ALL", "computes 50 steps, not 9: give --nfe 50"),
     ("portrait KERNEL --model emoji --prompts ONE", "two prompts or more are needed"),
     ("portrait KERNEL --model emojy", "did you mean 'emoji'"),
     ("calibrate emojy", "did you mean 'emoji'"),
