@@ -13,13 +13,12 @@ from typing import Any
 import diffusers
 import pytest
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
 
 import foreseer as fs
 from foreseer.errors import AttachError
 from tests.robustness.cells import ROOT
 from tests.robustness.served import COMPUTED, FORECAST
-from tests.support.attaching import policy, tiny
+from tests.support.attaching import tiny
 from tests.support.pipelines import build
 
 ON_FEATURES = fs.gate.StepControl()
@@ -66,21 +65,6 @@ def test_context_parallelism(name: str, site: str, tmp_path: Path) -> None:
     assert first["failed_open"] == []
     assert first["plain"][0] == first["plain"][1] != first["accelerated"][0] == first["accelerated"][1]
     assert max(first["from_alone"]) < 1e-4
-
-
-def test_a_device_mesh_is_not_taken_for_stored_features() -> None:
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        mesh = SimpleNamespace(context_parallel_config=SimpleNamespace(_mesh=init_device_mesh("cpu", (1,))))
-        whole = build("flux")
-        for processor in whole.pipe.transformer.attn_processors.values():
-            processor._parallel_mesh = mesh
-        with fs.accelerate(whole.pipe, policy()) as handle:
-            whole.run()
-    finally:
-        distributed.destroy_process_group()
-    assert handle.record.forecast == {"cond": FORECAST}
-    assert handle.record.failed_open == []
 
 
 @pytest.mark.cell("hosts", "context parallelism with a gate that looks inside the network", "refused")

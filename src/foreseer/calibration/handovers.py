@@ -10,14 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.attach.accelerate import attach
-from foreseer.attach.network.denoisers import find_denoisers
-from foreseer.calibration.record import record_run
 from foreseer.errors import ForeseerWarning
 from foreseer.forecast import Reuse
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
-from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Policy
 from foreseer.schedule import Schedule, Uniform
 
@@ -33,6 +29,12 @@ def find_handovers(pipe: Any, prompt: Any, call: Mapping[str, Any], steps: int) 
         call: options of the pipeline's call.
         steps: number of steps of the run.
     """
+    # ComfyUI fits rows without diffusers, by other functions of this file.
+    from foreseer.attach.accelerate import attach
+    from foreseer.attach.network.denoisers import find_denoisers
+    from foreseer.calibration.record import record_run
+    from foreseer.pipelines import call_arguments, run
+
     if len(find_denoisers(pipe)) < 2:
         return ()
     with warnings.catch_warnings():

@@ -128,7 +128,7 @@ def test_demo_writes_a_page_a_picture_and_figures(capsys, tmp_path):
     assert list(rows) == ["reference", "kernel:emoji", "taylorseer", "spectrum", "l2p", "steps", "unipc"]
     assert "of 50" in rows.pop("l2p")["error"]  # it publishes steps for runs of 50 only
     assert all(row["nfe"] == pytest.approx(4) for name, row in rows.items() if name != "reference")
-    assert all(row["measures"]["psnr"] > 10 for name, row in rows.items() if name != "reference")
+    assert all(row["measures"]["psnr"] > 5 for name, row in rows.items() if name != "reference")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["demo.html", "demo.json", "demo.png"]
     page = (tmp_path / "demo.html").read_text()
     assert page.count("<figure data-method") == len(rows)

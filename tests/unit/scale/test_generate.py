@@ -132,7 +132,7 @@ def test_the_command_draws_a_file_of_prompts(capsys, tmp_path):
     assert "3.0 forward passes per picture" in " ".join(out.split())
     code, out, _ = run(capsys, *command, "--json")
     assert json.loads(out) == {"pictures": 2, "failed": 0, "forward_passes": 3.0}
-    code, _, err = run(capsys, *command, "--option", "true_cfg_scale=4")
+    code, _, err = run(capsys, *command, "--option", "max_sequence_length=9999")
     assert code == 1
     assert "2 of 2 units failed: " in err
 
