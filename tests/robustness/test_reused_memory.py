@@ -122,9 +122,7 @@ def test_what_is_kept_outlives_the_memory_of_outputs(parts: str) -> None:
         assert steps == computed, name
 
 
-@pytest.mark.cell(
-    "hosts", "torch.compile of a network or its parts that reuse the memory of their outputs (CUDA graphs)", "works"
-)
+@pytest.mark.cell("hosts", "rows fitted to a compiled network that reuses the memory of its outputs", "works")
 @pytest.mark.usefixtures("as_users_call")
 def test_fitting_replays_copies_of_what_a_compiled_network_returned() -> None:
     """Rows that follow outputs overwritten since then would be others."""
