@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.errors import ForeseerWarning
-from foreseer.forecast import Reuse
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
-from foreseer.plan import Policy
-from foreseer.schedule import Schedule, Uniform
-
-
-def find_handovers(pipe: Any, prompt: Any, call: Mapping[str, Any], steps: int) -> tuple[int, ...]:
-    """Return the steps of a run, counted from its first, at which another network of the pipeline begins.
-
-    Each network computes its first step only, and its output is reused at the others.
-
-    Args:
-        pipe: a diffusers pipeline, not attached.
-        prompt: any of the prompts.
-        call: options of the pipeline's call.
-        steps: number of steps of the run.
-    """
-    # ComfyUI fits rows without diffusers, by other functions of this file.
-    from foreseer.attach.accelerate import attach
-    from foreseer.attach.network.denoisers import find_denoisers
-    from foreseer.calibration.record import record_run
-    from foreseer.pipelines import call_arguments, run
-
-    if len(find_denoisers(pipe)) < 2:
-        return ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ForeseerWarning)
-        with attach(pipe, Policy(Uniform(interval=steps), Reuse())) as handle, record_run(pipe) as trajectory:
-            run(pipe, call_arguments(pipe, prompt, dict(call)), seed=0)
-        record = handle.record
-    begun: dict[str, int] = {}
-    for name, computed in record.computed.items() if record is not None else ():
-        network = name.split()[0]
-        begun[network] = min(begun.get(network, steps), min(computed) - trajectory.first_step)
-    return tuple(sorted({step for step in begun.values() if 0 < step < steps}))
+from foreseer.schedule import Schedule
 
 
 def network_begins(handovers: Sequence[int], step: int) -> int:

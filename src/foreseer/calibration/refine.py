@@ -11,24 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.attach.network.containers import flatten
-from foreseer.calibration.error_derivatives import difference_for, relative_rounding
+from foreseer.calibration.error_derivatives import difference_for
 from foreseer.calibration.final_error import FinalSetting, Linearise, MeasurePlan, RunFinalReference
 from foreseer.calibration.gauss_newton import Descent, ErrorMoments, iterate
-from foreseer.calibration.handovers import find_handovers
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
-from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, split_header, with_header
-from foreseer.calibration.record import Trajectory
-from foreseer.calibration.replay import run_plan
+from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, split_header
+from foreseer.calibration.planned_run import FindPlannedRun
 from foreseer.calibration.row_directions import RowDirections, row_directions
-from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import summarise, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
-from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, Worker, model_of, place_of, run_units
+from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, model_of, place_of, run_units
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
 
@@ -173,7 +169,7 @@ class _Refinement:
         runs = runs.identified(pool, len(fitted) + len(judges))
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
-        (found,) = run_units(pool, _FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
+        (found,) = run_units(pool, FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
         (steps, branches, passes, rounding, handovers), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
@@ -272,30 +268,3 @@ class _Refinement:
 def _moments(numbers: np.ndarray, size: int) -> ErrorMoments:
     curvature, gradient, square = np.split(numbers, [size**2, size**2 + size])
     return ErrorMoments(curvature.reshape(size, size), gradient, float(square[0]), 1)
-
-
-@dataclass(frozen=True)
-class _FindPlannedRun(Task):
-    """A run under the plan; the unit's payload is a prompt and its seed."""
-
-    runs: PromptRuns
-    plan: Plan
-    recorded: str
-
-    def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps, branches, forward passes, rounding and handovers as JSON, then effects as float64."""
-        prompt, seed = unit.payload
-        pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
-        found = run_plan(pipe, self.plan, prompt, seed, call)
-        rounding = relative_rounding(*(each.dtype for output in found.outputs.values() for each in flatten(output)))
-        handovers = find_handovers(pipe, prompt, call, len(self.plan.grid))
-        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, rounding, handovers]
-        return with_header(header, _effects(first, len(self.plan.grid)))
-
-
-def _effects(first: Trajectory, steps: int) -> np.ndarray:
-    """Effects of outputs on samples; equal ones where the scheduler is not linear."""
-    try:
-        return sampler_matrix(first.scheduler, first_step=first.first_step)[:, 1:]
-    except SamplerError:
-        return np.ones((steps + 1, steps))

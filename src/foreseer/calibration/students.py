@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from foreseer.calibration.handovers import find_handovers
+from foreseer.calibration.find_handovers import find_handovers
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_teacher
 from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, prompt_unit, split_header, with_header
