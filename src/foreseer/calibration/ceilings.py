@@ -135,6 +135,8 @@ def ceilings(
 
 
 def _check_plans(plans: Sequence[Plan]) -> None:
+    if isinstance(plans, Plan) or not isinstance(plans, Sequence):
+        raise CalibrationError(f"plans is a {type(plans).__name__}; expected a list of plans.")
     if not plans:
         raise CalibrationError("Give at least one plan: the ceilings are those of its computed steps.")
     for plan in plans:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from foreseer.checks import check_count
 from foreseer.errors import PlanError
 from foreseer.plan.mixing import ChannelMixing
 
@@ -21,6 +22,7 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
     Raises:
         PlanError: a branch does not compute ``first_step``, or a later step needs the features of earlier ones.
     """
+    check_count("first_step", first_step, PlanError, least=0)
     matrices = [plan.rows, *plan.branch_rows.values(), *plan.cross_rows.values()]
     needed = [step for matrix in matrices for step in np.flatnonzero(matrix[first_step:, :first_step].any(axis=0))]
     mixing, mixed = _tail_of_mixing(plan.mixing, first_step)

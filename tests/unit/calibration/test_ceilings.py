@@ -59,6 +59,7 @@ def test_no_kernel_rows_are_better_than_the_best_scalars(guidance):
     assert np.all(found.mixing.step_errors <= found.scalar.step_errors * (1 + 1e-9))
 
 
+@pytest.mark.usefixtures("as_users_call")
 def test_plans_that_cannot_be_compared_are_refused():
     pipe = TokenPipeline()
     short, long = (
@@ -67,6 +68,8 @@ def test_plans_that_cannot_be_compared_are_refused():
     )
     with pytest.raises(CalibrationError, match="different grids"):
         ceilings(pipe, [short, long], PROMPTS)
+    with pytest.raises(CalibrationError, match="expected a list of plans"):
+        ceilings(pipe, short, PROMPTS)
     every = fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse()).compile(fs.Grid.uniform(8))
     with pytest.raises(CalibrationError, match="every step"):
         ceilings(pipe, [every], PROMPTS)

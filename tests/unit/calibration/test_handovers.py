@@ -70,11 +70,15 @@ def test_branches_of_guidance_compute_together_where_a_network_takes_over(relay,
         fs.rollout(relay, kernel, PROMPTS[:2], forward_passes=11, **guided)
 
 
+@pytest.mark.usefixtures("as_users_call")
 def test_a_plan_can_begin_only_where_later_rows_need_nothing_from_before():
     grid = fs.Grid.uniform(8)
     plan = fs.Plan.compile(grid, (0, 2, 4, 6), fs.forecast.Newton(order=1))
     with pytest.raises(PlanError, match="cannot begin at step 4: later steps need features of step 2"):
         plan.tail(4)
+    for wrong in ("a", -1, 1.5):
+        with pytest.raises(PlanError, match="first_step"):
+            plan.tail(wrong)
     with pytest.raises(PlanError, match="another grid"):
         FixedPlan(plan).compile(grid, 4)
     reuse = fs.Plan.compile(grid, (0, 2, 4, 6), fs.forecast.Reuse())
