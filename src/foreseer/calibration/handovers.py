@@ -13,15 +13,6 @@ from foreseer.grid import Grid
 from foreseer.schedule import Schedule
 
 
-def network_begins(handovers: Sequence[int], step: int) -> int:
-    """Return the step at which the network that computes ``step`` began.
-
-    >>> network_begins((5,), 4), network_begins((5,), 5), network_begins((), 5)
-    (0, 5, 0)
-    """
-    return max((each for each in handovers if each <= step), default=0)
-
-
 def steps_by_network(rule: Schedule, grid: Grid, handovers: Sequence[int]) -> tuple[int, ...]:
     """Return the computed steps of a run in which each network computes its first step.
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.handovers import network_begins
 from foreseer.calibration.job_checks import check_ready, check_teacher, split_prompts
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
@@ -25,6 +24,7 @@ from foreseer.calibration.row_directions import share_of_effects
 from foreseer.calibration.students import StudentJob, StudentSetting
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
+from foreseer.forecast.joint_rows import network_begins
 from foreseer.methods.validate import summarise, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.calibration.handovers import network_begins
+from foreseer.forecast.joint_rows import network_begins
 from foreseer.plan import Plan
 
 

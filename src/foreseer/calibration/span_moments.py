@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from foreseer.calibration.handovers import network_begins
 from foreseer.calibration.jobs import split_header, with_header
 from foreseer.calibration.mix_channels import as_tokens
 from foreseer.calibration.mixing_moments import MixingMoments, choose_matrices
@@ -20,6 +19,7 @@ from foreseer.calibration.record import record_run
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.students import StudentJob, StudentSetting
 from foreseer.errors import CalibrationError
+from foreseer.forecast.joint_rows import network_begins
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
 from foreseer.scale import Task, Unit, Worker

@@ -40,6 +40,15 @@ class JointMoments(Protocol):
         ...
 
 
+def network_begins(handovers: Sequence[int], step: int) -> int:
+    """Return the step at which the network that computes ``step`` began.
+
+    >>> network_begins((5,), 4), network_begins((5,), 5), network_begins((), 5)
+    (0, 5, 0)
+    """
+    return max((each for each in handovers if each <= step), default=0)
+
+
 class KernelMoments:
     """Moments from a kernel: all features are those of the full run."""
 
@@ -134,7 +143,7 @@ class JointRows:
 
     def _usable(self, step: int) -> list[np.ndarray]:
         """Each branch's computed steps from the beginning of the network that serves ``step``."""
-        begin = max((each for each in self._handovers if each <= step), default=0)
+        begin = network_begins(self._handovers, step)
         return [branch[branch >= begin] for branch in self._steps]
 
     def _fit(self, forecast: list[int], steps: np.ndarray, prior: Prior | None, *, sum_to_one: bool) -> None:
