@@ -39,10 +39,19 @@ def psnr_table(rows: Sequence[Row], budgets: Sequence[int], methods: Sequence[st
     return [header, *lines]
 
 
-@table("fidelity-short", "learning")
-def _fidelity_short(rows: list[Row]) -> list[list[str]]:
+SOLVERS = {"unipc-gits": "UniPC on levels learned by GITS", "bns": "BNS"}
+
+
+@table("fidelity-short", "learning", "learned_solvers")
+def _fidelity_short(rows: list[Row], solvers: list[Row]) -> list[list[str]]:
+    """Both results are of the same captions, learned from and drawn."""
+    budgets = (14, 11, 9, 7, 5)
     learned = ("kernel rows, searched steps", "rollout, searched steps", REFINED, "L2P as published")
-    return psnr_table(rows, (14, 11, 9, 7, 6, 5), ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+    lines = psnr_table(rows, budgets, ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+    for name, label in SOLVERS.items():
+        by_budget = {row["NFE"]: row["PSNR, dB"] for row in solvers if row["method"] == name}
+        lines.append([label, *(decimals(by_budget.get(budget)) for budget in budgets)])
+    return lines
 
 
 @table("fidelity", "learning")
