@@ -214,6 +214,20 @@ def _parts_spectrum(pictures: list[Row], videos: list[Row]) -> list[list[str]]:
     return [header, *([method, *(cells[method, nfe] for cells in by_cell for nfe in (14, 9, 7))] for method in methods)]
 
 
+@table("parts-teacache", "parts", "parts_video")
+def _parts_teacache(pictures: list[Row], videos: list[Row]) -> list[list[str]]:
+    header = ["reused (mean NFE)", "at steps", "pictures: 14 asked", "9", "7", "video: 14 asked", "9", "7"]
+    gated = [row for row in pictures if row["steps"] != "Spectrum's"]
+    lines = []
+    for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in gated):
+        line = [method.removeprefix("reuse of "), steps]
+        for rows in (pictures, videos):
+            found = {row["asked"]: row for row in rows if (row["method"], row["steps"]) == (method, steps)}
+            line += [f"{found[nfe]['dB']:.1f} ({found[nfe]['forward_passes']:.1f})" for nfe in (14, 9, 7)]
+        lines.append(line)
+    return [header, *lines]
+
+
 @table("gated", "gated")
 def _gated(rows: list[Row]) -> list[list[str]]:
     header = ["policy", "NFE, mean and spread", "least, most", "latent error", "dB", "fixed, dB"]
