@@ -17,7 +17,7 @@ from tests.support.loop_pipeline import SIZE, SmoothDenoiser
 BEATS = 40
 
 
-class VideoAndSound(SmoothDenoiser):
+class VideoAndSound(nn.Module):
     """The smooth denoiser, and beside it a sound that turns faster.
 
     Attributes:
@@ -27,6 +27,7 @@ class VideoAndSound(SmoothDenoiser):
 
     def __init__(self) -> None:
         super().__init__()
+        self.video = SmoothDenoiser()
         generator = torch.Generator().manual_seed(5)
         self.beat = nn.Parameter(torch.randn(BEATS, BEATS, generator=generator) / BEATS**0.5)
         self.dtype = torch.float32
@@ -34,7 +35,7 @@ class VideoAndSound(SmoothDenoiser):
 
     def forward(self, hidden_states: Tensor, sound: Tensor, timestep: Tensor, words: Tensor) -> Any:
         """Tuple of the video's output and of the sound's."""
-        (video,) = super().forward(hidden_states, timestep, words)
+        (video,) = self.video(hidden_states, timestep, words)
         if self.silent:
             return video, None
         t = timestep / 1000
@@ -46,7 +47,7 @@ class SoundPipeline:
     """Samples video and sound, the sound with a copy of the scheduler as LTX-2 does, or by a formula."""
 
     def __init__(self, *, copies: bool = True) -> None:
-        self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
+        self.scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0)
         self.transformer = VideoAndSound().eval().requires_grad_(False)
         self.copies = copies
 
@@ -69,7 +70,7 @@ class SoundPipeline:
         sound = torch.randn(batch, 3, BEATS, generator=generator)
         levels = itertools.pairwise(self.scheduler.sigmas)
         for t, (sigma, after) in zip(self.scheduler.timesteps, levels, strict=True):
-            outputs = self.transformer(video, sound, timestep=t, words=words)
+            outputs: Any = self.transformer(video, sound, timestep=t, words=words)
             if guidance_scale != 1.0:
                 without = self.transformer(video, sound, timestep=t, words=torch.zeros_like(words))
                 pairs = zip(outputs, without, strict=True)

@@ -146,8 +146,10 @@ class CompiledRows:
 
     def names_of(self, tensors: int) -> tuple[str, ...]:
         """Names of a feature's tensors if the further ones have separate rows; empty if all follow this branch's."""
+        if tensors < 2 or not self._has_parts:
+            return ()
         names = tensor_names(tensors)
-        return names if tensors > 1 and self._has_parts and {*names[1:]} == self.plan.part_rows.keys() else ()
+        return names if {*names[1:]} == self.plan.part_rows.keys() else ()
 
     def weights_at(self, step: int) -> int:
         """Number of features weighed in the forecast of ``step``; 0 where it computes."""
