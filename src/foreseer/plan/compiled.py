@@ -137,7 +137,7 @@ class CompiledRows:
 
     @property
     def _has_parts(self) -> bool:
-        """Whether the plan's rows of parts serve this branch: they are made for all computed steps of the plan."""
+        """Whether the plan's rows of parts, which are for all its computed steps, serve this branch."""
         return self.computed_steps == self.plan.computed_steps and self.name not in self.plan.part_rows
 
     def of_part(self, name: str) -> CompiledRows:
@@ -145,7 +145,7 @@ class CompiledRows:
         return self._parts.get(name, self)
 
     def names_of(self, tensors: int) -> tuple[str, ...]:
-        """Names of a feature's tensors if the further ones have separate rows; empty if all follow this branch's."""
+        """Names of a feature's tensors if the further ones have separate rows; empty if they have not."""
         if tensors < 2 or not self._has_parts:
             return ()
         names = tensor_names(tensors)

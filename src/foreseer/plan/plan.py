@@ -117,7 +117,7 @@ class Plan:
         return cls(grid, computed, rows, str(site), words, own, cross, part_rows=parts)
 
     def of_branch(self, name: str) -> CompiledRows:
-        """The rows that the branch or part ``name`` follows: its own where the plan has them, else the shared ones."""
+        """The rows that the branch or part ``name`` follows: its own if the plan has them, else shared."""
         return self._compiled.get(name) or self._compiled[""]
 
     @cached_property

@@ -223,7 +223,7 @@ class BranchRun:
         return Forecast([terms[name] for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
-        """Return the computed steps used in the forecast of the part ``name`` of the feature, and their weights.
+        """Return the computed steps in the forecast of the feature's part ``name``, and their weights.
 
         A part without weights, because it was zero where it was recorded, follows the branch's row.
         """

@@ -102,13 +102,13 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
 
 
 def _frame_milliseconds(frames: int, sound: tuple[Path, float] | None) -> float:
-    """Return how long each frame is shown: as the sound's length asks, if that is a frame rate that videos have."""
+    """Return how long each frame is shown; by the length of the sound if the rate is usual."""
     rate = frames / sound[1] if sound is not None and sound[1] > 0 else 0.0
     return 1000 / rate if FRAME_RATES[0] <= rate <= FRAME_RATES[1] else FRAME_MILLISECONDS
 
 
 def _write_mp4(frames: list[Any], path: Path, rate: float, sound: Path | None) -> None:
-    """Encode frames as H.264, with ``sound`` as AAC, in a temporary folder, then replace ``path`` atomically."""
+    """Encode frames as H.264 and ``sound`` as AAC in a temporary folder; replace ``path`` atomically."""
     import imageio_ffmpeg
 
     with tempfile.TemporaryDirectory() as folder:
