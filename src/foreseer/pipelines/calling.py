@@ -40,9 +40,10 @@ def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, 
             raise PipelineError(
                 f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
             )
-    for value in options.values():
-        if isinstance(value, Path) and not value.is_file():
-            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
+    paths = (path for value in options.values() for path in (value if isinstance(value, list) else [value]))
+    for path in paths:
+        if isinstance(path, Path) and not path.is_file():
+            raise PipelineError(f"Cannot read the picture {path}: there is no such file.")
     pipeline = str(read_config(folder / "model_index.json").get("_class_name"))
     accepted = parameters_in_source(pipeline)
     if accepted is not None:
@@ -150,7 +151,7 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PipelineError: a file cannot be read as a picture.
     """
-    return {name: _picture(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: _read(value) for name, value in options.items()}
 
 
 def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -159,6 +160,12 @@ def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, ins
     if PICTURE in options and name is None:
         raise PipelineError(f"{pipeline} takes no picture; leave it out.")
     return {name if key == PICTURE and name else key: value for key, value in options.items()}
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(each) for each in value]
+    return _picture(value) if isinstance(value, Path) else value
 
 
 def _picture(path: Path) -> Any:

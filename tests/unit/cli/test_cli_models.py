@@ -159,6 +159,16 @@ def test_an_output_without_picture_or_video_is_refused(tmp_path):
         write_picture(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
 
 
+@pytest.mark.parametrize("name", ["images", "image", "rgb", "frames", "video"])
+def test_an_output_is_read_by_every_name_that_diffusers_has_for_it(tmp_path, name):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    value = [frames] if name == "frames" else frames  # Cosmos 3's `video` has no batch
+    write_picture(SimpleNamespace(**{name: value}), tmp_path / "drawn.gif")
+    with Image.open(tmp_path / "drawn.gif") as drawn:
+        assert getattr(drawn, "n_frames", 1) == (2 if name in ("frames", "video") else 1)
+        assert drawn.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

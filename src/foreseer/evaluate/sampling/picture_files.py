@@ -11,7 +11,7 @@ from typing import Any
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
-from foreseer.pipelines import PipelineError
+from foreseer.pipelines import drawn, drawn_or_none
 
 
 def check_format(path: Path, *, picture: bool = False) -> None:
@@ -48,15 +48,11 @@ def write_picture(output: Any, path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(output, "images"):
-        frames = [output.images[0]]
-    elif hasattr(output, "frames"):
-        frames = [
-            frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
-            for frame in output.frames[0]
-        ]
-    else:
-        raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
+    batch, is_video = drawn(output)
+    frames = [
+        frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
+        for frame in (batch[0] if is_video else batch[:1])
+    ]
     if path.suffix.lower() == ".mp4":
         _write_mp4(frames, path)
         return
@@ -66,7 +62,7 @@ def write_picture(output: Any, path: Path) -> None:
         if f".{suffix}" not in formats:
             raise ValueError(f"{suffix!r} is not a picture format")
         animation: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS}
-        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if hasattr(output, "frames") else {}))
+        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if is_video else {}))
 
     write_encoded(path, save)
 
@@ -82,7 +78,7 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
     sound = sound_of(output)
     if sound is not None:
         write_sound(sound, sound_rate(pipe), path.with_suffix(".wav"))
-        if not hasattr(output, "images") and not hasattr(output, "frames"):
+        if drawn_or_none(output) is None:
             return path.with_suffix(".wav")
     write_picture(output, path)
     return path
