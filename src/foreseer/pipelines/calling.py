@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def _picture(path: Path) -> Any:
 
 
 def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
-    """One call of ``pipe``.
+    """One call of ``pipe``; ``seed`` also seeds what it draws without the generator that it is given.
 
     Raises:
         PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
@@ -191,7 +192,8 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
     try:
-        return pipe(**arguments, generator=generator)
+        with _seeded(seed):
+            return pipe(**arguments, generator=generator)
     except ForeseerError:
         raise
     except Exception as error:
@@ -201,3 +203,14 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
                 f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
             ) from error
         raise PipelineError(f"{name} cannot draw this: {why}.") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, and restore them: rewriting a prompt, for one, draws from these."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

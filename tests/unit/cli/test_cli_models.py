@@ -5,6 +5,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -143,6 +144,19 @@ def test_an_empty_prompt_is_left_out_where_there_is_none_to_give():
     assert call_arguments(Draws(), "", {"prompt_embeds": 3}) == {"prompt_embeds": 3}
     with pytest.raises(PipelineError, match="give an empty prompt"):
         call_arguments(Continues(), "a lynx", {})
+
+
+def test_what_a_pipeline_draws_without_its_generator_is_seeded_too():
+    class Rewrites:
+        def __call__(self, prompt=None, generator=None):
+            return torch.rand(3).tolist()
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, other = (run(Rewrites(), {}, seed=seed) for seed in (1, 1, 2))
+    assert first == second != other
+    assert torch.equal(torch.rand(3), expected)  # the caller's generator is as it was
 
 
 def test_foreseers_own_errors_inside_a_call_keep_their_type():
