@@ -30,3 +30,11 @@ def test_a_model_of_sound_alone_writes_it_alone(tmp_path: Path) -> None:
     pipe = SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(sampling_rate=16000)))
     assert write_result(pipe, SimpleNamespace(audios=SOUND[None]), tmp_path / "out.png") == tmp_path / "out.wav"
     assert not (tmp_path / "out.png").exists()
+
+
+def test_a_video_without_a_batch_keeps_all_channels_of_its_sound(tmp_path: Path) -> None:
+    pipe = SimpleNamespace(sound_tokenizer=SimpleNamespace(config=SimpleNamespace(sampling_rate=48000)))
+    output = SimpleNamespace(video=np.zeros((3, 8, 8, 3)), sound=torch.from_numpy(SOUND))  # as Cosmos 3 returns them
+    write_result(pipe, output, tmp_path / "out.gif")
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 48000, 40)

@@ -13,7 +13,10 @@ from foreseer.files.writing import write_atomically
 from foreseer.pipelines import sounds
 
 # Where pipelines keep the number of samples per second of the sound that they return.
-_RATES = (("vocoder", "output_sampling_rate"), ("vae", "sampling_rate"), ("audio_vae", "sample_rate"))
+_RATES = (
+    *(("vocoder", "output_sampling_rate"), ("sound_tokenizer", "sampling_rate")),
+    *(("vae", "sampling_rate"), ("audio_vae", "sample_rate")),
+)
 USUAL_RATE = 44_100
 
 
