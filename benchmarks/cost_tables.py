@@ -118,3 +118,27 @@ def _random_weights(rows: list[Row]) -> list[list[str]]:
         if not row["error"] and row["method"] != "Every step"
     ]
     return [header, *lines]
+
+
+@table("soak", "soak", "soak_plain", "soak_unattached_plain")
+def _soak(*results: list[Row]) -> list[list[str]]:
+    header = [
+        "attached",
+        "changed",
+        "runs",
+        "handles",
+        "broken off",
+        "with fail-opens",
+        "errors",
+        "compared, different",
+    ]
+    header += ["live tensors, MiB: first quarter, end", "growth of resident memory, KiB per run"]
+    settings = (("yes", "everything"), ("yes", "policies and calls"), ("no", "policies and calls"))
+    lines = []
+    for (attached, changed), (row,) in zip(settings, results, strict=True):
+        counts = [str(row[key]) for key in ("generations", "handles", "broken off", "fail-opens", "errors")]
+        compared = f"{row['compared with a fresh process']}, {row['other than in a fresh process']}"
+        tensors = [decimals(row[f"tensors at the {when}, MiB"]) for when in ("first quarter", "end")]
+        growth = decimals(row["slope, KiB a generation"], 0)
+        lines.append([attached, changed, *counts, compared, ", ".join(tensors), growth])
+    return [header, *lines]

@@ -39,10 +39,19 @@ def psnr_table(rows: Sequence[Row], budgets: Sequence[int], methods: Sequence[st
     return [header, *lines]
 
 
-@table("fidelity-short", "learning")
-def _fidelity_short(rows: list[Row]) -> list[list[str]]:
+SOLVERS = {"unipc-gits": "UniPC on levels learned by GITS", "bns": "BNS"}
+
+
+@table("fidelity-short", "learning", "learned_solvers")
+def _fidelity_short(rows: list[Row], solvers: list[Row]) -> list[list[str]]:
+    """Both results are of the same captions, learned from and drawn."""
+    budgets = (14, 11, 9, 7, 5)
     learned = ("kernel rows, searched steps", "rollout, searched steps", REFINED, "L2P as published")
-    return psnr_table(rows, (14, 11, 9, 7, 6, 5), ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+    lines = psnr_table(rows, budgets, ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+    for name, label in SOLVERS.items():
+        by_budget = {row["NFE"]: row["PSNR, dB"] for row in solvers if row["method"] == name}
+        lines.append([label, *(decimals(by_budget.get(budget)) for budget in budgets)])
+    return lines
 
 
 @table("fidelity", "learning")
@@ -205,12 +214,28 @@ def _parts_spectrum(pictures: list[Row], videos: list[Row]) -> list[list[str]]:
     return [header, *([method, *(cells[method, nfe] for cells in by_cell for nfe in (14, 9, 7))] for method in methods)]
 
 
+@table("parts-teacache", "parts", "parts_video")
+def _parts_teacache(pictures: list[Row], videos: list[Row]) -> list[list[str]]:
+    header = ["reused (mean NFE)", "at steps", "pictures: 14 asked", "9", "7", "video: 14 asked", "9", "7"]
+    gated = [row for row in pictures if row["steps"] != "Spectrum's"]
+    lines = []
+    for method, steps in dict.fromkeys((row["method"], row["steps"]) for row in gated):
+        line = [method.removeprefix("reuse of "), steps]
+        for rows in (pictures, videos):
+            found = {row["asked"]: row for row in rows if (row["method"], row["steps"]) == (method, steps)}
+            line += [f"{found[nfe]['dB']:.1f} ({found[nfe]['forward_passes']:.1f})" for nfe in (14, 9, 7)]
+        lines.append(line)
+    return [header, *lines]
+
+
 @table("gated", "gated")
 def _gated(rows: list[Row]) -> list[list[str]]:
     header = ["policy", "NFE, mean and spread", "least, most", "latent error", "dB", "fixed, dB"]
     header += ["gain, hardest by fixed", "by Euler", "by gate", "each its own"]
     names = {
         "gate": "gate, {} asked",
+        "gate, trust 1": "trust 1, {} asked",
+        "gate, trust 0.5": "trust 0.5, {} asked",
         "gate, trust 0": "the gate's search alone, {}",
         "gate, max_error": "gate, `max_error={}`",
     }

@@ -25,7 +25,7 @@ from foreseer.calibration.students import StudentJob, StudentSetting
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import network_begins
-from foreseer.methods.validate import summarise, typical_error
+from foreseer.methods.validate import measured_error, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
@@ -123,7 +123,7 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: np.nd
         f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; typical "
         f"held-out error {typical_error(before):.4f} before, {typical_error(after):.4f} after"
     )
-    words = {"mixing": done, "expected_error": str(summarise(after))}
+    words = {"mixing": done, "expected_error": str(measured_error(after))}
     return replace(mixed, provenance={**mixed.provenance, **words})
 
 

@@ -21,7 +21,7 @@ from foreseer.calibration.planned_run import FindPlannedRun
 from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import summarise, typical_error
+from foreseer.methods.validate import measured_error, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, model_of, place_of, run_units
@@ -79,7 +79,7 @@ def refine(
 
     Returns:
         The plan with refined rows. Its provenance has "refined" (what was done and why it stopped) and
-        "expected_error": relative, of the final sample, root mean square over the held-out prompts.
+        "expected_error": relative, of the final sample, geometric mean over the held-out prompts.
 
     Raises:
         CalibrationError: too few prompts, a plan of another site, runs that do not follow the plan from beginning to
@@ -220,7 +220,7 @@ class _Refinement:
                 descent = replace(descent, stopped="another iteration would exceed max_passes")
             else:
                 plan, descent = self._iteration(plan, descent)
-        expected = summarise(self.measure(plan)[0])
+        expected = measured_error(self.measure(plan)[0])
         refined = (
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"

@@ -28,6 +28,11 @@ class Forecaster(ABC):
         """Provenance of learned rows, as in a kernel; empty for a formula."""
         return NOTHING
 
+    @property
+    def depends_on_next_step(self) -> bool:
+        """Whether :meth:`rows` of skipped steps depend on where the next computed step is; False by default."""
+        return False
+
     def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
         """Return the weights of the K computed steps in the forecast of ``step``.
 

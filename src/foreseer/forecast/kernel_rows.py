@@ -73,13 +73,18 @@ class KernelRows(Forecaster):
         return f"KernelRows({arguments})"
 
     @property
+    def depends_on_next_step(self) -> bool:
+        """True with error feedback, which corrects the sample by the next computed step."""
+        return bool(self.feedback_gain) and self.kernel.parts is None
+
+    @property
     def learned_on(self) -> Mapping[str, str]:
         """Provenance of the kernel."""
         return self.kernel.provenance
 
     def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
         """Return the rows of a whole run; with error feedback they depend on the segments before."""
-        if not self.feedback_gain or self.kernel.parts is not None:
+        if not self.depends_on_next_step:
             return super().rows(computed_steps, grid)
         kernel = self.kernel.on(grid)
         moments = KernelMoments(kernel.pooled, np.eye(len(grid)), kernel.final_weights)

@@ -69,6 +69,16 @@ class GateRun(ABC):
         """
         return
 
+    def next_step(self, left: int | None) -> int | None:
+        """The next step that will compute, for a gate that plans ahead; ``None`` for none, or if it is unknown.
+
+        Rows with error feedback correct the sample by there, and not by the end of the run.
+
+        Args:
+            left: forward passes that the maximum still allows; ``None`` for no limit.
+        """
+        return None
+
 
 class Gate(ABC):
     """Rule that decides while sampling which steps compute; subclasses are frozen dataclasses of options.

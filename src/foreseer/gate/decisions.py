@@ -22,12 +22,16 @@ class GatedRun(RunDecisions):
     Args:
         policy: the gated policy.
         grid: the noise levels of the whole run.
+
+    Attributes:
+        next_step: of the run, which the branch that decides plans to compute next; ``None`` if that is unknown.
     """
 
     def __init__(self, policy: GatedPolicy, grid: Grid) -> None:
         self.policy = policy
         self.grid = grid
         self.spent: set[int] = set()
+        self.next_step: int | None = None
         self._spent_elsewhere = 0
         self._decisions: dict[int, bool] = {}
         self._leader = ""
@@ -104,7 +108,11 @@ class GatedBranchDecisions(BranchDecisions):
         self._run.spent.add(step + self._first_step)
         if step:
             self._computed = (*self._computed, step)
-            self.rows = self._rows_after(self._computed)
+        if leads:
+            planned = self._gate.next_step(self._run.remaining_budget(step + self._first_step + 1))
+            self._run.next_step = None if planned is None else planned + self._first_step
+        ahead = self._run.next_step
+        self.rows = self._rows_after(self._computed, None if ahead is None else ahead - self._first_step)
 
-    def _rows_after(self, computed: tuple[int, ...]) -> CompiledRows:
-        return self._run.policy.plan_after(computed, self._grid).of_branch(self._name)
+    def _rows_after(self, computed: tuple[int, ...], next_step: int | None = None) -> CompiledRows:
+        return self._run.policy.plan_after(computed, self._grid, next_step).of_branch(self._name)

@@ -43,7 +43,7 @@ class ForecastErrorGate(Gate):
 
     kernel: Kernel = field(repr=False)
     max_error: float
-    trust: float = 1.0
+    trust: float = 0.5
     _replanners: dict[tuple[bytes, Forecaster], Replanner] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +91,12 @@ class _Run(GateRun):
     def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
         if not self._computed:
             return True
+        return step in self._planned(left)
+
+    def next_step(self, left: int | None) -> int | None:
+        return next((step for step in self._planned(left) if step > self._computed[-1]), None)
+
+    def _planned(self, left: int | None) -> tuple[int, ...]:
         if not self._settled:
             guess = None if self._steps is None else len(self._steps)
             difficulty = self._replanner.difficulty(self._told)
@@ -100,7 +106,7 @@ class _Run(GateRun):
                 self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
             self._settled = True
         assert self._steps is not None
-        return step in self._steps
+        return self._steps
 
     def computed(self, step: int, feature: Sequence[Tensor], forecast: Callable[[], list[Tensor] | None]) -> None:
         found = forecast()

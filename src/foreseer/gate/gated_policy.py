@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, final
+
+import numpy as np
 
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import PlanError
@@ -42,7 +44,7 @@ class GatedPolicy(Policy):
     site: str | Site = "output"
     max_nfe: int | None = None
     decided_by: DecidedBy = "first"
-    _plans: dict[tuple[bytes, tuple[int, ...]], Plan] = field(default_factory=dict, init=False, repr=False)
+    _plans: dict[tuple[bytes, tuple[int, ...], int | None], Plan] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", str(read_site(self.site)))
@@ -83,20 +85,48 @@ class GatedPolicy(Policy):
             "handle.record.plans after it."
         )
 
-    def plan_after(self, computed_steps: tuple[int, ...], grid: Grid) -> Plan:
+    def plan_after(self, computed_steps: tuple[int, ...], grid: Grid, next_step: int | None = None) -> Plan:
         """Return the plan that computes ``computed_steps`` of ``grid`` and forecasts the rest.
 
         Plans are cached across runs.
 
+        Args:
+            computed_steps: the steps computed so far.
+            grid: the noise levels of the branch's part of the run.
+            next_step: the next step that will compute; error feedback before it then corrects by there.
+
         Raises:
             ForeseerError: the forecaster has no rows for these steps.
         """
-        key = (grid.key, computed_steps)
+        if next_step is not None and not computed_steps[-1] + 1 < next_step < len(grid):
+            next_step = None
+        if not self.forecaster.depends_on_next_step:
+            next_step = None
+        key = (grid.key, computed_steps, next_step)
         plan = self._plans.get(key)
         if plan is None:
             provenance = {"gate": repr(self.gate), "forecaster": repr(self.forecaster)}
             plan = Plan.compile(grid, computed_steps, self.forecaster, self.site, provenance)
+            if next_step is not None:
+                ahead = Plan.compile(grid, (*computed_steps, next_step), self.forecaster, self.site, provenance)
+                plan = _until(plan, ahead, slice(computed_steps[-1] + 1, next_step))
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[key] = plan
         return plan
+
+
+def _until(plan: Plan, ahead: Plan, steps: slice) -> Plan:
+    """Return ``plan`` with the rows of ``ahead`` at ``steps``."""
+
+    def joined(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+        rows = rows.copy()
+        rows[steps] = others[steps]
+        return rows
+
+    return replace(
+        plan,
+        rows=joined(plan.rows, ahead.rows),
+        branch_rows={name: joined(rows, ahead.branch_rows[name]) for name, rows in plan.branch_rows.items()},
+        cross_rows={pair: joined(rows, ahead.cross_rows[pair]) for pair, rows in plan.cross_rows.items()},
+    )

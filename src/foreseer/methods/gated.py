@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from foreseer.checks import one_target
@@ -12,7 +14,7 @@ from foreseer.gate.forecast_error import ForecastErrorGate
 from foreseer.gate.gated_policy import GatedPolicy
 from foreseer.gate.replanner import Replanner
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import SEARCH_RIDGE
+from foreseer.methods.learned import rows_with_feedback, search_kernel
 from foreseer.methods.validate import best_ridge
 
 SIMULATED_PROMPTS = 16  # number of the kernel's prompts on which the mean NFE is simulated
@@ -26,7 +28,7 @@ def gated(
     nfe: float | None = None,
     max_nfe: int | None = None,
     forecaster: Forecaster | None = None,
-    trust: float = 1.0,
+    trust: float = 0.5,
 ) -> GatedPolicy:
     """Return a policy of the forecast-error gate with kernel rows, for grids within the kernel's levels.
 
@@ -35,21 +37,25 @@ def gated(
         max_error: expected relative error of the final sample to keep for each image; or
         nfe: mean number of computed steps over images; the matching error is found on the kernel's prompts.
         max_nfe: maximum number of computed steps of a run; ``None`` for no limit.
-        forecaster: source of the rows; by default kernel rows with the ridge that cross-validates best.
-        trust: weight of an image's estimated difficulty; see :class:`foreseer.gate.ForecastErrorGate`.
+        forecaster: source of the rows; by default kernel rows with error feedback, at the ridge that validates best.
+        trust: weight of an image's estimated difficulty; see :class:`foreseer.gate.ForecastErrorGate`. At 1 the bundled
+            model lost most at equal cost (benchmarks/README.md).
 
     Raises:
         ScheduleError: not exactly one target was given, or it cannot be met.
         GateError: an option is out of range, or the kernel has no final error.
     """
     one_target(ScheduleError, {"max_error": max_error, "nfe": nfe}, required=True)
-    gate = ForecastErrorGate(kernel, max_error if max_error is not None else 1.0, trust)
+    rows = rows_with_feedback(kernel) if forecaster is None else forecaster
+    searched = search_kernel(kernel, rows)
+    gate = ForecastErrorGate(searched, max_error if max_error is not None else 1.0, trust)
     if forecaster is None:
-        trial = Replanner(kernel, KernelRows(kernel, ridge=SEARCH_RIDGE), trust)
+        assert isinstance(rows, KernelRows)
+        trial = Replanner(searched, rows, trust)
         guess = trial.steps_after((0,), 1.0, gate.max_error) if nfe is None else _near(trial, nfe)
-        forecaster = KernelRows(kernel, ridge=best_ridge(kernel, guess).ridge)
+        forecaster = replace(rows, ridge=best_ridge(kernel, guess, feedback_gain=rows.feedback_gain).ridge)
     if nfe is not None:
-        gate = ForecastErrorGate(kernel, error_for(gate.replanner(kernel.grid, forecaster), nfe), trust)
+        gate = ForecastErrorGate(searched, error_for(gate.replanner(kernel.grid, forecaster), nfe), trust)
     return GatedPolicy(gate, forecaster, kernel.site, max_nfe)
 
 

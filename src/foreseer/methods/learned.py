@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from foreseer.checks import check_kind, check_target, one_target
 from foreseer.errors import ScheduleError
-from foreseer.forecast import Reuse
+from foreseer.forecast import Forecaster, Reuse
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.methods.validate import best_ridge, expected_error, formula_error
@@ -80,9 +80,14 @@ def schedule_with_feedback(
 ) -> Optimal:
     """Return the schedule searched for rows with error feedback; targets as of :class:`Optimal`."""
     rows = rows_with_feedback(kernel)
-    if rows.feedback_gain:
-        kernel = replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
-    return Optimal(kernel, nfe, speedup, max_error, rows)
+    return Optimal(search_kernel(kernel, rows), nfe, speedup, max_error, rows)
+
+
+def search_kernel(kernel: Kernel, rows: Forecaster) -> Kernel:
+    """Return the kernel on which steps for ``rows`` are searched: less sensitive for rows with error feedback."""
+    if not (isinstance(rows, KernelRows) and rows.feedback_gain):
+        return kernel
+    return replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
 
 
 def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:

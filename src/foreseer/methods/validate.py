@@ -24,7 +24,8 @@ class ExpectedError:
     """Expected relative error of the final sample.
 
     Attributes:
-        mean: root mean square over held-out prompts.
+        mean: over held-out prompts; root mean square where it is predicted from second moments (:func:`summarise`),
+            geometric mean where runs were measured (:func:`measured_error`).
         spread: standard error of that mean, from the variation over prompts; ``nan`` for a single prompt.
         worst: largest error over prompts.
         ridge: ridge of the rows; ``nan`` for rows of a formula.
@@ -116,6 +117,21 @@ def summarise(errors: Float64[np.ndarray, " P"], ridge: float = math.nan) -> Exp
     deviation = float(np.std(errors**2, ddof=1)) if errors.size > 1 else math.nan
     spread = deviation / math.sqrt(errors.size) / (2 * mean) if mean > 0 else 0.0
     return ExpectedError(mean, spread, float(errors.max()), ridge)
+
+
+def measured_error(errors: Float64[np.ndarray, " P"]) -> ExpectedError:
+    """Geometric mean of errors measured in runs of held-out prompts, its standard error, and the largest.
+
+    Some runs leave their reference for good; with a handful of prompts, a root mean square says little more than
+    whether one of these is among them.
+
+    >>> str(measured_error(np.array([0.01, 0.02, 0.04])))
+    '0.0200 +- 0.0080 (worst prompt 0.0400)'
+    """
+    mean = typical_error(errors)
+    logarithms = np.log(np.maximum(errors, np.finfo(np.float64).tiny))
+    spread = mean * float(np.std(logarithms, ddof=1)) / math.sqrt(errors.size) if errors.size > 1 else math.nan
+    return ExpectedError(mean, spread, float(errors.max()), math.nan)
 
 
 def best_ridge(

@@ -162,3 +162,14 @@ def test_mean_squares_are_told_image_by_image_in_float32_at_least():
     assert mean_squares([first]).tolist() == pytest.approx([90000.0, 0.5])
     assert mean_squares([first.float(), torch.zeros(2, 2)]).tolist() == pytest.approx([45000.0, 0.25])
     assert mean_squares([torch.ones(3), torch.zeros(2, 3)]).tolist() == pytest.approx([3 / 9])
+
+
+def test_error_feedback_of_a_gate_ends_at_the_next_planned_step_as_that_of_a_plan_does():
+    rows = KernelRows(KERNEL, feedback_gain=0.5)
+    record, outputs = sample(policy(trust=0.0, forecaster=rows), features := trajectories(1, 3.0, seed=5))
+    steps = record.computed_steps
+    assert 1 < len(steps) < STEPS - 1
+    planned, expected = sample(fs.Plan.compile(GRID, steps, rows), features)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-12)
+    np.testing.assert_array_equal(record.plans[""].rows, planned.plans[""].rows)
+    assert not np.allclose(rows.rows(steps, GRID), ROWS.rows(steps, GRID))

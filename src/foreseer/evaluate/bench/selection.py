@@ -73,13 +73,22 @@ class Selection:
         [4, 3]
 
         Raises:
-            PlanError: they are fewer than one step takes.
+            PlanError: they are fewer than one step takes, more than the run takes, or as many steps as others.
         """
         passes_of: dict[int, int] = {}
+        whole = self.steps * passes_per_step
         for passes in self.forward_passes:
             if passes < passes_per_step:
                 raise PlanError(f"{passes} forward passes are fewer than one step takes ({passes_per_step:g}).")
-            passes_of.setdefault(int(passes / passes_per_step), passes)
+            if passes > whole:
+                raise PlanError(f"{passes} forward passes are more than a run of {self.steps} steps takes ({whole:g}).")
+            budget = int(passes / passes_per_step)
+            if budget in passes_of:
+                raise PlanError(
+                    f"{passes_of[budget]} and {passes} forward passes are both {budget} computed steps, at "
+                    f"{passes_per_step:g} per step; leave one out."
+                )
+            passes_of[budget] = passes
         return replace(self, budgets=list(passes_of), passes_of=passes_of)
 
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.hosts.comfyui.rolling import ReferenceRun, Sample, final_error, roll_out
 from foreseer.kernel import Kernel
 from foreseer.methods.learned import learned
-from foreseer.methods.validate import summarise, typical_error
+from foreseer.methods.validate import measured_error, typical_error
 from foreseer.plan import Plan
 
 
@@ -55,7 +55,7 @@ class Refinement:
         errors, others = self._held_out(plan), self._held_out(learned(self.kernel, nfe=nfe).compile(self.kernel.grid))
         if not typical_error(errors) < typical_error(others):
             return None
-        return replace(plan, provenance={**plan.provenance, "expected_error": str(summarise(errors))})
+        return replace(plan, provenance={**plan.provenance, "expected_error": str(measured_error(errors))})
 
     def _descend(self, plan: Plan) -> Plan:
         """Fit all rows together for the final sample, as :func:`foreseer.refine` does."""
