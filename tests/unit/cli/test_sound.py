@@ -56,3 +56,11 @@ def test_a_video_lasts_as_long_as_its_sound_and_mp4_contains_it(
     write_result(pipe, output, tmp_path / "out.gif")
     with Image.open(tmp_path / "out.gif") as picture:
         assert picture.info["duration"] == 80  # GIF counts hundredths of a second
+
+
+def test_a_video_without_a_batch_keeps_all_channels_of_its_sound(tmp_path: Path) -> None:
+    pipe = SimpleNamespace(sound_tokenizer=SimpleNamespace(config=SimpleNamespace(sampling_rate=48000)))
+    output = SimpleNamespace(video=np.zeros((3, 8, 8, 3)), sound=torch.from_numpy(SOUND))  # as Cosmos 3 returns them
+    write_result(pipe, output, tmp_path / "out.gif")
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 48000, 40)

@@ -11,7 +11,7 @@ from typing import Any
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
-from foreseer.pipelines import PipelineError
+from foreseer.pipelines import drawn, drawn_or_none
 
 FRAME_RATES = (1.0, 120.0)  # frames per second
 
@@ -55,15 +55,11 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(output, "images"):
-        frames = [output.images[0]]
-    elif hasattr(output, "frames"):
-        frames = [
-            frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
-            for frame in output.frames[0]
-        ]
-    else:
-        raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
+    batch, is_video = drawn(output)
+    frames = [
+        frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
+        for frame in (batch[0] if is_video else batch[:1])
+    ]
     milliseconds = _frame_milliseconds(len(frames), sound)
     if path.suffix.lower() == ".mp4":
         _write_mp4(frames, path, 1000 / milliseconds, sound and sound[0])
@@ -74,7 +70,7 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
         if f".{suffix}" not in formats:
             raise ValueError(f"{suffix!r} is not a picture format")
         animation: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": round(milliseconds)}
-        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if hasattr(output, "frames") else {}))
+        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if is_video else {}))
 
     write_encoded(path, save)
 
@@ -93,7 +89,7 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
     if sound is not None:
         beside, rate = path.with_suffix(".wav"), sound_rate(pipe)
         write_sound(sound, rate, beside)
-        if not hasattr(output, "images") and not hasattr(output, "frames"):
+        if drawn_or_none(output) is None:
             return beside
         write_picture(output, path, (beside, sound.shape[1] / rate))
     else:
