@@ -30,7 +30,7 @@ class Forecaster(ABC):
 
     @property
     def depends_on_next_step(self) -> bool:
-        """Whether :meth:`rows` of skipped steps depend on where the next computed step is; False by default."""
+        """True if rows of skipped steps depend on where the next computed step is."""
         return False
 
     def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:

@@ -70,7 +70,7 @@ class GateRun(ABC):
         return
 
     def next_step(self, left: int | None) -> int | None:
-        """The next step that will compute, for a gate that plans ahead; ``None`` for none, or if it is unknown.
+        """The next step that a gate with a plan will compute; ``None`` for none, or if it is unknown.
 
         Rows with error feedback correct the sample by there, and not by the end of the run.
 
