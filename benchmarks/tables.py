@@ -16,6 +16,7 @@ LABELS = {
     "newton": "Newton",
     "adams-bashforth": "Adams-Bashforth",
     "spectrum": "Spectrum",
+    "generic": "generic (the default)",
 }
 FIXED = tuple(LABELS)
 LEARNED = (
@@ -47,7 +48,7 @@ def _fidelity_short(rows: list[Row], solvers: list[Row]) -> list[list[str]]:
     """Both results are of the same captions, learned from and drawn."""
     budgets = (14, 11, 9, 7, 5)
     learned = ("kernel rows, searched steps", "rollout, searched steps", REFINED, "L2P as published")
-    lines = psnr_table(rows, budgets, ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", *learned))
+    lines = psnr_table(rows, budgets, ("Euler", "UniPC", "reuse", "taylorseer", "spectrum", "generic", *learned))
     for name, label in SOLVERS.items():
         by_budget = {row["NFE"]: row["PSNR, dB"] for row in solvers if row["method"] == name}
         lines.append([label, *(decimals(by_budget.get(budget)) for budget in budgets)])
@@ -100,7 +101,7 @@ VIDEO_METHODS = (
         "taylorseer",
         "TaylorSeer at modules",
     ),
-    *("newton", "adams-bashforth", "spectrum", "L2P as published", *LEARNED[1:]),
+    *("newton", "adams-bashforth", "spectrum", "generic", "L2P as published", *LEARNED[1:]),
 )
 
 
