@@ -1,8 +1,10 @@
 """Tries every pipeline of diffusers on upstream's own tiny fixtures.
 
-    python -m benchmarks.sweep --diffusers DIR --out FILE [--only TEXT] [--limit SECONDS] [--memory GB] [--page]
+    python -m benchmarks.sweep --diffusers DIR --out FILE [--only TEXT ...] [--limit SECONDS] [--memory GB]
+    python -m benchmarks.sweep --diffusers DIR --out FILE --page [--other]
 
-DIR is a checkout of huggingface/diffusers at the installed version. Each fixture runs in a separate process with a
+DIR is a checkout of huggingface/diffusers at the installed version, or near it: the oldest that works, the newest, or
+main; `--other` keeps its results beside those of the page's version. Each fixture runs in a separate process with a
 limit of processor time and of memory. FILE holds one JSON object per line; a fixture that is in it already is not run
 again, and fixtures of folders that were quick come first. `--page` reads the checkout's commit and version from
 DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
@@ -78,7 +80,7 @@ def try_all(fixtures: list[Fixture], given: argparse.Namespace) -> None:
     """Try the fixtures that the file does not hold yet; append a line for each."""
     done = {row["fixture"] for row in rows_of(given.out)}
     for number, fixture in enumerate(fixtures):
-        if fixture.key in done or given.only.lower() not in fixture.key.lower():
+        if fixture.key in done or not any(text.lower() in fixture.key.lower() for text in given.only):
             continue
         seen = in_own_process(fixture, given.limit, given.memory)
         with given.out.open("a") as file:
@@ -94,20 +96,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--diffusers", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="fixtures whose name holds this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="fixtures whose name holds one of these texts")
     parser.add_argument("--limit", type=int, default=150, help="processor seconds for each fixture")
     parser.add_argument("--memory", type=float, default=6, help="gigabytes for each fixture")
     parser.add_argument("--page", action="store_true", help="only write results/sweep.json and the page from FILE")
+    parser.add_argument("--other", action="store_true", help="another version of diffusers beside the page's")
     given = parser.parse_args()
     upstream = find_fixtures(given.diffusers)
     if not given.page:
         set_up(given.diffusers.resolve())
         try_all(in_order(upstream, rows_of(given.out)), given)
-        try_all(own_fixtures(tried(rows_of(given.out))), given)
+        if not given.other:
+            try_all(own_fixtures(tried(rows_of(given.out))), given)
         return
     commit = (given.diffusers / ".commit").read_text().strip()
-    fixtures = [*upstream, *own_fixtures(tried(rows_of(given.out), upstream))]
-    write_page(rows_of(given.out), fixtures, commit, datetime.date.today().isoformat())
+    own = [] if given.other else own_fixtures(tried(rows_of(given.out), upstream))
+    write_page(rows_of(given.out), [*upstream, *own], commit, datetime.date.today().isoformat(), given.other)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.sweep import offline, own
+from benchmarks.sweep.modular import ModularCase, lender
 
 STEPS = 8
 MARKS = {"pipeline_class": "pipelines", "pretrained_model_name_or_path": "modular_pipelines"}
@@ -30,7 +32,7 @@ class Fixture:
         file: its file, relative to the checkout.
         name: the class.
         pipeline: the name of the pipeline's class.
-        modular: whether it is a modular pipeline, whose components upstream keeps on the Hub.
+        modular: whether it is a modular pipeline; its components are another fixture's.
     """
 
     file: str
@@ -103,8 +105,9 @@ class Built:
         self.options: dict[str, Any] = {}
         self.steps_name: str | None = None
         self._case: Any = _case(fixture)
+        self._returned = {"output": self._case.output_name} if fixture.modular else {}
         torch.manual_seed(0)
-        self.pipe = self._case.pipeline_class(**self._components())
+        self.pipe = self._case.pipeline_class(**_components(self._case))
         self.pipe.set_progress_bar_config(disable=True)
         offline.fit(self.pipe)
         _fill_zeros(self.pipe)
@@ -129,6 +132,8 @@ class Built:
         if self.steps_name is not None:
             inputs[self.steps_name] = STEPS
             inputs.pop("timesteps", None)
+            if "intermediate_timesteps" in inspect.signature(self.pipe.__call__).parameters:
+                inputs["intermediate_timesteps"] = None  # Sana Sprint's default is for two steps
         if isinstance(inputs.get("strength"), float):
             inputs["strength"] = max(inputs["strength"], 0.75)  # else a run of one or two steps
         return {**inputs, **self.options}
@@ -138,15 +143,16 @@ class Built:
         inputs = self.inputs(seed)
         torch.manual_seed(seed)
         with torch.no_grad():
-            return list(arrays(self.pipe(**inputs)))
+            return list(arrays(self.pipe(**inputs, **self._returned)))
 
-    def _components(self) -> dict[str, Any]:
-        make = self._case.get_dummy_components
-        parameters = inspect.signature(make).parameters.values()
-        missing = [each.name for each in parameters if each.default is each.empty]
-        if missing == ["adapter_type"]:
-            return make(_ADAPTERS.get(type(self._case).__name__, "full_adapter"))
-        return make()
+
+def _components(case: Any) -> dict[str, Any]:
+    make = case.get_dummy_components
+    parameters = inspect.signature(make).parameters.values()
+    missing = [each.name for each in parameters if each.default is each.empty]
+    if missing == ["adapter_type"]:
+        return make(_ADAPTERS.get(type(case).__name__, "full_adapter"))
+    return make()
 
 
 def _case(fixture: Fixture) -> Any:
@@ -155,7 +161,11 @@ def _case(fixture: Fixture) -> Any:
         return own.Case(fixture.name)
     module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
     kind = getattr(module, fixture.name)
-    return kind("__init__") if hasattr(kind, "assertEqual") else kind()
+    if not fixture.modular:
+        return kind("__init__") if hasattr(kind, "assertEqual") else kind()
+    others = [each for each in find_fixtures(Path(*sys.modules["tests"].__path__).parent) if not each.modular]
+    pipeline = lender(kind, [each.pipeline for each in others])
+    return ModularCase(kind, _components(_case(next(each for each in others if each.pipeline == pipeline))))
 
 
 def own_fixtures(tried: Iterable[str]) -> list[Fixture]:

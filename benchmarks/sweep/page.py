@@ -45,11 +45,11 @@ def tried(rows: list[dict[str, Any]], of: Iterable[Fixture] | None = None) -> se
     return {row["pipeline"] for row in ran if keys is None or row["fixture"] in keys}
 
 
-def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str, date: str) -> None:
-    """Write both files."""
+def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str, date: str, other: bool) -> None:
+    """Write both files; with ``other``, the results are those of another version of diffusers."""
     keys = {each.key for each in fixtures}
     seen = [row for row in rows if row["fixture"] in keys]
-    rest = [each for each in fixtures if each.key not in {row["fixture"] for row in seen}]
+    rest = [each for each in fixtures if not other and each.key not in {row["fixture"] for row in seen}]
     seen += [
         {"fixture": each.key, "pipeline": each.pipeline, "outcome": "no fixture", "reason": NOT_YET} for each in rest
     ]
@@ -57,9 +57,11 @@ def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str,
     RESULTS.mkdir(exist_ok=True)
     short = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
     text = ",\n".join(json.dumps(row) for row in short)
-    about["not tried"] = not_tried(short)
-    (RESULTS / "sweep.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
-    PAGE.write_text(page(short, about))
+    about |= {"fixtures": len(fixtures)} if other else {"not tried": not_tried(short)}
+    file = RESULTS / (f"sweep_{about['environment']['diffusers']}.json" if other else "sweep.json")
+    file.write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
+    about = json.loads((RESULTS / "sweep.json").read_text())
+    PAGE.write_text(page(about.pop("rows"), about))
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,9 +104,37 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     for torch in sorted({row["torch"] for row in tried if "torch" in row}):
         names = {row["pipeline"] for row in tried if row.get("torch") == torch}
         lines += ["", f"With torchvision and torch {torch}: {_names(names)}."]
+    lines += _other_versions(rows)
     lines += ["", "## Not tried", "", *_not_tried(about["not tried"])]
     facts = {**about["environment"], "date": about["date"], "commit": about["upstream"]}
     return HEAD.format(**facts, summary=_summary(rows, tried)) + "\n".join(lines) + "\n"
+
+
+def _other_versions(rows: list[dict[str, Any]]) -> list[str]:
+    """What fixtures of other versions of diffusers did, and where that differs from ``rows``."""
+    usual = {(row["pipeline"], row["fixture"]): _outcomes(row) for row in rows if "sites" in row}
+    lines = ["", "## Other versions"]
+    for path in sorted(RESULTS.glob("sweep_*.json")):
+        about = json.loads(path.read_text())
+        ran = [row for row in about["rows"] if "sites" in row]
+        equal = sum(row["sites"]["output"].get("all computed equal", False) for row in ran)
+        text = f"diffusers {about['environment']['diffusers']}, fixtures at {about['upstream']}: {len(ran)} of "
+        text += f"{about['fixtures']} fixtures ran. Bits equal with every step computed: {equal} of {len(ran)}."
+        lines += ["", text]
+        expected = dict.fromkeys((*SITES, "learned rows"), "as planned")
+        for row in ran:
+            outcomes = _outcomes(row)
+            if outcomes != usual.get((row["pipeline"], row["fixture"]), expected):
+                named = ", ".join(
+                    f"{site.replace('_', ' ')} {WORDS.get(word, word)}" for site, word in outcomes.items()
+                )
+                lines += ["", f"`{row['pipeline']}` differs from above: {named.replace('_', ' ')}."]
+    return lines
+
+
+def _outcomes(row: dict[str, Any]) -> dict[str, str]:
+    """Outcomes at the sites and of learned rows."""
+    return {**{site: row["sites"][site]["outcome"] for site in SITES}, "learned rows": row["calibrated"]["outcome"]}
 
 
 def _names(pipelines: Iterable[str]) -> str:

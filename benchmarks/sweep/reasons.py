@@ -10,8 +10,12 @@ import diffusers
 
 BASES = {"DiffusionPipeline", "ModularPipeline"}
 NETWORKS = ("transformer", "unet", "prior", "decoder")
+LENT = "modular, with another fixture's components"
+NO_COMPONENTS = "modular: upstream keeps its components on the Hub, and no other fixture has its network"
 # What errors of fixtures that cannot be built say, and their cause.
 CAUSES = {
+    LENT: "modular: upstream keeps its components on the Hub, and those of other fixtures do not fit",
+    NO_COMPONENTS: NO_COMPONENTS,
     "'transforms' is not defined": "needs torchvision",
     "OmniGenMultiModalProcessor": "needs torchvision",
     "OpenCV": "needs OpenCV",
@@ -46,9 +50,15 @@ def why_no_fixture(name: str) -> str:
         return "deprecated: diffusers keeps the class and no test of it"
     if issubclass(kind, diffusers.ModularPipeline):
         return "modular: no fixture upstream"
-    if "num_inference_steps" not in inspect.signature(kind.__call__).parameters:
-        return "no sampling loop: its call takes no number of steps"
+    if not _has_loop(kind):
+        return "no sampling loop: no scheduler, steps or callback"
     return "no fixture upstream"
+
+
+def _has_loop(kind: Any) -> bool:
+    taken = inspect.signature(kind.__call__).parameters
+    steps = any("num_inference_steps" in name or name == "callback_on_step_end" for name in taken)
+    return steps or "scheduler" in inspect.signature(kind.__init__).parameters
 
 
 def network_of(name: str) -> str | None:
@@ -58,7 +68,7 @@ def network_of(name: str) -> str | None:
         return None
     hints = _modular_hints(kind) if issubclass(kind, diffusers.ModularPipeline) else _hints(kind)
     hint = next((hints[network] for network in NETWORKS if network in hints), None)
-    return None if hint is None else getattr(hint, "__name__", str(hint)).split("|")[0].strip()
+    return None if hint is None else getattr(hint, "__name__", str(hint)).split("|")[0].strip().rpartition(".")[2]
 
 
 def stand_ins(missing: Iterable[str], tried: Iterable[str]) -> dict[str, tuple[str, str]]:

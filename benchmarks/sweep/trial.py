@@ -19,6 +19,7 @@ from torch import nn
 import foreseer as fs
 from benchmarks.sweep.fixtures import STEPS, Built, Fixture, modules_of, same
 from benchmarks.sweep.own import use_tests_of
+from benchmarks.sweep.reasons import LENT, NO_COMPONENTS
 from foreseer.attach.accelerate import accelerate, detach
 from foreseer.attach.interception import is_hooked
 from foreseer.attach.network.containers import flatten, rebuild
@@ -96,14 +97,12 @@ def try_fixture(fixture: Fixture) -> dict[str, Any]:
     """Everything that was seen of one fixture."""
     began = time.perf_counter()
     seen: dict[str, Any] = {"fixture": fixture.key, "pipeline": fixture.pipeline, "outcome": "unknown"}
-    if fixture.modular:
-        seen |= {"outcome": "no fixture", "reason": "upstream keeps the components of this modular fixture on the Hub"}
-        return seen
     try:
         built = Built(fixture)
         plain = _plain(built, seen)
     except BaseException as error:  # noqa: BLE001 - upstream's own code: whatever it raises is the result
-        seen |= {"outcome": "no fixture", "reason": f"{type(error).__name__}: {in_one_line(error)}"[:400]}
+        lent = f"{LENT}: " if fixture.modular and NO_COMPONENTS not in str(error) else ""
+        seen |= {"outcome": "no fixture", "reason": f"{lent}{type(error).__name__}: {in_one_line(error)}"[:400]}
         return seen
     if "reason" not in seen:
         seen["sites"] = {site: _site(built, plain, seen, site) for site in SITES}

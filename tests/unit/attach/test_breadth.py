@@ -107,6 +107,19 @@ def test_a_scaled_timestep_that_equals_one_of_the_schedulers_own(inverted: bool,
     assert handle.record.computed == {"call 1": list(range(late, STEPS, 2))}
 
 
+def test_a_rising_timestep_that_begins_with_the_schedulers_last() -> None:
+    """Networks that get 1 - t begin with 0, which is the last timestep of a scheduler down to 0."""
+    network = randomise(TinyDenoiser(), 5)
+    scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.sigma_min = 0.0
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler, strict=True) as handle:
+        scheduler.set_timesteps(STEPS)
+        x = torch.ones(1, 5, 4)
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, (1 - t / 1000).expand(1)), t, x).prev_sample
+    assert handle.record.computed == {"call 1": list(range(0, STEPS, 2))}
+
+
 class Blocks(LoopPipeline):
     """A call with names that only the blocks list, as a modular pipeline's."""
 

@@ -166,6 +166,8 @@ class StepReader:
         if matches.size == 0 and _is_whole(argument):  # some networks are given whole timesteps (Helios)
             matches = np.flatnonzero(np.floor(self._read()) == value)
         if hasattr(scheduler, "step_index"):  # it has not stepped: the run is at its first step
+            if value == 0:  # in every unit; networks that get 1 - t begin with it (Z-Image)
+                return max(first, 0)
             scaled = self._scaled_matches(scheduler, argument, value)
             return int(min((*matches, *scaled), default=max(first, 0)) if matches.size < 2 else max(first, 0))
         if matches.size == 1:
