@@ -83,6 +83,8 @@ class WrittenPicture:
         """Return one line to print."""
         nfe = self.record.nfe if self.record is not None else self.steps
         line = f"{self.path}: {nfe} of {self.steps} steps computed, {self.seconds:.2f} s denoising"
+        if self.record is not None and self.record.expected_error is not None:
+            line += f", {self.record.expected_error:.4f} expected error of the final latent"
         if self.record is not None and self.record.failed_open:
             first = self.record.failed_open[0]
             line += f"; {len(self.record.failed_open)} against the plan ({first.reason})"
