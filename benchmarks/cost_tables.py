@@ -122,7 +122,16 @@ def _random_weights(rows: list[Row]) -> list[list[str]]:
 
 @table("soak", "soak", "soak_plain", "soak_unattached_plain")
 def _soak(*results: list[Row]) -> list[list[str]]:
-    header = ["attached", "changed", "runs", "handles", "broken off", "with fail-opens", "errors", "compared, different"]
+    header = [
+        "attached",
+        "changed",
+        "runs",
+        "handles",
+        "broken off",
+        "with fail-opens",
+        "errors",
+        "compared, different",
+    ]
     header += ["live tensors, MiB: first quarter, end", "growth of resident memory, KiB per run"]
     settings = (("yes", "everything"), ("yes", "policies and calls"), ("no", "policies and calls"))
     lines = []

@@ -101,8 +101,9 @@ def main() -> None:
     for nfe in FIXED:
         worst = fixed[nfe][hardest(fixed[nfe])]
         print(f"fixed, {nfe} NFE: {fixed[nfe].mean():.2f} dB, hardest fifth {worst.mean():.2f}", flush=True)
-    asked: list[tuple[str, float, dict[str, Any]]] = [("gate", nfe, {"nfe": nfe}) for nfe in BUDGETS]
-    asked += [(f"gate, trust {trust:g}", nfe, {"nfe": nfe, "trust": trust}) for trust in (0.5, 0) for nfe in BUDGETS]
+    asked: list[tuple[str, float, dict[str, Any]]] = [
+        (f"gate, trust {trust:g}", nfe, {"nfe": nfe, "trust": trust}) for trust in (1, 0.5, 0) for nfe in BUDGETS
+    ]
     asked += [("gate, max_error", error, {"max_error": error}) for error in TARGETS]
     rows = []
     for name, target, setting in asked:

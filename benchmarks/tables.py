@@ -234,7 +234,8 @@ def _gated(rows: list[Row]) -> list[list[str]]:
     header += ["gain, hardest by fixed", "by Euler", "by gate", "each its own"]
     names = {
         "gate": "gate, {} asked",
-        "gate, trust 0.5": "gate, half the trust, {}",
+        "gate, trust 1": "trust 1, {} asked",
+        "gate, trust 0.5": "trust 0.5, {} asked",
         "gate, trust 0": "the gate's search alone, {}",
         "gate, max_error": "gate, `max_error={}`",
     }

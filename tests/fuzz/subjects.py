@@ -52,7 +52,7 @@ class Subject:
     spare: int = 2**23
 
 
-def make_plan(steps, seed, branches=()):
+def make_plan(steps, seed, branches=(), parts=()):
     """A plan with random weights."""
     rng = np.random.default_rng(seed)
     computed = (0, *sorted(rng.choice(np.arange(1, steps), size=steps // 3, replace=False).tolist()))
@@ -66,7 +66,8 @@ def make_plan(steps, seed, branches=()):
         return made
 
     grid = fs.Grid.uniform(steps)
-    return Plan(grid, computed, rows(), "output", {"seed": str(seed)}, {name: rows() for name in branches})
+    own, of_parts = ({name: rows() for name in names} for names in (branches, parts))
+    return Plan(grid, computed, rows(), "output", {"seed": str(seed)}, own, part_rows=of_parts)
 
 
 def make_mixed_plan(steps, seed, channels=3):
@@ -119,7 +120,7 @@ def plan_fault(plan):
     steps, computed = len(plan.grid), list(plan.computed_steps)
     if not computed or computed[0] != 0 or computed != sorted(set(computed)) or computed[-1] >= steps:
         return "steps"
-    for rows in (plan.rows, *plan.branch_rows.values()):
+    for rows in (plan.rows, *plan.branch_rows.values(), *plan.part_rows.values()):
         if rows.shape != (steps, steps) or rows.dtype != np.float64 or rows.flags.writeable:
             return "rows"
         for i in range(steps):
@@ -251,7 +252,9 @@ def make_subjects(folder: Path) -> list[Subject]:
     matrix = {"read": _read_matrix, "error": fs.ForeseerError, "check": _matrix_fault, "spare": 2**25}
     return [
         Subject("plan", _saved(folder, make_plan(10, 1)), "a.plan", **plan),
-        Subject("plan with branches", _saved(folder, make_plan(7, 2, ("cond", "uncond"))), "b.plan", **plan),
+        Subject(
+            "plan with branches", _saved(folder, make_plan(7, 2, ("cond", "uncond"), ("tensor 2",))), "b.plan", **plan
+        ),
         Subject("kernel", _saved(folder, make_kernel(6, 3)), "a.kernel", **kernel),
         Subject("plan that mixes channels", _saved(folder, make_mixed_plan(8, 4)), "c.plan", **plan),
         Subject("kernel with branches", _saved(folder, make_kernel(4, 2, ("a", "b"))), "b.kernel", **kernel),

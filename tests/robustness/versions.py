@@ -19,7 +19,8 @@ from tests.robustness.cells import ROOT
 
 SUITES = (
     *("tests/contract", "tests/robustness", "tests/unit/attach", "tests/unit/gate", "tests/unit/calibration"),
-    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py", "tests/unit/evaluate/test_quality.py"),
+    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py", "tests/unit/cli/test_cli_processed.py"),
+    "tests/unit/evaluate/test_quality.py",
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 # Slow to import, and of one suite's use: not in `dev`.
@@ -36,7 +37,7 @@ def environment(version: str) -> Path:
     folder = ROOT / ".venv-matrix" / version
     python = folder / "bin" / "python"
     diffusers, torch, more = VARIANTS.get(version, (version, ("torch",), ()))
-    ready, wanted = folder / "ready", [f"diffusers=={diffusers}", *QUANTISERS, *more]
+    ready, wanted = folder / "ready", [*torch, f"diffusers=={diffusers}", *QUANTISERS, *more]
     if not ready.exists() or ready.read_text().split() != wanted:
         venv.create(folder, with_pip=True)
         pins = (ROOT / "constraints.txt").read_text().splitlines()
@@ -44,7 +45,7 @@ def environment(version: str) -> Path:
         left_out = BOUND_TO_DIFFUSERS if version not in VARIANTS else ("torch",)
         loose.write_text("\n".join(pin for pin in pins if pin.split("==")[0] not in left_out))
         pip = [python, "-m", "pip", "install", "--quiet", "--constraint", loose]
-        subprocess.run([*pip, *torch], check=True)
+        subprocess.run([*pip, *torch], check=True)  # the build that later packages are to use
         subprocess.run([*pip, *wanted, "--editable", ".[dev]"], check=True, cwd=ROOT)
         ready.write_text("\n".join(wanted))
     return python

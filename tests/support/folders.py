@@ -1,7 +1,7 @@
 """Whole tiny pipelines, with text encoders and autoencoder, as folders in diffusers' format.
 
-The denoiser and the scheduler are those of ``tests.support.pipelines``; ``save(name, folder)`` writes one. Left out,
-because their processors need torchvision: FLUX.2 (Mistral), Kandinsky 5, Qwen-Image's editing.
+The denoiser and the scheduler are those of ``tests.support.pipelines``; ``save(name, folder)`` writes one. Those in
+``PROCESSED`` need torchvision.
 """
 
 from __future__ import annotations
@@ -11,31 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from torch import nn
 
 from tests.support import folders_text as text
+from tests.support.folders_parts import Parts, flux2_vae, hunyuan_vae, network, one, qwen_vae, remade
+from tests.support.folders_processed import PROCESSED, SIBLINGS
 from tests.support.parts import tiny_wan_vae
 from tests.support.pipelines import WIDTH, assemble, build, randomise, tiny_vae
-
-Parts = dict[str, Any]
-
-STATISTICS: Parts = {"latents_mean": [0.1] * 4, "latents_std": [1.5] * 4}
-
-
-def one(pair: tuple[Any, nn.Module], suffix: str = "") -> Parts:
-    """A tokenizer and its encoder under the names that pipelines have for them."""
-    return {f"tokenizer{suffix}": pair[0], f"text_encoder{suffix}": pair[1]}
-
-
-def remade(name: str, **options: Any) -> nn.Module:
-    """A tiny pipeline's denoiser with some options changed."""
-    model: Any = build(name).modules[0]
-    return randomise(type(model).from_config({**model.config, **options}))
-
-
-def network(kind: str, **options: Any) -> nn.Module:
-    """One of diffusers' networks, with random weights."""
-    return randomise(getattr(diffusers, kind)(**options), 3)
 
 
 def flux() -> Parts:
@@ -57,9 +38,8 @@ def sdxl() -> Parts:
 
 
 def qwen_image() -> Parts:
-    """Qwen 2.5 VL, and an autoencoder of pictures as single frames."""
-    vae = network("AutoencoderKLQwenImage", base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **STATISTICS)
-    return {"vae": vae, **one(text.qwen2_5_vl())}
+    """Qwen 2.5 VL."""
+    return {"vae": qwen_vae(3), **one(text.qwen2_5_vl())}
 
 
 def pixart_sigma() -> Parts:
@@ -106,19 +86,6 @@ def z_image() -> Parts:
     return {"vae": tiny_vae(), **one(text.qwen3())}
 
 
-def flux2_vae() -> nn.Module:
-    """An autoencoder whose latents are normalised in patches."""
-    return network(
-        "AutoencoderKLFlux2",
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-
-
 def flux2_klein() -> Parts:
     """Qwen 3, three of whose layers are stacked."""
     transformer = remade("flux2_klein", joint_attention_dim=3 * WIDTH)
@@ -127,14 +94,7 @@ def flux2_klein() -> Parts:
 
 def hunyuan_video() -> Parts:
     """Llama and CLIP."""
-    vae = network(
-        "AutoencoderKLHunyuanVideo",
-        latent_channels=4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-    )
-    return {"vae": vae, **one(text.llama()), **one(text.clip(), "_2")}
+    return {"vae": hunyuan_vae(), **one(text.llama()), **one(text.clip(), "_2")}
 
 
 def cogvideox() -> Parts:
@@ -255,11 +215,13 @@ PARTS: dict[str, Callable[[], Parts]] = {
 
 def whole(name: str) -> Any:
     """The pipeline called ``name`` with all its parts."""
-    tiny = build(name).pipe
+    row, kind = SIBLINGS.get(name, (name, None))
+    tiny = build(row).pipe
     parts = {key: value for key, value in tiny.components.items() if value is not None}
     parts |= {"guider": tiny.guider} if hasattr(tiny, "guider") else {}
     others = {key: value for key, value in tiny.config.items() if key == "boundary_ratio"}
-    return assemble(type(tiny), **{**parts, **others, **PARTS[name]()})
+    made = getattr(diffusers, kind) if kind else type(tiny)
+    return assemble(made, **{**parts, **others, **(PARTS | PROCESSED)[name]()})
 
 
 def save(name: str, folder: Path) -> None:

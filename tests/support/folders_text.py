@@ -13,7 +13,18 @@ from tests.support.pipelines import WIDTH, randomise
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 HEADS: dict[str, Any] = {"num_attention_heads": 2, "intermediate_size": 32}
+SEEN = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+# Contents that come as parts, pictures among them.
+PARTED_CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}[IMG]{% endif %}{% endfor %}{% endfor %}"
+)
 
 
 def numbered(pieces: list[str]) -> dict[str, int]:
@@ -53,7 +64,7 @@ def t5(*, multilingual: bool = False) -> tuple[Any, nn.Module]:
 
 def qwen_tokenizer() -> Any:
     """Qwen's tokenizer with a chat template."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *SEEN.values()]
     vocab = numbered([*LETTERS, *special])
     return transformers.Qwen2Tokenizer(vocab=vocab, merges=[], chat_template=CHAT, extra_special_tokens=special[1:])
 
@@ -78,8 +89,39 @@ def qwen2_5_vl(layers: int = 1) -> tuple[Any, nn.Module]:
             "num_heads": 2,
             "intermediate_size": 16,
         },
+        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in SEEN.items()},
     )
     return tokenizer, randomise(transformers.Qwen2_5_VLForConditionalGeneration(config), 22)
+
+
+def qwen2_5_seeing() -> tuple[Any, nn.Module]:
+    """Qwen 2.5 VL with the processor that prepares pictures for it, four tokens each; needs torchvision."""
+    tokenizer, encoder = qwen2_5_vl()
+    pictures = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56)
+    videos = transformers.Qwen2VLVideoProcessor()
+    return transformers.Qwen2VLProcessor(pictures, tokenizer, videos, chat_template=CHAT), encoder
+
+
+def mistral3(layers: int) -> tuple[Any, nn.Module]:
+    """Mistral 3 and Pixtral's processor; needs torchvision."""
+    special = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    tokenizer = transformers.LlamaTokenizer(
+        vocab=numbered(["<unk>", "<s>", "</s>", "<pad>", "▁", *string.printable, *special]),
+        merges=[],
+        pad_token="<pad>",
+        extra_special_tokens=special,
+    )
+    pictures = transformers.PixtralImageProcessor(size={"longest_edge": 56}, patch_size=14)
+    processor = transformers.PixtralProcessor(
+        pictures, tokenizer, patch_size=14, spatial_merge_size=2, chat_template=PARTED_CHAT
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", **causal(layers, len(tokenizer))},
+        vision_config={"model_type": "pixtral", "image_size": 56, "patch_size": 14, "head_dim": 8, **sizes},
+        image_token_index=processor.image_token_id,
+    )
+    return processor, randomise(transformers.Mistral3ForConditionalGeneration(config), 28)
 
 
 def qwen2_5_words() -> tuple[Any, nn.Module]:

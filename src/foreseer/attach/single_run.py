@@ -199,6 +199,8 @@ class Run:
         if not state.applied.layout:
             self.record.features[branch] = describe_parts(tensors)
         state.applied.computed(step, [tensor.detach() for tensor in tensors], scale=scale)
+        if state.applied.note is not None:
+            self.record.notes[branch] = state.applied.note
         if self._parallel:
             state.applied.store.trust()
         self.record.plans[branch] = state.applied.rows

@@ -16,9 +16,11 @@ from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
 from foreseer.calibration.record import Trajectory, gram
+from foreseer.calibration.site_recorder import SiteRecorder
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.forecast import Reuse
 from foreseer.kernel.branches import Branches
+from foreseer.kernel.parts import Parts, tensor_names
 from foreseer.plan import Policy
 from foreseer.schedule import Uniform
 
@@ -43,18 +45,22 @@ class BranchRecorder(OutputSite):
     def __init__(self, trajectory: Trajectory) -> None:
         self._trajectory = trajectory
         self.outputs: dict[str, dict[int, Tensor]] = {}
+        self._further = SiteRecorder(trajectory)
+        self._sizes: set[int] = set()  # of the first tensor
         self.trouble: str | None = None
 
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
-        """Run the network and store its output."""
+        """Run the network and store its output; branches are of its first tensor."""
         output, tensors = super().compute(call, branch)
+        self._further.keep(tensors[1:], tensor_names(len(tensors))[1:])
+        self._sizes.update(tensor.numel() for tensor in tensors[:1])
         step = len(self._trajectory.outputs)
         if step > 0 and len(self.outputs) < 2:
             self.outputs.clear()
             return output, tensors
         kept = self.outputs.setdefault(branch.name, {})
-        if len(tensors) != 1 or step in kept:
-            self.trouble = f"{branch.name} returns more than one tensor per step"
+        if not tensors or step in kept:
+            self.trouble = f"{branch.name} is called more than once per step, or returns no tensor"
             return output, tensors
         kept[step] = tensors[0].detach().reshape(-1).clone()
         return output, tensors
@@ -74,6 +80,15 @@ class BranchRecorder(OutputSite):
             if len(outputs) != steps:
                 raise NotMixedError(f"{name} is computed at {len(outputs)} of {steps} steps")
         return {name: list(outputs.values()) for name, outputs in self.outputs.items()}
+
+    def further_tensors(self) -> Parts | None:
+        """Return the moments of the output's further tensors, if it has any.
+
+        Raises:
+            NoMomentsError, PartsError: as :meth:`SiteRecorder.sampled_tensors`.
+        """
+        batched = self._sizes != {self._trajectory.outputs[0].numel()}
+        return self._further.sampled_tensors(guided=batched or len(self.outputs) > 1)
 
     def branches(self) -> Branches | None:
         """Return the branches of the recorded run; ``None`` if there is only one.

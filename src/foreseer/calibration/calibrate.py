@@ -17,12 +17,12 @@ from foreseer.calibration.jobs import PromptRuns, Work, content, prompt_unit
 from foreseer.calibration.record import Trajectory, gram, record_run
 from foreseer.calibration.sampler import SamplerError, sampler_matrix
 from foreseer.calibration.sensitivity import measure_sensitivity
-from foreseer.calibration.site_recorder import SiteRecorder, record_site
+from foreseer.calibration.site_recorder import NoMomentsError, SiteRecorder, record_site
 from foreseer.checks import check_count
 from foreseer.errors import CalibrationError, PlanError
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
-from foreseer.kernel.parts import balanced
+from foreseer.kernel.parts import Parts, PartsError, balanced
 from foreseer.pipelines import call_arguments, run
 from foreseer.scale import FolderStore, MemoryStore, Place, Task, Unit, Worker, model_of, place_of, run_units
 from foreseer.site import Output, Site, read_site
@@ -47,7 +47,8 @@ def calibrate(
 
     Recorded are the outputs passed to the scheduler: with classifier-free guidance, the guided combination. If guidance
     calls the denoiser once per branch and combines the branches linearly, their moments are recorded too, so that
-    each branch can have separate rows. Memory holds one prompt's trajectory at a time.
+    each branch can have separate rows. If the network returns several tensors (video and sound), the moments of each
+    further one are recorded as well, so that it has separate rows. Memory holds one prompt's trajectory at a time.
 
     Args:
         pipe: a diffusers pipeline, not attached; or an ``fs.Sampler``; or, as workers need it, a name from which they
@@ -150,6 +151,8 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
         outputs = np.array([[float(output.double().square().mean()) for output in trajectory.outputs]])
         single = parts.names == ("",)
         grams = parts.grams if single else balanced(parts.grams)[None]
+        if single:
+            parts = _further_tensors(recorder, provenance)
         return Kernel(
             grid,
             grams,
@@ -158,15 +161,30 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
             identity["site"],
             provenance,
             output_squares=outputs,
-            parts=None if single else parts,
+            parts=parts,
         )
-    branches = None
+    branches, parts = None, _further_tensors(recorder, provenance)
     try:
-        branches = recorder.branches()
+        branches = recorder.branches() if "tensors" not in provenance else None
     except NotMixedError as error:
         provenance["branches"] = f"share their rows: {error}"
     grams = gram(trajectory.outputs, trajectory.outputs)[None]
-    return Kernel(grid, grams, matrix, squares, "output", provenance, branches=branches)
+    return Kernel(grid, grams, matrix, squares, "output", provenance, branches=branches, parts=parts)
+
+
+def _further_tensors(recorder: BranchRecorder | SiteRecorder, provenance: dict[str, str]) -> Parts | None:
+    """Return the moments of further tensors of the feature.
+
+    Why tensors must share the rows of the first is added to ``provenance``. Branches then share their rows too: rows
+    whose errors cancel in the guided combination of one tensor do not suit another.
+    """
+    try:
+        return recorder.further_tensors()
+    except (NoMomentsError, PartsError) as error:
+        provenance["tensors"] = f"share the rows of the first: {error}"
+        if isinstance(recorder, BranchRecorder):
+            provenance["branches"] = "share their rows, since the tensors of the output do"
+        return None
 
 
 def _merged(kernels: list[Kernel], whole: dict[str, str]) -> Kernel:

@@ -34,6 +34,8 @@ class Trajectory:
         start: the sample before the first step, flattened.
         shape: of a sample.
         sample: the last sample.
+        copies: for each copy of the scheduler that the pipeline made, the flattened outputs passed to its ``step``:
+            pipelines step a copy for each further output of their network (LTX-2's sound).
     """
 
     outputs: list[Tensor] = field(default_factory=list)
@@ -42,6 +44,7 @@ class Trajectory:
     start: Tensor | None = None
     shape: tuple[int, ...] = ()
     sample: Tensor | None = None
+    copies: list[list[Tensor]] = field(default_factory=list)
 
     @property
     def grid(self) -> Grid:
@@ -90,7 +93,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
         trajectory.sample = result[0] if isinstance(result, tuple) else result.prev_sample
         return result
 
-    with suppress(StopRun), stepping(scheduler, recorded_step):
+    with suppress(StopRun), stepping(scheduler, recorded_step, trajectory.copies):
         yield trajectory
 
 
@@ -104,13 +107,14 @@ def _first_step(scheduler: Any, timestep: Any) -> int:
 
 
 @contextmanager
-def stepping(scheduler: Any, step: Callable[..., Any]) -> Iterator[None]:
+def stepping(scheduler: Any, step: Callable[..., Any], copies: list[list[Tensor]] | None = None) -> Iterator[None]:
     """Have this one ``scheduler`` step by ``step``, and afterwards as before.
 
-    A copy that a pipeline makes of it meanwhile (LTX-2's, for the audio) steps by itself.
+    A copy that a pipeline makes of it meanwhile (LTX-2's, for the audio) steps by itself. A list of the outputs that it
+    is given is appended to ``copies``.
     """
     before = vars(scheduler).get("step")
-    scheduler.step = _OwnStep(scheduler, step)
+    scheduler.step = _OwnStep(scheduler, step, copies)
     try:
         yield
     finally:
@@ -122,15 +126,26 @@ def stepping(scheduler: Any, step: Callable[..., Any]) -> Iterator[None]:
 class _OwnStep:
     """A scheduler's step that copies of the scheduler do not inherit."""
 
-    def __init__(self, scheduler: Any, step: Callable[..., Any]) -> None:
+    def __init__(self, scheduler: Any, step: Callable[..., Any], copies: list[list[Tensor]] | None = None) -> None:
         self._scheduler = scheduler
         self._step = step
+        self._copies = copies
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._step(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return MethodType(type(self._scheduler).step, memo[id(self._scheduler)])
+        own = MethodType(type(self._scheduler).step, memo[id(self._scheduler)])
+        if self._copies is None:
+            return own
+        outputs: list[Tensor] = []
+        self._copies.append(outputs)
+
+        def recorded_step(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+            outputs.append(model_output.detach().reshape(-1).clone())
+            return own(model_output, *args, **kwargs)
+
+        return _OwnStep(own.__self__, recorded_step)
 
 
 def gram(first: list[Tensor], second: list[Tensor]) -> np.ndarray:

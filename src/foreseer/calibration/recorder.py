@@ -15,12 +15,14 @@ from foreseer.checks import check_callable, check_kind, check_provenance
 from foreseer.errors import CalibrationError
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
+from foreseer.kernel.parts import Parts, tensor_names
 
 
 class Recorder:
     """Records the second moments of a model's outputs, run by run.
 
-    Outputs are kept for one run only.
+    Outputs are kept for one run only. If an output holds several tensors, the sample is of the first, and the further
+    ones have separate rows in :func:`foreseer.wrap`.
 
     Args:
         grid: the T noise levels of the runs.
@@ -50,6 +52,7 @@ class Recorder:
         self._matrix = None if matrix is None else self._checked(matrix)
         self._provenance = check_provenance(provenance or {}, CalibrationError)
         self._grams: list[np.ndarray] = []
+        self._further: list[np.ndarray] = []  # shape (M - 1, T, T) for outputs of M tensors
         self._squares: list[float] = []
 
     def record(self, denoise: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +74,7 @@ class Recorder:
             if not outputs:
                 first[:] = [x + 0 * x]  # a copy: loops may work in place
             output = denoise(x, *args, **kwargs)
-            outputs.append(_flat(output).clone())
+            outputs.append([tensor.clone() for tensor in _vectors(output)])
             if len(outputs) == len(self.grid):
                 self.add(outputs, first[0])
                 outputs[:] = [None] * len(outputs)  # only their number is needed from now on
@@ -83,25 +86,27 @@ class Recorder:
         """Add a stored run.
 
         Args:
-            outputs: the model's output at each of the T steps, arrays or tensors of one shape.
+            outputs: the model's output at each of the T steps, arrays or tensors of one shape, or containers of them.
             start: the sample before the first step; needed with a sampler matrix.
 
         Raises:
             CalibrationError: not T outputs, of different sizes, or no start.
         """
-        features = [_flat(output) for output in outputs]
-        if len(features) != len(self.grid) or len({feature.numel() for feature in features}) > 1:
-            sizes = sorted({feature.numel() for feature in features})
+        vectors = [_vectors(output) for output in outputs]
+        sizes = sorted({tuple(vector.numel() for vector in tensors) for tensors in vectors})
+        if len(vectors) != len(self.grid) or len(sizes) > 1:
             raise CalibrationError(
-                f"A run has {len(features)} outputs of {sizes} elements; expected {len(self.grid)} of one size."
+                f"A run has {len(vectors)} outputs of {sizes} elements; expected {len(self.grid)} of one size."
             )
+        features, *further = (list(tensors) for tensors in zip(*vectors, strict=True))
         if self._matrix is not None:
             if start is None:
                 raise CalibrationError("With a sampler matrix, give the sample before the first step as start.")
-            samples = [_flat(start).to(features[0]), *features]
+            samples = [_vectors(start)[0].to(features[0]), *features]
             last = np.asarray(self._matrix)[-1]
             self._squares.append(float(last @ gram(samples, samples) @ last))
         self._grams.append(gram(features, features))
+        self._further.append(np.array([gram(tensors, tensors) for tensors in further]))
 
     def _checked(self, matrix: Any) -> np.ndarray:
         samples = len(self.grid) + 1
@@ -125,11 +130,16 @@ class Recorder:
         if not self._grams:
             raise CalibrationError(f"No run of {len(self.grid)} steps was recorded.")
         squares = np.array(self._squares) if self._matrix is not None else None
-        return Kernel(self.grid, np.array(self._grams), self._matrix, squares, provenance=self._provenance)
+        parts = None
+        if self._further[0].size and len({grams.shape for grams in self._further}) == 1:
+            further = np.mean(self._further, axis=0)
+            parts = Parts(tensor_names(len(further) + 1)[1:], further)
+        provenance = self._provenance
+        return Kernel(self.grid, np.array(self._grams), self._matrix, squares, provenance=provenance, parts=parts)
 
 
-def _flat(output: Any) -> Tensor:
+def _vectors(output: Any) -> list[Tensor]:
     tensors = flatten(output)
-    if len(tensors) != 1:
-        raise CalibrationError(f"The model returned {len(tensors)} arrays; expected one array or tensor.")
-    return tensors[0].detach().reshape(-1)
+    if not tensors:
+        raise CalibrationError("The model returned no array; expected an array or tensor, or a container of them.")
+    return [tensor.detach().reshape(-1) for tensor in tensors]

@@ -55,7 +55,8 @@ def refine(
     little: no gradient passes through the network, which may be offloaded, quantised or compiled. Outputs before the
     changed segment are replayed. With K computed steps one iteration costs K (K + 1) (K - 1) / 6 + K forward passes
     per fitted prompt and branch of guidance, and K per held-out prompt for each damping that is tried. Any plan at
-    the output site can be refined, whatever made its rows, under any scheduler whose runs a seed repeats.
+    the output site can be refined, whatever made its rows, under any scheduler whose runs a seed repeats. Rows of
+    further tensors of the output (``plan.part_rows``) stay as they are.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.

@@ -26,7 +26,8 @@ from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import encode_kernel
-from foreseer.methods.learned import joint_schedule, schedule_with_feedback
+from foreseer.methods.learned import joint_schedule, rows_with_feedback, schedule_with_feedback
+from foreseer.methods.validate import best_ridge
 from foreseer.plan import Plan
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 from foreseer.scale.model import AnyModel
@@ -58,7 +59,8 @@ def rollout(
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
     correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run per
     prompt. If the kernel was recorded by guidance branch, rows are fitted for each branch separately, on the features
-    of all branches; any other branch uses the kernel's shared rows.
+    of all branches; any other branch uses the kernel's shared rows. If the network returns several tensors
+    (video and sound), rows are fitted for the first, and the further ones have the kernel's rows.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
@@ -235,14 +237,26 @@ class Draft:
         known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser")}
         self._provenance = {**provenance, **known}
         self._shared = rows_by_network(KernelRows(kernel), self.computed, kernel.grid, job.handovers)
+        # With several networks, the rows of further tensors could use features of another network: they share rows.
+        self._parts = {} if job.handovers else _rows_of_parts(kernel, self.computed)
 
     def plan(self, found: JointRows) -> Plan:
         """A plan of the present rows."""
         if not self.names:
-            return Plan(self._grid, self.computed, found.rows[0], "output", self._provenance)
+            return Plan(self._grid, self.computed, found.rows[0], "output", self._provenance, part_rows=self._parts)
         own = dict(zip(self.names, found.rows, strict=True))
         cross = {(self.names[b], self.names[c]): rows for (b, c), rows in found.cross.items()}
-        return Plan(self._grid, self.computed, self._shared, "output", self._provenance, own, cross)
+        of_branches = self._provenance, own, cross
+        return Plan(self._grid, self.computed, self._shared, "output", *of_branches, part_rows=self._parts)
+
+
+def _rows_of_parts(kernel: Kernel, computed: tuple[int, ...]) -> Mapping[str, np.ndarray]:
+    """Return the kernel's rows of further tensors, with error feedback and a cross-validated ridge."""
+    if kernel.parts is None:
+        return {}
+    rows = rows_with_feedback(kernel)
+    ridge = best_ridge(kernel, computed, feedback_gain=rows.feedback_gain).ridge
+    return replace(rows, ridge=ridge).part_rows(computed, kernel.grid)
 
 
 @dataclass(frozen=True)

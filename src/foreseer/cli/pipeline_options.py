@@ -43,7 +43,9 @@ CALL: dict[str, Any] = {
     "guidance": Annotated[float | None, typer.Option(help="guidance_scale of the pipeline.")],
     "true_cfg": Annotated[float | None, typer.Option(help="true_cfg_scale, where the pipeline has it.")],
     "negative": Annotated[str | None, typer.Option(help="Negative prompt.")],
-    "image": Annotated[Path | None, typer.Option(help="Input picture, for pipelines that take one.")],
+    "image": Annotated[
+        list[Path] | None, typer.Option(help="Input picture, for pipelines that take one; repeat it for several.")
+    ],
     "option": Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Call option: num_frames=49, mask_image=@FILE."),
@@ -80,7 +82,7 @@ class Setup:
     """How a command runs its pipeline.
 
     Args:
-        call: options by their names in the pipeline's call; pictures are paths.
+        call: options by their names in the pipeline's call; pictures are paths, several a list.
         dtype, device, workers, ray, gpus_per_worker: as on the command line.
     """
 
@@ -151,6 +153,8 @@ def runs_pipeline(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _collect(values: dict[str, Any]) -> dict[str, Any]:
+    pictures = values["image"] or [None]
+    values = {**values, "image": pictures if len(pictures) > 1 else pictures[0]}
     options = {name: values[key] for key, name in NAMES.items() if values[key] is not None}
     for name, value in options.items():
         if isinstance(value, float) and not math.isfinite(value):

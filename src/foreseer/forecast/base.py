@@ -122,6 +122,19 @@ class Forecaster(ABC):
         """
         return {}
 
+    def part_rows(
+        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
+        """Return separate rows of parts of a feature, by name; other parts share the rows of their branch.
+
+        Parts are the network's modules, by their paths, or the further tensors of a feature, as
+        :func:`foreseer.kernel.parts.tensor_names` names them.
+
+        Raises:
+            ForecastError: as :meth:`row`.
+        """
+        return {}
+
     @abstractmethod
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         """Return the rows of ``steps``, shape (N, K)."""

@@ -34,7 +34,8 @@ class KernelRows(Forecaster):
     With branches of guidance, $g_i = \sum_b k_b F^b_i$, each branch has separate rows $w^b$, fitted jointly to minimise
     $E |g_i - \sum_b k_b \hat F^b_i|^2 + \rho \sum_b k_b^2 E |F^b_i - \hat F^b_i|^2$. Branches may have separate
     computed steps: at a step where only some compute, the rows of the others also weigh the features of branches called
-    earlier, including those of the same step. With parts of the network, each part has rows from its own moments.
+    earlier, including those of the same step. Each part of the network, or further tensor of a feature, has rows from
+    its own moments.
 
     Args:
         kernel: second moments from calibration.
@@ -44,7 +45,7 @@ class KernelRows(Forecaster):
         branch_weight: rho, weight of each branch's error relative to the guided combination's, at least 0. With 0 the
             guided forecast of each step is best, but errors accumulate more and rows serve one guidance scale only.
         feedback_gain: error feedback gain, 0 to 1: share of the sample's predicted error so far that the next skipped
-            steps correct. Parts of the network have no error feedback.
+            steps correct, for features and for further tensors of the output. Parts of the network have none.
 
     Raises:
         ForecastError: ``ridge``, ``branch_weight`` or ``feedback_gain`` is negative or not finite.
@@ -78,7 +79,7 @@ class KernelRows(Forecaster):
     @property
     def depends_on_next_step(self) -> bool:
         """True with error feedback, which corrects the sample by the next computed step."""
-        return bool(self.feedback_gain) and self.kernel.parts is None
+        return bool(self.feedback_gain) and not self.kernel.is_balanced
 
     @property
     def learned_on(self) -> Mapping[str, str]:
@@ -100,10 +101,39 @@ class KernelRows(Forecaster):
         """Return the rows of a whole run; with error feedback they depend on the segments before."""
         if not self.depends_on_next_step:
             return super().rows(computed_steps, grid)
+        return self._with_feedback(self.kernel.on(grid).pooled, computed_steps, grid)
+
+    def part_rows(
+        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
+        """Return the rows of each part of the network, or of each further tensor of the feature."""
+        if self.kernel.parts is None:
+            return {}
         kernel = self.kernel.on(grid)
-        moments = KernelMoments(kernel.pooled, np.eye(len(grid)), kernel.final_weights)
+        assert kernel.parts is not None
+        # The further tensors of an output are sampled with the first: an error has the same effect on their samples.
+        feeds_back = self.feedback_gain > 0 and kernel.parts.are_tensors and kernel.output_squares is None
+        rows = self._with_feedback if feeds_back else self._without_feedback
+        return {
+            name: rows(gram, computed_steps, grid)
+            for name, gram in zip(kernel.parts.names, kernel.parts.grams, strict=True)
+        }
+
+    def _with_feedback(
+        self, gram: Float64[np.ndarray, "T T"], computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Float64[np.ndarray, "T T"]:
+        moments = KernelMoments(gram, np.eye(len(grid)), self.kernel.on(grid).final_weights)
         steps = as_steps(computed_steps).astype(np.int64)
         return self._fitted(moments, np.ones(1), [steps], steps, grid, branch_weight=0.0).rows[0]
+
+    def _without_feedback(
+        self, gram: Float64[np.ndarray, "T T"], computed_steps: Sequence[int] | np.ndarray, grid: Grid
+    ) -> Float64[np.ndarray, "T T"]:
+        rows = np.eye(len(grid))
+        for before, steps in segments_of(computed_steps, len(grid)):
+            rows[steps] = 0.0
+            rows[np.ix_(steps, before)] = self._solved(gram, before, steps, grid)
+        return rows
 
     def branch_rows(
         self,
@@ -111,10 +141,9 @@ class KernelRows(Forecaster):
         grid: Grid,
         branch_steps: Mapping[str, Sequence[int]] = NONE,
     ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
-        """Return the rows of each branch, or of each part of the network, in the kernel."""
+        """Return the rows of each branch in the kernel."""
         if self.kernel.branches is None:
-            shared = super().branch_rows(computed_steps, grid, branch_steps)
-            return {**shared, **self._part_rows(computed_steps, grid)}
+            return super().branch_rows(computed_steps, grid, branch_steps)
         joint = self._joint(computed_steps, grid, branch_steps)
         return dict(zip(self.kernel.branches.names, joint.rows, strict=True))
 
@@ -170,20 +199,6 @@ class KernelRows(Forecaster):
         for step, end in itertools.pairwise((*computed.tolist(), len(grid))):
             joint.fit(step, end, prior, sum_to_one=self.sum_to_one)
         return joint
-
-    def _part_rows(
-        self, computed_steps: Sequence[int] | np.ndarray, grid: Grid
-    ) -> Mapping[str, Float64[np.ndarray, "T T"]]:
-        if self.kernel.parts is None:
-            return {}
-        parts = self.kernel.on(grid).parts
-        assert parts is not None
-        rows = np.tile(np.eye(len(grid)), (len(parts.names), 1, 1))
-        for before, steps in segments_of(computed_steps, len(grid)):
-            rows[:, steps] = 0.0
-            for part_rows, gram in zip(rows, parts.grams, strict=True):
-                part_rows[np.ix_(steps, before)] = self._solved(gram, before, steps, grid)
-        return dict(zip(parts.names, rows, strict=True))
 
     def branch_segment(
         self, computed: Int64[np.ndarray, " K"], steps: Int64[np.ndarray, " N"], grid: Grid

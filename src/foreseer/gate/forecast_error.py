@@ -43,7 +43,7 @@ class ForecastErrorGate(Gate):
 
     kernel: Kernel = field(repr=False)
     max_error: float
-    trust: float = 1.0
+    trust: float = 0.5
     _replanners: dict[tuple[bytes, Forecaster], Replanner] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

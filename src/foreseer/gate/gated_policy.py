@@ -129,4 +129,5 @@ def _until(plan: Plan, ahead: Plan, steps: slice) -> Plan:
         rows=joined(plan.rows, ahead.rows),
         branch_rows={name: joined(rows, ahead.branch_rows[name]) for name, rows in plan.branch_rows.items()},
         cross_rows={pair: joined(rows, ahead.cross_rows[pair]) for pair, rows in plan.cross_rows.items()},
+        part_rows={name: joined(rows, ahead.part_rows[name]) for name, rows in plan.part_rows.items()},
     )

@@ -45,7 +45,8 @@ class Kernel:
         branches: moments of single branches; ``grams`` are then those of their combination under guidance.
         output_squares: mean squares of the network's outputs, shape (P, T), if features are of another site.
         parts: moments of single parts of the network, if a feature has several; ``grams`` are then their
-            :func:`foreseer.kernel.parts.balanced` mean.
+            :func:`foreseer.kernel.parts.balanced` mean. Or moments of the further tensors of a feature that has several
+            (``parts.are_tensors``: video and sound); ``grams`` are then those of the first.
         provenance: strings saved with the file: model, scheduler, guidance, hash of the prompts, versions.
 
     Raises:
@@ -174,6 +175,11 @@ class Kernel:
         """
         left = self.remaining
         return float(self.sensitivity**2 * left[step] ** 4 * (left[step] - left[until]))
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether ``grams`` are a mean over parts of the network, and so not the moments of one feature."""
+        return self.parts is not None and not self.parts.are_tensors
 
     @property
     def has_final_error(self) -> bool:

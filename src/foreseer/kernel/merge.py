@@ -33,6 +33,9 @@ def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: 
     elif first.branches is not None or second.branches is not None:
         cause = first.provenance.get("branches") or second.provenance.get("branches")
         provenance["branches"] = cause or "share their rows: guidance combines them differently from run to run"
+    tensors = first.provenance.get("tensors") or second.provenance.get("tensors")
+    if tensors is not None:
+        provenance["tensors"] = tensors
     parts = None
     if first.parts is not None and second.parts is not None:
         parts = first.parts.merge(second.parts, counts)

@@ -1,4 +1,4 @@
-"""Second moments of the parts of a network, for sites that cache several modules."""
+"""Second moments of the parts of a network, and of the tensors of a feature that has several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Parts:
     r"""Moments $G^m_{ij} = E \langle F^m_i, F^m_j \rangle / \dim F^m$ of each part m over prompts.
 
     Args:
-        names: M names as used by the runtime: each part's path in the network.
+        names: M names as used by the runtime: each part's path in the network, or :func:`tensor_names` without the
+            first.
         grams: shape (M, T, T), float64, symmetric.
 
     Raises:
@@ -54,6 +55,11 @@ class Parts:
         """Number of steps T."""
         return self.grams.shape[1]
 
+    @property
+    def are_tensors(self) -> bool:
+        """Whether these are the further tensors of a feature, whose first has the shared rows."""
+        return self.names == tensor_names(len(self.names) + 1)[1:]
+
     def merge(self, other: Parts, prompts: Sequence[int]) -> Parts | None:
         """Average two recordings, weighted by their numbers of prompts; ``None`` if their parts differ."""
         if self.names != other.names:
@@ -63,6 +69,15 @@ class Parts:
     def interpolated(self, interpolation: LevelInterpolation) -> Parts:
         """Return the moments at other noise levels."""
         return replace(self, grams=interpolation.of(self.grams))
+
+
+def tensor_names(count: int) -> tuple[str, ...]:
+    """Names of the tensors of a feature; the first has the empty name, because it follows the shared rows.
+
+    >>> tensor_names(3)
+    ('', 'tensor 2', 'tensor 3')
+    """
+    return ("", *(f"tensor {number}" for number in range(2, count + 1)))[:count]
 
 
 def balanced(grams: Float64[np.ndarray, "M T T"]) -> Float64[np.ndarray, "T T"]:

@@ -28,7 +28,7 @@ def gated(
     nfe: float | None = None,
     max_nfe: int | None = None,
     forecaster: Forecaster | None = None,
-    trust: float = 1.0,
+    trust: float = 0.5,
 ) -> GatedPolicy:
     """Return a policy of the forecast-error gate with kernel rows, for grids within the kernel's levels.
 
@@ -38,7 +38,8 @@ def gated(
         nfe: mean number of computed steps over images; the matching error is found on the kernel's prompts.
         max_nfe: maximum number of computed steps of a run; ``None`` for no limit.
         forecaster: source of the rows; by default kernel rows with error feedback, at the ridge that validates best.
-        trust: weight of an image's estimated difficulty; see :class:`foreseer.gate.ForecastErrorGate`.
+        trust: weight of an image's estimated difficulty; see :class:`foreseer.gate.ForecastErrorGate`. At 1 the bundled
+            model lost most at equal cost (benchmarks/README.md).
 
     Raises:
         ScheduleError: not exactly one target was given, or it cannot be met.

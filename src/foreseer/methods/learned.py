@@ -71,7 +71,7 @@ def learned(
 
 def rows_with_feedback(kernel: Kernel, ridge: float | None = None) -> KernelRows:
     """Return kernel rows with error feedback; without it if the kernel has no final error, or is of parts."""
-    gain = FEEDBACK_GAIN if kernel.parts is None and kernel.has_final_error else 0.0
+    gain = FEEDBACK_GAIN if kernel.has_final_error and not kernel.is_balanced else 0.0
     return KernelRows(kernel, ridge=SEARCH_RIDGE if ridge is None else ridge, feedback_gain=gain)
 
 
@@ -94,8 +94,14 @@ def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:
     """Return the schedule with separate steps per branch, searched for rows with error feedback.
 
     Raises:
-        ScheduleError: the kernel has no branches, or there are fewer forward passes than branches.
+        ScheduleError: the kernel has no branches, or further tensors (whose rows are for equal steps), or there are
+            fewer forward passes than branches.
     """
+    if kernel.parts is not None and kernel.parts.are_tensors:
+        raise ScheduleError(
+            "This network returns several tensors (video and sound), so its branches compute at the same steps: give "
+            "nfe instead of forward_passes."
+        )
     return Joint(replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity), forward_passes)
 
 

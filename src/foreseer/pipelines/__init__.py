@@ -1,4 +1,4 @@
-"""Loading and calling diffusers pipelines of any class: ``loading``, ``calling``, ``call_source``."""
+"""Loading and calling diffusers pipelines of any class, and reading what they return."""
 
 from foreseer.pipelines.calling import (
     PICTURE,
@@ -27,6 +27,7 @@ from foreseer.pipelines.loading import (
     torch_dtype,
     version_of,
 )
+from foreseer.pipelines.outputs import drawn, drawn_or_none, sounds
 
 __all__ = [
     "DTYPES",
@@ -41,6 +42,8 @@ __all__ = [
     "check_dtype",
     "check_model",
     "check_placement",
+    "drawn",
+    "drawn_or_none",
     "draws_pictures",
     "load_pipeline",
     "quiet_libraries",
@@ -48,6 +51,7 @@ __all__ = [
     "read_prompts",
     "run",
     "sampling_of",
+    "sounds",
     "split_sampling",
     "torch_dtype",
     "version_of",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, 
             raise PipelineError(
                 f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
             )
-    for value in options.values():
-        if isinstance(value, Path) and not value.is_file():
-            raise PipelineError(f"Cannot read the picture {value}: there is no such file.")
+    paths = (path for value in options.values() for path in (value if isinstance(value, list) else [value]))
+    for path in paths:
+        if isinstance(path, Path) and not path.is_file():
+            raise PipelineError(f"Cannot read the picture {path}: there is no such file.")
     pipeline = str(read_config(folder / "model_index.json").get("_class_name"))
     accepted = parameters_in_source(pipeline)
     if accepted is not None:
@@ -150,7 +152,7 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PipelineError: a file cannot be read as a picture.
     """
-    return {name: _picture(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return {name: _read(value) for name, value in options.items()}
 
 
 def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -159,6 +161,12 @@ def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, ins
     if PICTURE in options and name is None:
         raise PipelineError(f"{pipeline} takes no picture; leave it out.")
     return {name if key == PICTURE and name else key: value for key, value in options.items()}
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_read(each) for each in value]
+    return _picture(value) if isinstance(value, Path) else value
 
 
 def _picture(path: Path) -> Any:
@@ -172,7 +180,7 @@ def _picture(path: Path) -> Any:
 
 
 def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
-    """One call of ``pipe``.
+    """One call of ``pipe``; ``seed`` also seeds what it draws without the generator that it is given.
 
     Raises:
         PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
@@ -184,7 +192,8 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
     try:
-        return pipe(**arguments, generator=generator)
+        with _seeded(seed):
+            return pipe(**arguments, generator=generator)
     except ForeseerError:
         raise
     except Exception as error:
@@ -194,3 +203,14 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
                 f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
             ) from error
         raise PipelineError(f"{name} cannot draw this: {why}.") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, and restore them: rewriting a prompt, for one, draws from these."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield

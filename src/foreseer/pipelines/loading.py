@@ -23,7 +23,10 @@ DTYPES = {
     "fp16": "float16",
 }
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
-PICTURE_DECODERS = ("AutoencoderKL", "AutoencoderDC", "AutoencoderKLQwenImage", "AutoencoderTiny", "VQModel")
+PICTURE_DECODERS = (
+    *("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage"),
+    *("AutoencoderDC", "AutoencoderTiny", "VQModel"),
+)
 
 MOST_PROMPTS, MOST_PROMPT_BYTES = 100_000, 2**24
 _LINE = re.compile(r"[^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
+from foreseer.kernel.parts import tensor_names
+
 if TYPE_CHECKING:
     from foreseer.grid import Grid
     from foreseer.plan.mixing import ChannelMixing
@@ -21,11 +23,11 @@ CrossTerm = tuple[str, list[int], list[float]]
 
 @dataclass(frozen=True, eq=False)
 class CompiledRows:
-    """Rows that one branch follows; made by :meth:`foreseer.Plan.of_branch`.
+    """Rows that one branch, or one part of its feature, follows; made by :meth:`foreseer.Plan.of_branch`.
 
     Attributes:
         plan: the plan that the rows belong to.
-        name: the branch, if the plan has separate rows for it; empty for the rows that all other branches share.
+        name: the branch or part, if the plan has separate rows for it; empty for the rows that all others share.
         computed_steps: the steps at which the branch computes, ascending from 0.
         rows: shape (T, T), float64, as in the plan.
     """
@@ -80,8 +82,8 @@ class CompiledRows:
     def last_uses(self) -> Mapping[int, int]:
         """For each computed step whose feature a later row needs: the last step that needs it."""
         uses: dict[int, int] = {}
-        # Network parts with separate rows run together with the shared rows, so they use the same features.
-        needed = self.rows if self.name else np.any([self.rows, *self.plan.branch_rows.values()], axis=0)
+        # Parts of the feature are stored together, so a feature is held for as long as any of them needs it.
+        needed = np.any([self.rows, *(part.rows for part in self._parts.values())], axis=0)
         for step in self.forecast_steps:
             uses.update(dict.fromkeys(np.flatnonzero(needed[step]).tolist(), step))
         for source, (step, _) in self._lent.items():
@@ -125,9 +127,29 @@ class CompiledRows:
                     released[last] = (*released.get(last, ()), (other, source))
         return MappingProxyType(released)
 
+    @cached_property
+    def _parts(self) -> Mapping[str, CompiledRows]:
+        """Rows of the parts of this branch's feature that have their own, by name."""
+        parts = [*self.plan.part_rows] if self._has_parts else []
+        if not self.name:  # where format versions 1 to 3 have the rows of modules
+            parts += self.plan.branch_rows
+        return {name: self.plan.of_branch(name) for name in parts}
+
+    @property
+    def _has_parts(self) -> bool:
+        """Whether the plan's rows of parts, which are for all its computed steps, serve this branch."""
+        return self.computed_steps == self.plan.computed_steps and self.name not in self.plan.part_rows
+
     def of_part(self, name: str) -> CompiledRows:
-        """Return the rows of the network part ``name`` if the plan has them, else this branch's rows."""
-        return self if self.name or not name else self.plan.of_branch(name)
+        """Return the rows of the part ``name`` of the feature if the plan has them, else this branch's rows."""
+        return self._parts.get(name, self)
+
+    def names_of(self, tensors: int) -> tuple[str, ...]:
+        """Names of a feature's tensors if the further ones have separate rows; empty if they have not."""
+        if tensors < 2 or not self._has_parts:
+            return ()
+        names = tensor_names(tensors)
+        return names if {*names[1:]} == self.plan.part_rows.keys() else ()
 
     def weights_at(self, step: int) -> int:
         """Number of features weighed in the forecast of ``step``; 0 where it computes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,7 @@ class PlanExplanation:
         rounding: the largest L1 gain times the dtype's unit roundoff: a bound on the relative error that rounding of
             the features can cause in a forecast.
         branches: explanations of the branches that have separate rows.
+        parts: explanations of the parts of the feature that have separate rows: modules, or further tensors.
         mixing: size and cost of channel mixing, summed over branches; ``None`` without it. With mixing, one more
             feature is held: the correction of a segment.
     """
@@ -113,6 +114,7 @@ class PlanExplanation:
     rounding: float
     provenance: dict[str, str]
     branches: dict[str, PlanExplanation] = field(default_factory=dict)
+    parts: dict[str, PlanExplanation] = field(default_factory=dict)
     mixing: MixingExplanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,14 +135,18 @@ class PlanExplanation:
             *self._flags(),
             *([str(self.mixing)] if self.mixing is not None else []),
             "",
-            *(["shared rows, for all other branches than those below:"] if self.branches else []),
+            *(["shared rows, for all others than those below:"] if self._separate else []),
             *self._table(),
         ]
-        if len(self.branches) > MOST_TABLES:
+        if len(self._separate) > MOST_TABLES:
             return "\n".join([*lines, "", "rows of their own, with the largest gain:", *self._gains()])
-        for name, branch in self.branches.items():
+        for name, branch in self._separate.items():
             lines += ["", f"rows of {name}:", *branch._table()]
         return "\n".join(lines)
+
+    @property
+    def _separate(self) -> dict[str, PlanExplanation]:
+        return self.branches | self.parts
 
     def _apart(self) -> list[str]:
         """Return lines on the steps that each branch computes, if branches differ in them."""
@@ -155,7 +161,7 @@ class PlanExplanation:
 
     def _gains(self) -> list[str]:
         gains = {
-            name: max((one.l1_gain for one in branch.forecasts), default=0.0) for name, branch in self.branches.items()
+            name: max((one.l1_gain for one in rows.forecasts), default=0.0) for name, rows in self._separate.items()
         }
         return [f"{gain:>7.2f}  {name}" for name, gain in gains.items()]
 
@@ -208,6 +214,10 @@ def explain(plan: Plan | CompiledRows, feature_shape: Shapes | None = None, dtyp
     mixing = rows.mixing if rows.name else whole.mixing
     forecasts = tuple(_explain_step(rows, step, dtype) for step in rows.forecast_steps)
     feature_bytes = sum(map(math.prod, shapes)) * ITEM_BYTES[dtype] if shapes else None
+
+    def of_each(names: Iterable[str]) -> dict[str, PlanExplanation]:
+        return {name: explain(whole.of_branch(name), feature_shape, dtype) for name in names}
+
     return PlanExplanation(
         computed_steps=rows.computed_steps,
         steps=len(rows.grid),
@@ -219,9 +229,8 @@ def explain(plan: Plan | CompiledRows, feature_shape: Shapes | None = None, dtyp
         live_bytes=None if feature_bytes is None else (rows.most_live + (mixing is not None)) * feature_bytes,
         rounding=ROUNDOFF[dtype] * max((one.l1_gain for one in forecasts), default=0.0),
         provenance={**whole.provenance, "branch": rows.name} if rows.name else dict(whole.provenance),
-        branches={}
-        if rows.name
-        else {name: explain(whole.of_branch(name), feature_shape, dtype) for name in whole.branch_rows},
+        branches=of_each(() if rows.name else whole.branch_rows),
+        parts=of_each(() if rows.name else whole.part_rows),
         mixing=_explain_mixing(mixing, shapes),
     )
 

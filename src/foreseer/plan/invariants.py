@@ -69,6 +69,22 @@ def _checked(given: Any, own: np.ndarray, others: np.ndarray) -> np.ndarray:
     return rows
 
 
+def check_part_rows(
+    given: Any, computed: tuple[int, ...], steps: int, branch_rows: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return ``given``, rows of parts of a feature by name, as read-only matrices after checking them.
+
+    Raises:
+        PlanError: a name is empty or that of a branch, or a shape or a weight is not valid in a plan.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) and name for name in given):
+        raise PlanError("The rows of parts of the feature must be given by the part's name.")
+    both = sorted(given.keys() & branch_rows.keys())
+    if both:
+        raise PlanError(f"{both[0]!r} names both a branch and a part of the feature; expected different names.")
+    return {name: checked_rows(rows, computed, steps) for name, rows in given.items()}
+
+
 def checked_rows(given: Any, computed: tuple[int, ...], steps: int, fewer: bool = False) -> np.ndarray:
     """Return ``given`` as a read-only matrix after checking it.
 

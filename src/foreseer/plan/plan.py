@@ -17,7 +17,7 @@ from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.plan.compiled import CompiledRows
-from foreseer.plan.invariants import are_equal, check_cross_rows, checked_rows
+from foreseer.plan.invariants import are_equal, check_cross_rows, check_part_rows, checked_rows
 from foreseer.plan.mixing import ChannelMixing, check_mixing
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
@@ -47,6 +47,9 @@ class Plan:
         cross_rows: weights of another branch's features in a branch's forecasts, by (branch, other), over the other's
             computed steps up to the step itself. Both are in ``branch_rows``, and ``other`` is called first.
         mixing: corrections of the forecasts that mix channels, fitted on what the rows leave; ``None`` for rows alone.
+        part_rows: rows of parts of the feature that have their own, by name: modules of the network, or the further
+            tensors of a feature that has several ("tensor 2", ...). Same form as ``rows``. A branch that computes at
+            fewer steps than the plan, or returns another number of tensors, forecasts all parts with its own rows.
 
     Raises:
         PlanError: a shape, a step, a site or a weight violates the above.
@@ -60,6 +63,7 @@ class Plan:
     branch_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
     cross_rows: Mapping[tuple[str, str], Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
     mixing: ChannelMixing | None = field(default=None, repr=False)
+    part_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -72,11 +76,13 @@ class Plan:
             raise PlanError("The branches' own rows must be given by the branch's name.")
         given = self.branch_rows.items()
         of_branches = {name: checked_rows(rows, computed, steps, fewer=True) for name, rows in given}
+        of_parts = check_part_rows(self.part_rows, computed, steps, of_branches)
         cross = check_cross_rows(self.cross_rows, of_branches)
         object.__setattr__(self, "computed_steps", computed)
         object.__setattr__(self, "rows", checked_rows(self.rows, computed, steps))
         object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
         object.__setattr__(self, "cross_rows", MappingProxyType(cross))
+        object.__setattr__(self, "part_rows", MappingProxyType(of_parts))
         object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance, PlanError)))
         own = {name: tuple(np.flatnonzero(np.diag(matrix)).tolist()) for name, matrix in of_branches.items()}
         check_mixing(self.mixing, {"": computed, **own}, steps)
@@ -92,7 +98,7 @@ class Plan:
         *,
         branch_steps: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Plan:
-        """Build a plan from the rows that ``forecaster`` gives, shared and by branch.
+        """Build a plan from the rows that ``forecaster`` gives: shared, by branch and by part of the feature.
 
         Args:
             grid: the noise levels of the run.
@@ -107,10 +113,11 @@ class Plan:
         words = provenance or {"forecaster": repr(forecaster)}
         apart = computed, grid, branch_steps or {}
         own, cross = forecaster.branch_rows(*apart), forecaster.cross_rows(*apart)
-        return cls(grid, computed, rows, str(site), words, own, cross)
+        parts = forecaster.part_rows(computed, grid)
+        return cls(grid, computed, rows, str(site), words, own, cross, part_rows=parts)
 
     def of_branch(self, name: str) -> CompiledRows:
-        """The rows that the branch ``name`` follows: its own where the plan has them, else the shared ones."""
+        """The rows that the branch or part ``name`` follows: its own if the plan has them, else shared."""
         return self._compiled.get(name) or self._compiled[""]
 
     @cached_property
@@ -119,7 +126,8 @@ class Plan:
             name: CompiledRows(self, name, tuple(np.flatnonzero(np.diag(rows)).tolist()), rows)
             for name, rows in self.branch_rows.items()
         }
-        return {**branches, "": CompiledRows(self, "", self.computed_steps, self.rows)}
+        parts = {name: CompiledRows(self, name, self.computed_steps, rows) for name, rows in self.part_rows.items()}
+        return {**branches, **parts, "": CompiledRows(self, "", self.computed_steps, self.rows)}
 
     @property
     def nfe(self) -> int:
@@ -213,7 +221,8 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)
-        return Plan, (self.grid, self.computed_steps, self.rows, self.site, words, own, cross, self.mixing)
+        rows = self.rows, self.site, words, own, cross, self.mixing, dict(self.part_rows)
+        return Plan, (self.grid, self.computed_steps, *rows)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -222,6 +231,7 @@ class Plan:
             and np.array_equal(self.rows, other.rows)
             and are_equal(self.branch_rows, other.branch_rows)
             and are_equal(self.cross_rows, other.cross_rows)
+            and are_equal(self.part_rows, other.part_rows)
             and self.mixing == other.mixing
         )
 

@@ -23,7 +23,7 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
         PlanError: a branch does not compute ``first_step``, or a later step needs the features of earlier ones.
     """
     check_count("first_step", first_step, PlanError, least=0)
-    matrices = [plan.rows, *plan.branch_rows.values(), *plan.cross_rows.values()]
+    matrices = [plan.rows, *plan.branch_rows.values(), *plan.cross_rows.values(), *plan.part_rows.values()]
     needed = [step for matrix in matrices for step in np.flatnonzero(matrix[first_step:, :first_step].any(axis=0))]
     mixing, mixed = _tail_of_mixing(plan.mixing, first_step)
     if needed or mixed:
@@ -41,6 +41,7 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
         branch_rows=cut(plan.branch_rows),
         cross_rows=cut(plan.cross_rows),
         mixing=mixing,
+        part_rows=cut(plan.part_rows),
     )
 
 

@@ -147,8 +147,13 @@ class BranchRun:
 
     @property
     def note(self) -> str | None:
-        """Why the plan's channel mixing is left out of the forecasts, else ``None``."""
-        return self._mixer.unusable if self._mixer is not None else None
+        """Why the plan's channel mixing or rows of parts are left out of the forecasts, else ``None``."""
+        if self._mixer is not None and self._mixer.unusable is not None:
+            return self._mixer.unusable
+        if self.rows.plan.part_rows and not self._names:
+            of_parts = ", ".join(self.rows.plan.part_rows)
+            return f"the plan has rows for {of_parts}, but all {len(self.layout)} tensors follow the branch's rows"
+        return None
 
     def accepts(self, tensors: Sequence[Tensor]) -> bool:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
@@ -160,14 +165,14 @@ class BranchRun:
         Args:
             step: the run's step.
             tensors: the feature; of the layout of the earlier ones (:meth:`accepts`).
-            names: the network part of each tensor, if parts may have separate rows.
+            names: the network part of each tensor, if parts may have separate rows; by default the plan's rows of
+                further tensors serve a feature that has as many.
             scale: the feature is ``scale`` times the tensors.
         """
         local = step - self.first_step
         if scale != 1.0 and (self._mixer is not None or not isinstance(self._decisions, PlanDecisions)):
             tensors, scale = [tensor * scale for tensor in tensors], 1.0  # mixers and gates read values
         self._decisions.computed(local, tensors, lambda: self._preview(step))
-        self._names = tuple(names)
         self.layout = _layout(tensors)
         if self._mixer is not None:
             self._mixer.check(tensors)
@@ -175,6 +180,8 @@ class BranchRun:
             self.rows = self._decisions.rows
             self._mixer = ChannelMixer.of(self.rows)
             self.store.drop([kept for kept in self.store.steps if self.rows.last_uses.get(kept, -1) < local])
+        if tensors or names:
+            self._names = tuple(names) or self.rows.names_of(len(tensors))
         self.last_step = step
         if local in self.rows.last_uses:
             self.store.put(local, tensors, scale)
@@ -208,12 +215,21 @@ class BranchRun:
                 correction, share = self._mixer.correction(step - self.first_step, self.store)
                 features, weights = [*features, *correction], weights + share
             return Forecast([(features, weights)] * len(features[0]))
-        terms = {name: self.store.terms(*self._row(name, step)) for name in dict.fromkeys(self._names)}
-        return Forecast([([*terms[name][0], *borrowed], terms[name][1] + borrowed_weights) for name in self._names])
+        terms: dict[str, tuple[list[Summand], list[float]]] = {}
+        for name in dict.fromkeys(self._names):
+            kept, weights = self.store.terms(*self._row(name, step))
+            lent = self.rows.of_part(name) is self.rows
+            terms[name] = [*kept, *(borrowed if lent else ())], weights + (borrowed_weights if lent else [])
+        return Forecast([terms[name] for name in self._names])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
-        """Return the computed steps used in the forecast of network part ``name``, and their weights."""
-        return self.rows.of_part(name).sparse_rows[step - self.first_step]
+        """Return the computed steps in the forecast of the feature's part ``name``, and their weights.
+
+        A part without weights, because it was zero where it was recorded, follows the branch's row.
+        """
+        local = step - self.first_step
+        row = self.rows.of_part(name).sparse_rows[local]
+        return row if row[0] else self.rows.sparse_rows[local]
 
     def _free(self, local: int) -> None:
         freed = self.rows.freed_after.get(local)

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import math
-from typing import NamedTuple
 
 import diffusers
 import pytest
@@ -13,23 +11,9 @@ from typer.testing import CliRunner
 import foreseer as fs
 from foreseer.cli import app
 from foreseer.pipelines.call_source import parameters_in_source
-from tests.support.folders import PARTS, save
+from tests.support.folder_commands import NFE, SIZE, STEPS, Family, calibrate_draw_and_compare, invoke
+from tests.support.folders import PARTS
 from tests.support.networks_video import LTX2_GUIDES_MORE
-
-STEPS, NFE, SIZE = 6, 4, 32
-TITLES = {"reuse": "Reuse", "taylorseer": "TaylorSeer"}
-
-
-class Family(NamedTuple):
-    """Options of every command, separate branches of guidance, frames of a video, methods to compare."""
-
-    options: list[str]
-    branches: int = 1
-    frames: int | None = None
-    steps: int = STEPS
-    nfe: int = NFE
-    methods: tuple[str, ...] = ("reuse", "taylorseer")
-
 
 LTX2 = ["num_frames=9", "max_sequence_length=16", *(["spatio_temporal_guidance_blocks=[1]"] * LTX2_GUIDES_MORE)]
 FAMILIES = {
@@ -49,64 +33,9 @@ PICTURED = ("flux_img2img", "flux_fill", "flux_control", "flux_kontext")
 OTHERS = sorted({*PARTS} - {*FAMILIES, *PICTURED, "wan_2_2"})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Gives the folder of a pipeline, written once."""
-    written = {}
-
-    def of(name):
-        if name not in written:
-            written[name] = tmp_path_factory.mktemp(name)
-            save(name, written[name])
-        return written[name]
-
-    return of
-
-
-def invoke(*words):
-    """What a command prints, once it succeeded."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output or result.exception
-    return result.stdout
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
-    options, branches, frames, steps, nfe, methods = FAMILIES[name]
-    common = ("--steps", steps, "--height", SIZE, "--width", SIZE, *options)
-    prompts, kernel = tmp_path / "prompts.txt", tmp_path / "one.kernel.safetensors"
-    prompts.write_text("a red apple\na blue boat\n")
-    invoke("calibrate", folder(name), "--prompts", prompts, "-o", kernel, *common)
-    known = fs.Kernel.load(kernel)
-    assert (known.prompts, len(known.grid)) == (2, steps)
-
-    drawn = tmp_path / ("drawn.gif" if frames else "drawn.png")
-    for how in (("--kernel", kernel), ("--method", "taylorseer")):
-        words = ("generate", folder(name), "-p", "a red apple", *how, "--nfe", nfe, "-o", drawn, "--json")
-        made = json.loads(invoke(*words, *common))
-        assert made["record"]["nfe"] == nfe
-        assert made["record"]["forward_passes"] == nfe * branches
-        assert made["record"]["failed_open"] == []
-        with Image.open(drawn) as picture:
-            assert picture.size == (SIZE, SIZE)
-            assert getattr(picture, "n_frames", 1) == (frames or 1)
-
-    words = ("bench", folder(name), "--prompts", prompts, "--limit", 1, "--nfe", nfe, "--methods", ",".join(methods))
-    report = json.loads(
-        invoke(*words, "--kernel", kernel, "--measures", "psnr,ssim", "-o", tmp_path / "report", "--json", *common)
-    )
-    rows = {row["title"]: row for row in report["rows"]}
-    reference = rows.pop("Every step")
-    assert reference["nfe"] == steps
-    assert set(rows) == {"Kernel rows, searched steps", *map(TITLES.get, methods)}
-    for row in rows.values():
-        assert row["error"] is None
-        assert row["nfe"] == nfe
-        assert math.isfinite(row["measures"]["psnr"])
-        assert 0 < row["measures"]["ssim"] < 1
-        assert row["flops_speedup"] > 1
-    assert rows["Reuse"]["flops_speedup"] == pytest.approx(steps / nfe, rel=1e-3)  # its site is the output
-    assert (tmp_path / "report" / "report.html").is_file()
+    calibrate_draw_and_compare(folder(name), tmp_path, FAMILIES[name])
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -182,6 +111,22 @@ def test_a_picture_is_given_under_the_name_that_the_pipeline_has(folder, tmp_pat
     assert made["record"]["nfe"] == 3
     with Image.open(drawn) as picture:
         assert picture.size == (SIZE, SIZE)
+
+
+def test_several_pictures_are_given(folder, tmp_path):
+    pictures = {colour: tmp_path / f"{colour}.png" for colour in ("red", "blue")}
+    for colour, path in pictures.items():
+        Image.new("RGB", (64, 64), colour).save(path)
+    words = ("generate", folder("flux2_klein"), "-p", "a red apple", "--method", "reuse", "--nfe", 2, "--steps", 3)
+    drawn = tmp_path / "drawn.png"
+    contents = set()
+    for shown in (("red",), ("blue",), ("red", "blue")):
+        given = [word for colour in shown for word in ("--image", pictures[colour])]
+        invoke(*words, "--height", SIZE, "--width", SIZE, *given, "-o", drawn)
+        contents.add(drawn.read_bytes())
+    assert len(contents) == 3
+    result = CliRunner().invoke(app, [*map(str, (*words, "--image", pictures["red"], "--image", "missing.png"))])
+    assert "Cannot read the picture missing.png" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -145,6 +146,19 @@ def test_an_empty_prompt_is_left_out_where_there_is_none_to_give():
         call_arguments(Continues(), "a lynx", {})
 
 
+def test_what_a_pipeline_draws_without_its_generator_is_seeded_too():
+    class Rewrites:
+        def __call__(self, prompt=None, generator=None):
+            return torch.rand(3).tolist()
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, other = (run(Rewrites(), {}, seed=seed) for seed in (1, 1, 2))
+    assert first == second != other
+    assert torch.equal(torch.rand(3), expected)  # the caller's generator is as it was
+
+
 def test_foreseers_own_errors_inside_a_call_keep_their_type():
     class Refuses(Redraws):
         def __call__(self, prompt=None, image=None, generator=None):
@@ -157,6 +171,16 @@ def test_foreseers_own_errors_inside_a_call_keep_their_type():
 def test_an_output_without_picture_or_video_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="holds no picture and no video"):
         write_picture(SimpleNamespace(audios=[0.0]), tmp_path / "sound.png")
+
+
+@pytest.mark.parametrize("name", ["images", "image", "rgb", "frames", "video"])
+def test_an_output_is_read_by_every_name_that_diffusers_has_for_it(tmp_path, name):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    value = [frames] if name == "frames" else frames  # Cosmos 3's `video` has no batch
+    write_picture(SimpleNamespace(**{name: value}), tmp_path / "drawn.gif")
+    with Image.open(tmp_path / "drawn.gif") as drawn:
+        assert getattr(drawn, "n_frames", 1) == (2 if name in ("frames", "video") else 1)
+        assert drawn.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,16 @@ def test_runs_of_one_plan_share_nothing():
     assert second.forecast(1)[0].tolist() == [5.0, 5.0]
 
 
+@pytest.mark.parametrize("field", ["part_rows", "branch_rows"])  # the latter in files of format versions 1 to 3
 @pytest.mark.parametrize("keep", ["device", "host"])
-def test_parts_of_the_network_go_by_rows_of_their_own(keep):
+def test_parts_of_the_network_go_by_rows_of_their_own(keep, field):
     rows = {"attn": np.eye(6), "mlp": np.eye(6)}
     for name, weights in (("attn", [0.5, 0.0]), ("mlp", [0.0, 2.0])):
         rows[name][[1, 2], :1] = 3.0
         rows[name][[4, 5]] = 0.0
         rows[name][4:, [0, 3]] = weights
         rows[name][[1, 2], [1, 2]] = 0.0
-    plan = Plan(Grid.uniform(6), (0, 3), ROWS, branch_rows=rows)
+    plan = Plan(Grid.uniform(6), (0, 3), ROWS, **{field: rows})
     run = BranchRun(plan.of_branch(""), 0, keep)
     names = ["attn", "mlp", "attn", "elsewhere"]
     run.computed(0, [torch.full((2,), float(k)) for k in range(4)], names)
@@ -116,3 +117,36 @@ def test_parts_of_the_network_go_by_rows_of_their_own(keep):
     assert [tensor[0].item() for tensor in run.forecast(4)] == [0.0, 22.0, 1.0, 13.0]
     run.forecast(5)
     assert len(run.store) == 0
+
+
+def doubled(factor):
+    rows = np.array(ROWS)
+    rows[[1, 2], 0] = rows[[4, 5], 3] = factor
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_further_tensors_follow_their_rows_if_the_plan_has_as_many(dtype):
+    plan = Plan(Grid.uniform(6), (0, 3), ROWS, part_rows={"tensor 2": doubled(2.0), "tensor 3": doubled(0.0)})
+    for count, weights in ((3, [1.0, 2.0, 1.0]), (2, [1.0, 1.0]), (1, [1.0]), (4, [1.0] * 4)):
+        run = BranchRun(plan.of_branch("call 1"), 0)
+        run.computed(0, [torch.full((2,), float(1 + k)).to(dtype if k else torch.float32) for k in range(count)])
+        assert run.why_not(1) is None
+        found = [tensor[0].item() for tensor in run.forecast(1)]
+        assert found == [weight * (1 + k) for k, weight in enumerate(weights)]  # without weights: the shared row
+        assert (run.note is None) == (count == 3)
+        run.computed(2, [])  # a step that no row needs
+        assert (run.note is None) == (count == 3)
+
+
+def test_what_another_branch_lends_is_no_part_of_a_further_tensor():
+    rows, cross = np.array(ROWS), np.zeros((6, 6))
+    cross[1, 0] = 10.0
+    given = {"branch_rows": {"cond": rows, "uncond": rows}, "cross_rows": {("uncond", "cond"): cross}}
+    plan = Plan(Grid.uniform(6), (0, 3), rows, part_rows={"tensor 2": doubled(2.0)}, **given)
+    runs = {}
+    for name in ("cond", "uncond"):
+        runs[name] = BranchRun(plan.of_branch(name), 0, others=runs)
+        runs[name].computed(0, [torch.ones(2), torch.ones(2)])
+    assert [tensor[0].item() for tensor in runs["cond"].forecast(1)] == [1.0, 2.0]
+    assert [tensor[0].item() for tensor in runs["uncond"].forecast(1)] == [11.0, 2.0]

@@ -24,7 +24,7 @@ from foreseer.evaluate.peers.noise_path import NoisePath
 from foreseer.evaluate.peers.own_scheduler import replaced_scheduler
 from foreseer.evaluate.peers.tableau import Tableau
 from foreseer.evaluate.peers.tableau_scheduler import TableauSampler, base_scheduler
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, drawn
 
 HELD_OUT = 0.25  # share of the prompts that only choose
 LEAST_ERROR = 1e-15  # relative to the power: 150 dB, below what float32 resolves
@@ -243,7 +243,7 @@ def decibels(samples: Tensor, targets: Tensor) -> Tensor:
 
 def latents_of(output: Any) -> Tensor:
     """What a pipeline of images or of videos gave with ``output_type="latent"``."""
-    return output.images if hasattr(output, "images") else output.frames
+    return drawn(output).batch
 
 
 def _joined(values: list[Any], name: str) -> Any:

@@ -25,7 +25,7 @@ from foreseer.evaluate.sampling.environment import device_name
 from foreseer.evaluate.sampling.picture_files import write_result
 from foreseer.evaluate.sampling.timing import time_loop
 from foreseer.files import read_json, read_whole, write_atomically
-from foreseer.pipelines import call_arguments
+from foreseer.pipelines import call_arguments, drawn_or_none
 from foreseer.plan import Policy
 from foreseer.scale import Failure, Place, Store, Task, Unit, Worker, model_of, place_of, run_units
 from foreseer.scale.units import Progress
@@ -138,7 +138,8 @@ class DrawPicture(Task):
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
             output = pipelines.run(pipe, arguments, seed)
-        suffix = ".gif" if hasattr(output, "frames") else ".png"
+        made = drawn_or_none(output)
+        suffix = ".gif" if made is not None and made.is_video else ".png"
         name = f"{unit.name.rpartition('-')[2]}-{seed}{suffix}"
         name = write_result(pipe, output, Path(self.folder) / name).name
         record = handle.record if handle is not None else None

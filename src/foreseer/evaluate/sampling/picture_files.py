@@ -11,7 +11,9 @@ from typing import Any
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
-from foreseer.pipelines import PipelineError
+from foreseer.pipelines import drawn, drawn_or_none
+
+FRAME_RATES = (1.0, 120.0)  # frames per second
 
 
 def check_format(path: Path, *, picture: bool = False) -> None:
@@ -37,8 +39,13 @@ def check_format(path: Path, *, picture: bool = False) -> None:
         raise FormatError(f"Cannot write {path}: {suffix!r} is not a picture format. Name it .png, a video .gif.")
 
 
-def write_picture(output: Any, path: Path) -> None:
+def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = None) -> None:
     """Write the first picture or video of a pipeline's output; creates the folder.
+
+    Args:
+        output: of the pipeline.
+        path: the file.
+        sound: WAV file of the video's sound, and its seconds; the video lasts as long. MP4 contains it.
 
     Raises:
         PipelineError: the output holds neither.
@@ -48,31 +55,30 @@ def write_picture(output: Any, path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if hasattr(output, "images"):
-        frames = [output.images[0]]
-    elif hasattr(output, "frames"):
-        frames = [
-            frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
-            for frame in output.frames[0]
-        ]
-    else:
-        raise PipelineError(f"{type(output).__name__} holds no picture and no video: only these can be written.")
+    batch, is_video = drawn(output)
+    frames = [
+        frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
+        for frame in (batch[0] if is_video else batch[:1])
+    ]
+    milliseconds = _frame_milliseconds(len(frames), sound)
     if path.suffix.lower() == ".mp4":
-        _write_mp4(frames, path)
+        _write_mp4(frames, path, 1000 / milliseconds, sound and sound[0])
         return
 
     def save(buffer: BytesIO, suffix: str) -> None:
         formats = Image.registered_extensions()
         if f".{suffix}" not in formats:
             raise ValueError(f"{suffix!r} is not a picture format")
-        animation: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MILLISECONDS}
-        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if hasattr(output, "frames") else {}))
+        animation: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": round(milliseconds)}
+        frames[0].save(buffer, formats[f".{suffix}"], **(animation | {"loop": 0} if is_video else {}))
 
     write_encoded(path, save)
 
 
 def write_result(pipe: Any, output: Any, path: Path) -> Path:
     """Write a pipeline's first picture or video, and its sound as WAV beside it; return the main file.
+
+    An MP4 file contains the sound as well.
 
     Raises:
         PipelineError: the output holds neither picture, video nor sound.
@@ -81,21 +87,30 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
     """
     sound = sound_of(output)
     if sound is not None:
-        write_sound(sound, sound_rate(pipe), path.with_suffix(".wav"))
-        if not hasattr(output, "images") and not hasattr(output, "frames"):
-            return path.with_suffix(".wav")
-    write_picture(output, path)
+        beside, rate = path.with_suffix(".wav"), sound_rate(pipe)
+        write_sound(sound, rate, beside)
+        if drawn_or_none(output) is None:
+            return beside
+        write_picture(output, path, (beside, sound.shape[1] / rate))
+    else:
+        write_picture(output, path)
     return path
 
 
-def _write_mp4(frames: list[Any], path: Path) -> None:
-    """Encode frames as H.264 in a temporary folder, then replace ``path`` atomically."""
+def _frame_milliseconds(frames: int, sound: tuple[Path, float] | None) -> float:
+    """Return how long each frame is shown; by the length of the sound if the rate is usual."""
+    rate = frames / sound[1] if sound is not None and sound[1] > 0 else 0.0
+    return 1000 / rate if FRAME_RATES[0] <= rate <= FRAME_RATES[1] else FRAME_MILLISECONDS
+
+
+def _write_mp4(frames: list[Any], path: Path, rate: float, sound: Path | None) -> None:
+    """Encode frames as H.264 and ``sound`` as AAC in a temporary folder; replace ``path`` atomically."""
     import imageio_ffmpeg
 
     with tempfile.TemporaryDirectory() as folder:
         partial = Path(folder) / "video.mp4"
-        rate = 1000 / FRAME_MILLISECONDS
-        writer = imageio_ffmpeg.write_frames(str(partial), frames[0].size, fps=rate, macro_block_size=2)
+        heard = {} if sound is None else {"audio_path": str(sound), "audio_codec": "aac", "ffmpeg_log_level": "error"}
+        writer = imageio_ffmpeg.write_frames(str(partial), frames[0].size, fps=rate, macro_block_size=2, **heard)
         writer.send(None)
         for frame in frames:
             writer.send(frame.convert("RGB").tobytes())

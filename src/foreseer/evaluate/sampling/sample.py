@@ -98,4 +98,4 @@ def _latents(loop: LoopTiming) -> dict[int, np.ndarray]:
 
 
 def _drawn(output: Any) -> np.ndarray:
-    return np.asarray(output.images[0] if hasattr(output, "images") else output.frames[0], dtype=np.float32)
+    return np.asarray(pipelines.drawn(output).batch[0], dtype=np.float32)

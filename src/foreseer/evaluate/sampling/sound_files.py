@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 
 from foreseer.files.writing import write_atomically
+from foreseer.pipelines import sounds
 
 # Where pipelines keep the number of samples per second of the sound that they return.
-_RATES = (("vocoder", "output_sampling_rate"), ("vae", "sampling_rate"), ("audio_vae", "sample_rate"))
+_RATES = (
+    *(("vocoder", "output_sampling_rate"), ("sound_tokenizer", "sampling_rate")),
+    *(("vae", "sampling_rate"), ("audio_vae", "sample_rate")),
+)
 USUAL_RATE = 44_100
 
 
 def sound_of(output: Any) -> np.ndarray | None:
     """Return the first sound of a pipeline's output, shape (channels, samples), ``None`` if it has none."""
-    sounds = getattr(output, "audios", None)
-    if sounds is None:
-        sounds = getattr(output, "audio", None)
-    if sounds is None:
+    batch = sounds(output)
+    if batch is None:
         return None
-    first = sounds[0]
+    first = batch[0]
     is_tensor = hasattr(first, "detach")  # this module does not import torch
     values = first.detach().float().cpu().numpy() if is_tensor else np.asarray(first, np.float32)
     if values.ndim > 1 and values.shape[0] > values.shape[-1]:  # samples first, as files have them
