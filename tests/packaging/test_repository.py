@@ -7,6 +7,7 @@ import pytest
 from foreseer.files.container import MOST_HEADER
 from foreseer.forecast import l2p
 from foreseer.kernel.kernel_file import KERNEL_FILE
+from foreseer.methods.profile import PROFILE_FILE
 from foreseer.pipelines import MOST_PROMPT_BYTES, MOST_PROMPTS
 from foreseer.plan.file import PLAN_FILE
 from foreseer.zoo import MOST_SAMPLING
@@ -71,6 +72,7 @@ def test_the_limits_that_the_security_page_states_are_those_of_the_code():
     page = (ROOT / "SECURITY.md").read_text()
     assert f"safetensors | {PLAN_FILE.most_bytes // 2**20} MiB |" in page
     assert f"safetensors | {KERNEL_FILE.most_bytes // 2**30} GiB |" in page
+    assert f"kernel and plans | {PROFILE_FILE.most_bytes // 2**30} GiB |" in page
     assert f"{l2p.MOST_BYTES // 10**6} MB, {l2p.MOST_STEPS:,} steps |" in page
     assert f"{MOST_PROMPT_BYTES // 2**20} MiB, {MOST_PROMPTS:,} prompts |" in page
     assert f"JSON | {MOST_SAMPLING // 2**20} MiB |" in page

@@ -49,6 +49,7 @@ def accelerate(
     scheduler: Any = None,
     keep: Keep = "device",
     strict: bool = False,
+    allow_other_network: bool = False,
 ) -> Handle:
     """Accelerate a diffusers pipeline, or one denoiser, until the handle is detached.
 
@@ -70,20 +71,28 @@ def accelerate(
         scheduler: for a bare module, the scheduler that its sampling loop uses; a pipeline brings its own.
         keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
         strict: raise where a step meant to be forecast would be computed, instead of computing it with a warning.
+        allow_other_network: warn, instead of raising, where the rows were learned on another class or size of network.
 
     Returns:
         The handle: ``print(handle)`` sums up the last run, ``.record`` has the details, ``.detach()``.
 
     Raises:
         AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
-            site lies inside of a model that was compiled as a whole, or a bare module came without its scheduler.
+            site lies inside of a model that was compiled as a whole, a bare module came without its scheduler, or the
+            rows were learned on another network.
         PlanError: the method is unknown, or the budget does not go with it.
     """
     targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
     policy = policy_for(method, site=site, **targets)
     by_name = method is None or isinstance(method, str)
     return attach(
-        pipe_or_model, policy, scheduler=scheduler, keep=keep, strict=strict, fallback=by_name and site is None
+        pipe_or_model,
+        policy,
+        scheduler=scheduler,
+        keep=keep,
+        strict=strict,
+        fallback=by_name and site is None,
+        allow_other_network=allow_other_network,
     )
 
 
@@ -115,6 +124,7 @@ def attach(
     strict: bool = False,
     make_site: Callable[[nn.Module], SiteHook] | None = None,
     fallback: bool = False,
+    allow_other_network: bool = False,
 ) -> Handle:
     """Attach a policy, with another site from ``make_site``, or the output site as ``fallback``."""
     if isinstance(policy, Plan):
@@ -130,7 +140,7 @@ def attach(
     for name, module in denoisers.items():
         check_free(name or type(module).__name__, module, wanted)
         check_shared(name or type(module).__name__, module, policy, wanted)
-        check_alike(name or type(module).__name__, module, policy)
+        check_alike(name or type(module).__name__, module, policy, allow_other_network)
     detachers: list[Callable[[], None]] = []
     replaced = _replaced_denoisers(pipe_or_model, denoisers)
     handle = Handle(policy, detachers, strict, replaced, _unattached(pipe_or_model, denoisers))

@@ -173,8 +173,7 @@ class Handle:
         if record is None or not record.steps:
             return f"{'Attached' if self.attached else 'Detached'}; no run yet."
         saved = f"{record.calls / record.forward_passes:.1f}x fewer forward passes" if record.forward_passes else ""
-        errors = {rows.plan.expected_error for rows in record.plans.values()}
-        expected = f", {errors.pop():.4f} expected error" if len(errors) == 1 and None not in errors else ""
+        expected = "" if record.expected_error is None else f", {record.expected_error:.4f} expected error"
         failed = f"; {len(record.failed_open)} computed against the plan" if record.failed_open else ""
         return f"{record.nfe} of {record.steps} steps computed, {saved}{expected}{failed}"
 

@@ -53,14 +53,15 @@ def check_shared(name: str, module: nn.Module, policy: Policy, site: Site) -> No
         )
 
 
-def check_alike(name: str, module: nn.Module, policy: Policy) -> None:
-    """Warn that the rows were learned on another network, where they forecast something else."""
+def check_alike(name: str, module: nn.Module, policy: Policy, allowed: bool) -> None:
+    """Raise, or warn if ``allowed``, where the rows were learned on another network."""
     learned_on = policy.learned_on.get("denoiser")
     difference = how_it_differs(module, learned_on) if learned_on is not None else ""
-    if difference:
-        warnings.warn(
-            f"The rows of this policy were learned on another network than this {name}: on {difference}. They may "
-            "forecast poorly here: calibrate on this pipeline.",
-            ForeseerWarning,
-            stacklevel=4,
+    if not difference:
+        return
+    message = f"The rows of this policy were learned on another network than this {name}: on {difference}."
+    if not allowed:
+        raise AttachError(
+            f"{message} Calibrate on this pipeline, or give allow_other_network=True (--force on the command line)."
         )
+    warnings.warn(f"{message} They may forecast poorly here.", ForeseerWarning, stacklevel=4)

@@ -116,6 +116,12 @@ class RunRecord:
         return len(self.computed_steps) + max((steps.count(-1) for steps in self.computed.values()), default=0)
 
     @property
+    def expected_error(self) -> float | None:
+        """Expected relative error of the final latent; ``None`` if its plans have none, or several."""
+        errors = {rows.plan.expected_error for rows in self.plans.values()}
+        return errors.pop() if len(errors) == 1 else None
+
+    @property
     def forward_passes(self) -> int:
         """Calls of the network that were computed, all branches and denoisers together."""
         return sum(len(steps) for steps in self.computed.values())

@@ -51,7 +51,6 @@ ForwardPasses = Annotated[
     int | None,
     typer.Option(min=1, help="Calls of the network under guidance; each branch computes its own steps."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on even if every step is computed, which saves nothing.")]
 Speedup = Annotated[float | None, typer.Option(min=1.0, help="Steps / NFE, instead of --nfe.")]
 MaxError = Annotated[float | None, typer.Option(min=0.0, help="Expected relative final error (kernel, profile).")]
 

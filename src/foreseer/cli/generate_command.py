@@ -12,7 +12,6 @@ import typer
 
 from foreseer.checks import one_target
 from foreseer.cli.common import (
-    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -34,6 +33,10 @@ Gated = Annotated[
     bool, typer.Option("--gated", help="With a kernel: compute as many steps as each image needs; --nfe is the mean.")
 ]
 MaxNfe = Annotated[int | None, typer.Option(min=1, help="Largest number of computed steps of a gated run.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Go on if every step is computed, or with what was learned on another network."),
+]
 Out = Annotated[
     Path,
     typer.Option("--out", "-o", help="PNG (GIF or MP4 for video), numbered if several; a folder with --prompts."),
@@ -91,13 +94,14 @@ def generate(
             "seed": seed,
             "seeds_per_prompt": seeds,
             "fallback": request.fallback,
+            "allow_other_network": force,
         }
         _generate_many(model, prompts, out, setup, settings, as_json)
         return
     from foreseer.evaluate.sampling.generate import PictureRequest, generate_all
 
     device = (setup.dtype, setup.device)
-    pictures = PictureRequest(model, prompt or [], steps, seed, out, setup.call, *device, request.fallback)
+    pictures = PictureRequest(model, prompt or [], steps, seed, out, setup.call, *device, request.fallback, force)
     for picture in generate_all(pictures, policy_for, quiet=as_json):
         if as_json:
             typer.echo(json.dumps(picture.to_dict()))

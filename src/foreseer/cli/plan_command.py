@@ -13,7 +13,6 @@ from typer.core import TyperGroup
 from foreseer.checks import one_target, unknown_name
 from foreseer.cli.common import (
     LESS,
-    Force,
     ForwardPasses,
     Json,
     Matrix,
@@ -70,14 +69,17 @@ def plan_make(
     site: SiteOption = None,
     matrix: Matrix = None,
     out: Annotated[Path | None, out_file("File to write the plan to.")] = None,
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on even if every step is computed, which saves nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a plan from a kernel or a method, print it, and write it to a file."""
     _check_method(what, method)
+    _check_no_gate(what)
     targets = {"--nfe": nfe, "--forward-passes": forward_passes, "--speedup": speedup, "--max-error": max_error}
     policy, grid = _policy_and_grid(what, steps, targets, site, matrix, method=method or KERNEL)
-    plan = _planned(policy, grid)
+    plan = policy.compile(grid)
     if plan.saves_nothing and not force:
         option = next((option for option, value in targets.items() if value is not None), "--nfe")
         raise no_savings(plan.nfe, len(grid), option, f"{LESS}, or give --force")
@@ -99,8 +101,9 @@ def plan_explain(
     as_json: Json = False,
 ) -> None:
     """Explain step by step what a plan computes and how it forecasts."""
+    _check_no_gate(what)
     if what in METHODS:
-        plan = _planned(resolve(what, steps=steps, nfe=nfe, site=site, matrix=matrix), Grid.uniform(steps))
+        plan = resolve(what, steps=steps, nfe=nfe, site=site, matrix=matrix).compile(Grid.uniform(steps))
     elif Path(what).exists():
         plan = Plan.load(what)
     else:
@@ -118,11 +121,9 @@ def _check_method(what: str, method: str | None) -> None:
         raise typer.BadParameter(
             "a rollout runs the network: foreseer rollout MODEL KERNEL --prompts FILE --nfe N.", param_hint="--method"
         )
-    with_rows = [KERNEL, *(name for name, entry in METHODS.items() if not entry.reduces_steps)]
+    with_rows = [KERNEL, *(name for name, entry in METHODS.items() if entry.schedule is not None)]
     if method not in with_rows:
-        raise typer.BadParameter(
-            f"{method!r} has no rows: expected one of {', '.join(with_rows)}.", param_hint="--method"
-        )
+        raise typer.BadParameter(unknown_name("method with rows", method, with_rows), param_hint="--method")
 
 
 def _policy_and_grid(
@@ -150,11 +151,10 @@ def _policy_and_grid(
     return learned(kernel, **target), grid
 
 
-def _planned(policy: Policy, grid: Grid) -> Plan:
-    """Compile the plan of a policy; a gate has none."""
-    if policy.decides_while_sampling:
-        raise PlanError("A gate decides while sampling and has no plan: read a run's record.")
-    return policy.compile(grid)
+def _check_no_gate(what: str) -> None:
+    """Refuse a gate, which has no plan, before its module imports torch."""
+    if what in METHODS and METHODS[what].gate is not None:
+        raise PlanError(f"{what} is a gate: it decides while sampling and has no plan. Read a run's record.")
 
 
 def _read_shape(text: str | None) -> tuple[int, ...] | None:

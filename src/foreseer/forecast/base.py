@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -32,6 +33,12 @@ class Forecaster(ABC):
     def depends_on_next_step(self) -> bool:
         """True if rows of skipped steps depend on where the next computed step is."""
         return False
+
+    def expected_error(
+        self, grid: Grid, rows: np.ndarray, branch_rows: Mapping[str, np.ndarray], cross_rows: Mapping[Any, np.ndarray]
+    ) -> float | None:
+        """Return the expected relative error of the final sample under a plan's rows; ``None`` by default."""
+        return None
 
     def row(self, computed_steps: Sequence[int] | np.ndarray, step: int, grid: Grid) -> Float64[np.ndarray, " K"]:
         """Return the weights of the K computed steps in the forecast of ``step``.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,6 +18,7 @@ from foreseer.forecast.joint_rows import JointRows, KernelMoments
 from foreseer.forecast.least_squares import ridge_solve, solve_branches
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
+from foreseer.kernel.expected import final_errors
 
 BRANCH_WEIGHT = 0.1  # measured: 3.2 dB better than 0 at 9 of 50 steps, guidance 3
 
@@ -82,6 +85,17 @@ class KernelRows(Forecaster):
     def learned_on(self) -> Mapping[str, str]:
         """Provenance of the kernel."""
         return self.kernel.provenance
+
+    def expected_error(
+        self, grid: Grid, rows: np.ndarray, branch_rows: Mapping[str, np.ndarray], cross_rows: Mapping[Any, np.ndarray]
+    ) -> float | None:
+        """Return the root mean square over the kernel's prompts; ``None`` if the kernel has no final error."""
+        if self.kernel.parts is not None or not self.kernel.has_final_error:
+            return None
+        kernel = self.kernel.on(grid)
+        assert kernel.final_squares is not None
+        squares = final_errors(kernel, rows, branch_rows, cross_rows) ** 2
+        return math.sqrt(float(np.mean(squares) / np.mean(kernel.final_squares)))
 
     def rows(self, computed_steps: Sequence[int] | np.ndarray, grid: Grid) -> Float64[np.ndarray, "T T"]:
         """Return the rows of a whole run; with error feedback they depend on the segments before."""

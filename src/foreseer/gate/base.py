@@ -70,7 +70,7 @@ class GateRun(ABC):
         return
 
     def next_step(self, left: int | None) -> int | None:
-        """The next step that a gate with a plan will compute; ``None`` for none, or if it is unknown.
+        """Return the next step that will compute; ``None`` for none, or for a gate that does not plan ahead.
 
         Rows with error feedback correct the sample by there, and not by the end of the run.
 

@@ -33,6 +33,6 @@ class HubProfile(ModelHubMixin):
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubProfile:
         return cls.of(Profile.load(hf_hub_download(model_id, FILE_NAME, **options)))
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+    def generate_model_card(self, *args: Any, repo_id: str = "OWNER/NAME", **kwargs: Any) -> ModelCard:
         """Return the profile's own card."""
-        return ModelCard(self.profile.card())
+        return ModelCard(self.profile.card(repo_id))

@@ -84,7 +84,7 @@ def schedule_with_feedback(
 
 
 def search_kernel(kernel: Kernel, rows: Forecaster) -> Kernel:
-    """Return the kernel for searching steps of ``rows``: less sensitive if they have error feedback."""
+    """Return the kernel to search steps on: less sensitive if ``rows`` have error feedback."""
     if not (isinstance(rows, KernelRows) and rows.feedback_gain):
         return kernel
     return replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)

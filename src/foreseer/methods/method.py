@@ -68,7 +68,10 @@ class Method:
         if self.schedule is None:
             raise PlanError(f"{self.title} has no plan: sample with that many steps (num_inference_steps).")
         if self.forecaster is None:
-            raise PlanError(f"{self.title} needs its trained matrix: give the weight file (--matrix FILE).")
+            raise PlanError(
+                f"{self.title} needs its trained matrix: fs.methods.resolve({self.name!r}, ...) with matrix=, a weight "
+                "file (--matrix FILE on the command line), or with profile=, a kernel."
+            )
         schedule = self.schedule if nfe is None else self._at(nfe, steps, self.schedule)
         return ScheduledPolicy(schedule, self.forecaster, site or self.site)
 

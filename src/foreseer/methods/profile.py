@@ -202,13 +202,17 @@ class Profile:
             from foreseer.methods.hub import HubProfile
 
         try:
-            message = "Upload the Foreseer profile"
-            return str(HubProfile.of(self).push_to_hub(repository, **{"commit_message": message, **options}))
+            defaults = {"commit_message": "Upload the Foreseer profile", "model_card_kwargs": {"repo_id": repository}}
+            return str(HubProfile.of(self).push_to_hub(repository, **{**defaults, **options}))
         except Exception as error:
             raise ProfileError(f"Cannot upload the profile to {repository!r}: {reason(error)}.") from error
 
-    def card(self) -> str:
-        """The model card: what the profile was learned on, and its plans with their expected errors."""
+    def card(self, repository: str = "OWNER/NAME") -> str:
+        """Return the model card: what the profile was learned on, and its plans with their expected errors.
+
+        Args:
+            repository: "user/name" on the Hub.
+        """
         model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
         hub_id = model.rpartition(" ")[2]  # after the pipeline's class
         base = f"base_model: {hub_id}\n" if "/" in hub_id else ""
@@ -222,7 +226,7 @@ class Profile:
             f"# Foreseer profile of {model}\n\n"
             f"Learned from {self.kernel.prompts} prompts at {len(self.kernel.grid)} steps.\n\n{table}\n\n"
             "```python\nimport foreseer as fs\n\n"
-            'fs.accelerate(pipe, fs.Profile.from_pretrained("this repository"), quality="high")\n```\n'
+            f'fs.accelerate(pipe, "{repository}", quality="high")\n```\n'
         )
 
     def __repr__(self) -> str:

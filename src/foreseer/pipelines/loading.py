@@ -205,5 +205,5 @@ def read_prompts(path: Path) -> list[str]:
         if len(prompts) > MOST_PROMPTS:
             raise PipelineError(f"{path} holds more than {MOST_PROMPTS} prompts.")
     if not prompts:
-        raise PipelineError(f"{path} holds no prompt: write one a line.")
+        raise PipelineError(f"{path} holds no prompt: write one per line.")
     return prompts

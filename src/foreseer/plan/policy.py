@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from foreseer.errors import PlanError
@@ -221,6 +221,9 @@ class ScheduledPolicy(Policy):
                 computed = self.schedule.on(grid, first_step, spent)
                 branch_steps = self.schedule.branch_steps(grid, first_step)
                 plan = Plan.compile(part, computed, self.forecaster, self.site, provenance, branch_steps=branch_steps)
+                error = self.forecaster.expected_error(part, plan.rows, plan.branch_rows, plan.cross_rows)
+                if error is not None:
+                    plan = replace(plan, provenance={**provenance, "expected_error": f"{error:.3g}"})
             if len(self._plans) >= KEPT_PLANS:
                 self._plans.clear()
             self._plans[key] = plan

@@ -96,13 +96,16 @@ def learned_on_flux(**sizes: int) -> fs.Policy:
     return fs.Policy.from_plan(fs.Plan.compile(GRID, (0, 2), fs.forecast.Reuse(), provenance=provenance))
 
 
-def test_rows_of_another_network_are_told() -> None:
+def test_rows_of_another_network_are_refused_unless_allowed() -> None:
     fs.accelerate(tiny("flux").pipe, learned_on_flux()).detach()
-    with pytest.warns(fs.ForeseerWarning, match="on a FluxTransformer2DModel, and this is a SD3Transformer2DModel"):
-        fs.accelerate(tiny("sd3").pipe, learned_on_flux()).detach()
+    difference = "on a FluxTransformer2DModel, and this is a SD3Transformer2DModel"
+    with pytest.raises(AttachError, match=f"{difference}.*allow_other_network=True"):
+        fs.accelerate(tiny("sd3").pipe, learned_on_flux())
+    with pytest.warns(fs.ForeseerWarning, match=difference):
+        fs.accelerate(tiny("sd3").pipe, learned_on_flux(), allow_other_network=True).detach()
     layers = tiny("flux").pipe.transformer.config.num_layers
-    with pytest.warns(fs.ForeseerWarning, match=rf"one with num_layers 57 \({layers} here\)"):
-        fs.accelerate(tiny("flux").pipe, learned_on_flux(num_layers=57)).detach()
+    with pytest.raises(AttachError, match=rf"one with num_layers 57 \({layers} here\)"):
+        fs.accelerate(tiny("flux").pipe, learned_on_flux(num_layers=57))
 
 
 @torch.no_grad()

@@ -207,6 +207,9 @@ def test_targets_are_kept(kernel):
     target = points[4].error
     plan = fs.learned(kernel, max_error=1.001 * target).compile(kernel.grid)
     assert plan.nfe <= points[4].nfe
+    expected = np.mean(final_errors(kernel, plan.rows) ** 2) / np.mean(kernel.final_squares)
+    assert plan.expected_error == pytest.approx(math.sqrt(expected), rel=0.01)
+    assert plan.expected_error <= 1.01 * target
     assert sum(point.knee for point in points) == 1
     assert points[0].error > points[-1].error
     with pytest.raises(fs.ForeseerError, match="one of"):

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 import foreseer as fs
 from foreseer import zoo
+from foreseer.attach.run_record import RunRecord
 from foreseer.calibration.tune import stage_costs
 from foreseer.cli import app
 from foreseer.cli.policy_request import PolicyRequest
+from foreseer.evaluate.sampling.generate import WrittenPicture
 from foreseer.methods.learned import learned
 from tests.support.registry import KERNEL as GUIDED_KERNEL
 from tests.support.toy_gates import KERNEL as SMALL_KERNEL
@@ -87,6 +89,9 @@ def test_a_tuning_is_interrupted_resumed_and_drawn_with(tmp_path: Path, monkeypa
     assert drawn.exit_code == 0, drawn.output
     computed = json.loads(drawn.stdout)["record"]["computed"]
     assert np.array_equal(next(iter(computed.values())), profile.plans[0].computed_steps)
+    record = RunRecord(steps=STEPS, plans={"cond": profile.plans[0].of_branch("cond")})
+    picture = WrittenPicture(tmp_path / "a.png", "a cat", seed=0, steps=STEPS, seconds=1.0, record=record)
+    assert f", {profile.plans[0].expected_error:.4f} expected error of the final latent" in picture.summary()
 
 
 def test_without_a_method_generate_draws_by_the_default(tmp_path: Path) -> None:
@@ -135,6 +140,10 @@ REFUSED = [
     ("generate emoji -p x --true-cfg 3", "drops that guidance without a negative prompt"),
     ("rollout emoji KERNEL --nfe 9 --option colour=red", "FluxPipeline takes no colour"),
     ("plan spektrum", "did you mean 'spectrum'"),
+    ("plan teacache --nfe 10", "teacache is a gate: it decides while sampling and has no plan"),
+    ("plan explain teacache", "has no plan"),
+    ("plan KERNEL --nfe 9 --method taylorser", "did you mean 'taylorseer'"),
+    ("plan KERNEL --nfe 9 --method teacache", "Unknown method with rows 'teacache'"),
     ("plan make reuse --nfe 50", "50 computed steps of 50 save nothing"),
     ("plan make reuse --nfe 50 --force", None),
     ("plan KERNEL --speedup 1", "50 computed steps of 50 save nothing"),

@@ -91,6 +91,7 @@ def test_an_upload_holds_the_file_and_its_card(exchange: tuple[Any, dict[str, An
         "---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\nbase_model: someone/model\n---"
     )
     assert "| 8 of 16 |" in card
+    assert 'fs.accelerate(pipe, "me/new", quality="high")' in card
     assert answers["again"] == [8, 5]
 
 

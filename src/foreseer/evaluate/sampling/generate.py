@@ -33,6 +33,7 @@ class PictureRequest:
         dtype: dtype of the weights.
         device: device to run on.
         fallback: whether the output is forecast where the policy's site is not available.
+        allow_other_network: whether rows that were learned on another network may be used.
     """
 
     model: str
@@ -44,6 +45,7 @@ class PictureRequest:
     dtype: str | None = None
     device: str | None = None
     fallback: bool = False
+    allow_other_network: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class WrittenPicture:
         """Return one line to print."""
         nfe = self.record.nfe if self.record is not None else self.steps
         line = f"{self.path}: {nfe} of {self.steps} steps computed, {self.seconds:.2f} s denoising"
+        if self.record is not None and self.record.expected_error is not None:
+            line += f", {self.record.expected_error:.4f} expected error of the final latent"
         if self.record is not None and self.record.failed_open:
             first = self.record.failed_open[0]
             line += f"; {len(self.record.failed_open)} against the plan ({first.reason})"
@@ -106,7 +110,8 @@ def generate_all(
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     explicit = {name: value for name, value in request.options.items() if value is not None}
     options = {**defaults, **pipelines.with_pictures(pipe, explicit), "num_inference_steps": steps}
-    attached = nullcontext() if policy is None else attach(pipe, policy, fallback=request.fallback)
+    choices = {"fallback": request.fallback, "allow_other_network": request.allow_other_network}
+    attached = nullcontext() if policy is None else attach(pipe, policy, **choices)
     with attached as handle:
         for index, prompt in enumerate(request.prompts):
             arguments = call_arguments(pipe, prompt, options)

@@ -52,6 +52,7 @@ class Drawing:
         seeds_per_prompt: pictures of each prompt; prompt i has the seeds ``seed + i * seeds_per_prompt`` and following.
         options: more keyword arguments of the pipeline's call.
         fallback: whether the output is forecast where the policy's site is not available.
+        allow_other_network: whether rows that were learned on another network may be used.
     """
 
     steps: int
@@ -60,6 +61,7 @@ class Drawing:
     seeds_per_prompt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
+    allow_other_network: bool = False
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, ForeseerError, least=1)
@@ -109,7 +111,7 @@ def generate_many(
     with place_of(workers).pool() as pool:
         count = len(prompts) * drawing.seeds_per_prompt
         runs = PromptRuns(model_of(model), drawing.steps, drawing.options).identified(pool, count)
-        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback)
+        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback, drawing.allow_other_network)
         units = drawing.units(prompts, runs.identity)
         results = run_units(pool, task, units, store=store, progress=progress, on_failure="keep")
     lines = [result if isinstance(result, Failure) else json.loads(result) for result in results]
@@ -125,14 +127,14 @@ class DrawPicture(Task):
     policy: Policy | None
     folder: str
     fallback: bool
+    allow_other_network: bool
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One picture. The policy stays attached between the units of a worker."""
         prompt, seed = unit.payload
         pipe, options = self.runs.on(worker)
-        handle = worker.enter(
-            lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, fallback=self.fallback)
-        )
+        choices = {"fallback": self.fallback, "allow_other_network": self.allow_other_network}
+        handle = worker.enter(lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, **choices))
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
             output = pipelines.run(pipe, arguments, seed)
