@@ -110,7 +110,7 @@ def generate_all(
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     explicit = {name: value for name, value in request.options.items() if value is not None}
     options = {**defaults, **pipelines.with_pictures(pipe, explicit), "num_inference_steps": steps}
-    choices = {"fallback": request.fallback, "allow_other_network": request.allow_other_network}
+    choices: dict[str, Any] = {"fallback": request.fallback, "allow_other_network": request.allow_other_network}
     attached = nullcontext() if policy is None else attach(pipe, policy, **choices)
     with attached as handle:
         for index, prompt in enumerate(request.prompts):

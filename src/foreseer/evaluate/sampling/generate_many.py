@@ -133,7 +133,7 @@ class DrawPicture(Task):
         """One picture. The policy stays attached between the units of a worker."""
         prompt, seed = unit.payload
         pipe, options = self.runs.on(worker)
-        choices = {"fallback": self.fallback, "allow_other_network": self.allow_other_network}
+        choices: dict[str, Any] = {"fallback": self.fallback, "allow_other_network": self.allow_other_network}
         handle = worker.enter(lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, **choices))
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
