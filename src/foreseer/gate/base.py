@@ -69,7 +69,7 @@ class GateRun(ABC):
         """
         return
 
-    def next_step(self, left: int | None) -> int | None:
+    def planned_step(self, left: int | None) -> int | None:
         """Return the next step that will compute; ``None`` for none, or for a gate that does not plan ahead.
 
         Rows with error feedback correct the sample by there, and not by the end of the run.

@@ -109,7 +109,7 @@ class GatedBranchDecisions(BranchDecisions):
         if step:
             self._computed = (*self._computed, step)
         if leads:
-            planned = self._gate.next_step(self._run.remaining_budget(step + self._first_step + 1))
+            planned = self._gate.planned_step(self._run.remaining_budget(step + self._first_step + 1))
             self._run.next_step = None if planned is None else planned + self._first_step
         ahead = self._run.next_step
         self.rows = self._rows_after(self._computed, None if ahead is None else ahead - self._first_step)

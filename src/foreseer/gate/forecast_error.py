@@ -93,7 +93,7 @@ class _Run(GateRun):
             return True
         return step in self._planned(left)
 
-    def next_step(self, left: int | None) -> int | None:
+    def planned_step(self, left: int | None) -> int | None:
         return next((step for step in self._planned(left) if step > self._computed[-1]), None)
 
     def _planned(self, left: int | None) -> tuple[int, ...]:

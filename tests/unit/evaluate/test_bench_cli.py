@@ -84,7 +84,7 @@ def test_an_empty_file_of_prompts_is_refused(capsys, tmp_path):
     empty.write_text("\n  \n")
     code, _, err = run(capsys, "emoji", "--prompts", empty, "-o", tmp_path / "report")
     assert code == 2
-    assert "holds no prompt: write one a line" in " ".join(err.split())
+    assert "holds no prompt: write one per line" in " ".join(err.split())
     assert not (tmp_path / "report").exists()
 
 
