@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreseer.checks import one_target
-from foreseer.cli.common import Seed, check_budget, out_file, print_line
+from foreseer.cli.common import Seed, check_budget, no_savings, out_file, print_line
 from foreseer.cli.pipeline_options import ModelName, Setup, runs_pipeline
 from foreseer.cli.workers import resumable
 from foreseer.schedule.base import budget_at
@@ -71,6 +71,8 @@ def _budgets(text: str | None, speedup: float | None, steps: int) -> list[int] |
     """Numbers of computed steps, ``None`` for the default; refused unless fewer than the steps."""
     if speedup is not None:
         budgets, option = [budget_at(steps, None, speedup)], "--speedup"
+        if budgets[0] >= steps:
+            raise no_savings(budgets[0], steps, option, "give a larger one")
     elif text is not None:
         option = "--budgets"
         try:

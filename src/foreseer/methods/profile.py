@@ -216,18 +216,31 @@ class Profile:
         model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
         hub_id = model.rpartition(" ")[2]  # after the pipeline's class
         base = f"base_model: {hub_id}\n" if "/" in hub_id else ""
-        rows = [
-            f"| {plan.nfe} of {len(plan.grid)} | {'unknown' if error is None else format(error, '.4f')} |"
-            for plan, error in ((plan, plan.expected_error) for plan in self.plans)
-        ]
-        table = "\n".join(["| computed steps | expected relative error of the final latent |", "|---|---|", *rows])
+        header = ["| computed steps | kernel rows | refined plan |", "|---|---|---|"]
+        table = "\n".join(header + [f"| {nfe} of {of} | {own} | {plan} |" for nfe, of, own, plan in self._frontier()])
         return (
             f"---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\n{base}---\n\n"
             f"# Foreseer profile of {model}\n\n"
-            f"Learned from {self.kernel.prompts} prompts at {len(self.kernel.grid)} steps.\n\n{table}\n\n"
+            f"Learned from {self.kernel.prompts} prompts at {len(self.kernel.grid)} steps. Expected relative "
+            f"error of the final latent:\n\n{table}\n\n"
             "```python\nimport foreseer as fs\n\n"
             f'fs.accelerate(pipe, "{repository}", quality="high")\n```\n'
         )
+
+    def _frontier(self) -> list[tuple[int, int, str, str]]:
+        """Computed steps, steps, and the expected errors of kernel rows and refined plans, at usual budgets."""
+        steps, grid = len(self.kernel.grid), self.kernel.grid
+        lines = [
+            (plan.nfe, len(plan.grid), "-", _decimals(plan.expected_error))
+            for plan in self.plans
+            if not plan.grid.matches(grid)
+        ]
+        refined = {plan.nfe: plan for plan in self.plans if plan.grid.matches(grid)}
+        for nfe in sorted({*refined, *(budget for budget in CARD_BUDGETS if budget < steps)}, reverse=True):
+            own = learned(self.kernel, nfe=nfe).compile(grid).expected_error
+            plan = _decimals(refined[nfe].expected_error) if nfe in refined else "-"
+            lines.append((nfe, steps, _decimals(own), plan))
+        return lines
 
     def __repr__(self) -> str:
         return (
@@ -236,7 +249,12 @@ class Profile:
 
 
 FILE_NAME = "profile.safetensors"
+CARD_BUDGETS = (14, 11, 9, 7, 5)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+
+
+def _decimals(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.4f}"
 
 
 def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:

@@ -174,6 +174,7 @@ REFUSED = [
     ("tune emoji --budgets 9,50", "50 computed steps of 50 save nothing: give 1 to 49"),
     ("tune emoji --option colour=red", "FluxPipeline takes no colour"),
     ("tune emoji --budgets nine", "write numbers"),
+    ("tune emoji --speedup 1", "save nothing: give a larger one"),
     ("tune emoji --speedup 4 --budgets 9", "Give one of --speedup or --budgets"),
     ("tune emoji --prompts ONE", "two prompts or more"),
     ("tune emojy", "did you mean 'emoji'? Expected one of emoji, an existing folder"),
