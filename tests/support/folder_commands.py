@@ -37,8 +37,8 @@ def invoke(*words: Any) -> str:
     return result.stdout
 
 
-def calibrate_draw_and_compare(model: Path, place: Path, family: Family) -> None:
-    """Calibrate, draw with the kernel and with a method, and compare; files go to ``place``."""
+def calibrate_draw_and_compare(model: Path, place: Path, family: Family) -> Path:
+    """Calibrate, draw with the kernel and with a method, and compare; return the report, in ``place``."""
     options, branches, frames, steps, nfe, methods, size = family
     common = ("--steps", steps, "--height", size, "--width", size, *options)
     prompts, kernel = place / "prompts.txt", place / "one.kernel.safetensors"
@@ -73,4 +73,4 @@ def calibrate_draw_and_compare(model: Path, place: Path, family: Family) -> None
         assert 0 < row["measures"]["ssim"] < 1
         assert row["flops_speedup"] > 1
     assert rows["Reuse"]["flops_speedup"] == pytest.approx(steps / nfe, rel=1e-3)  # its site is the output
-    assert (place / "report" / "report.html").is_file()
+    return place / "report" / "report.html"

@@ -52,7 +52,7 @@ def final_errors(
     computed = [*np.flatnonzero(np.diag(rows) == 1.0).tolist(), steps]
     ends = computed[1:]
     through = np.tril(np.ones((steps + 1, steps)), -1)[ends] * kernel.final_weights @ residual
-    squares = np.maximum(np.einsum("si,pij,sj->ps", through, grams, through), 0.0)
+    squares = np.maximum(np.einsum("psi,si->ps", through @ grams, through), 0.0)
     propagation = [kernel.propagation(step, until) for step, until in itertools.pairwise(ends)]
     return np.sqrt(squares @ np.array([*propagation, 1.0]))
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from foreseer.checks import one_target
+from foreseer.checks import check_kind, one_target
 from foreseer.errors import ScheduleError
 from foreseer.forecast.base import Forecaster
 from foreseer.forecast.kernel_rows import KernelRows
+from foreseer.gate.base import GateError
 from foreseer.gate.forecast_error import ForecastErrorGate
 from foreseer.gate.gated_policy import GatedPolicy
 from foreseer.gate.replanner import Replanner
@@ -43,8 +44,11 @@ def gated(
 
     Raises:
         ScheduleError: not exactly one target was given, or it cannot be met.
-        GateError: an option is out of range, or the kernel has no final error.
+        GateError: an argument has the wrong type or is out of range, or the kernel has no final error.
     """
+    check_kind("kernel", kernel, Kernel, GateError)
+    if forecaster is not None:
+        check_kind("forecaster", forecaster, Forecaster, GateError)
     one_target(ScheduleError, {"max_error": max_error, "nfe": nfe}, required=True)
     rows = rows_with_feedback(kernel) if forecaster is None else forecaster
     searched = search_kernel(kernel, rows)

@@ -49,7 +49,8 @@ def test_every_folder_is_tried():
 def test_a_processed_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, shown, name):
     family = FAMILIES[name]
     given = shown(1) if name == "qwen_image_edit" else []
-    calibrate_draw_and_compare(folder(name), tmp_path, family._replace(options=[*family.options, *given]))
+    report = calibrate_draw_and_compare(folder(name), tmp_path, family._replace(options=[*family.options, *given]))
+    assert report.is_file()
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -164,6 +164,13 @@ def test_mean_squares_are_told_image_by_image_in_float32_at_least():
     assert mean_squares([torch.ones(3), torch.zeros(2, 3)]).tolist() == pytest.approx([3 / 9])
 
 
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("wrong", [{"kernel": "one"}, {"kernel": KERNEL, "forecaster": "taylorseer"}])
+def test_gated_names_an_argument_of_the_wrong_type(wrong):
+    with pytest.raises(GateError, match=list(wrong)[-1]):
+        fs.gated(**wrong, nfe=5)
+
+
 def test_error_feedback_of_a_gate_ends_at_the_next_planned_step_as_that_of_a_plan_does():
     rows = KernelRows(KERNEL, feedback_gain=0.5)
     record, outputs = sample(policy(trust=0.0, forecaster=rows), features := trajectories(1, 3.0, seed=5))
