@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -130,11 +131,15 @@ class _OwnStep:
         self._scheduler = scheduler
         self._step = step
         self._copies = copies
+        # Pipelines read in the signature whether a step takes eta and a generator.
+        self.__signature__ = inspect.signature(MethodType(type(scheduler).step, scheduler))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._step(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self._scheduler) not in memo:  # only its attributes are copied, to be set back (panorama's views)
+            return self
         own = MethodType(type(self._scheduler).step, memo[id(self._scheduler)])
         if self._copies is None:
             return own

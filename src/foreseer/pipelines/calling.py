@@ -73,8 +73,8 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
     """
     accepted = accepted_arguments(pipe)
     arguments = dict(given)
-    if hasattr(pipe, "blocks") and "output_type" not in accepted:  # modular blocks that end before the decoder
-        arguments.pop("output_type", None)
+    if "output_type" not in accepted and (hasattr(pipe, "blocks") or arguments.get("output_type") == "latent"):
+        arguments.pop("output_type", None)  # nothing to leave out: blocks without a decoder, or always decoded
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")
