@@ -16,9 +16,11 @@ from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_teacher
 from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, prompt_unit, split_header, with_header
 from foreseer.calibration.references import References
+from foreseer.calibration.replay import run_plan
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.grid import Grid
+from foreseer.plan import Plan
 from foreseer.scale import FolderStore, MemoryStore, Store, Task, Unit, Worker, run_units
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
@@ -141,6 +143,31 @@ class RunReference(Task):
         student = self.setting.student(worker, unit)
         mixing = [value.hex() for value in student.mixing.tolist()]
         return json.dumps({"names": student.names, "mixing": mixing}).encode()
+
+
+@dataclass(frozen=True)
+class MeasureFinal(Task):
+    """Relative error of a student's final sample under each plan; the result is that many float64."""
+
+    setting: StudentSetting
+    names: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One student."""
+        prompt, seed = unit.payload
+        target = self.setting.student(worker, unit, self.names).targets[-1]
+        pipe, options = self.setting.runs.on(worker)
+        errors = []
+        for plan in self.plans:
+            trajectory = run_plan(pipe, plan, prompt, seed, self.setting.runs.call(options)).trajectory
+            assert trajectory.start is not None
+            assert trajectory.sample is not None
+            truth = target + float(self.setting.references.matrix[-1, 0]) * trajectory.start.to(target)
+            truth = truth.to(trajectory.sample.device)
+            error = (trajectory.sample.detach().reshape(-1).float() - truth) / truth.norm()
+            errors.append(float(error.double().norm()))
+        return np.array(errors).tobytes()
 
 
 @dataclass(frozen=True)
