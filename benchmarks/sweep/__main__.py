@@ -24,8 +24,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sweep.fixtures import Fixture, find_fixtures, own_fixtures
-from benchmarks.sweep.page import tried, write_page
+from benchmarks.sweep.fixtures import Fixture, borrowed_fixtures, find_fixtures, own_fixtures
+from benchmarks.sweep.own import use_tests_of
+from benchmarks.sweep.page import tried, without_fixture, write_page
 from benchmarks.sweep.trial import set_up, try_fixture
 
 NO_MEMORY = ("can't allocate memory", "MemoryError", "bad_alloc")  # torch's allocator, Python's, C++'s
@@ -108,10 +109,14 @@ def main() -> None:
         try_all(in_order(upstream, rows_of(given.out)), given)
         if not given.other:
             try_all(own_fixtures(tried(rows_of(given.out))), given)
+            use_tests_of(given.diffusers.resolve())
+            try_all(borrowed_fixtures(without_fixture(upstream) - tried(rows_of(given.out))), given)
         return
     commit = (given.diffusers / ".commit").read_text().strip()
     own = [] if given.other else own_fixtures(tried(rows_of(given.out), upstream))
-    write_page(rows_of(given.out), [*upstream, *own], commit, datetime.date.today().isoformat(), given.other)
+    made = set() if given.other else without_fixture(upstream) - {each.pipeline for each in own}
+    fixtures = [*upstream, *own, *borrowed_fixtures(made)]
+    write_page(rows_of(given.out), fixtures, commit, datetime.date.today().isoformat(), given.other)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import ast
 import importlib
 import inspect
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.sweep import offline, own
+from benchmarks.sweep import borrowed, offline, own
 from benchmarks.sweep.modular import ModularCase, lender
 
 STEPS = 8
@@ -159,13 +158,25 @@ def _case(fixture: Fixture) -> Any:
     """An instance of the fixture's class."""
     if fixture.file == own.FILE:
         return own.Case(fixture.name)
+    if fixture.file == borrowed.FILE:
+        others = {each.pipeline: each for each in _upstream() if not each.modular}
+        return borrowed.Case(fixture.name, others, lambda name: borrowed.Lender(_case(others[name]), _components))
     module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
     kind = getattr(module, fixture.name)
     if not fixture.modular:
         return kind("__init__") if hasattr(kind, "assertEqual") else kind()
-    others = [each for each in find_fixtures(Path(*sys.modules["tests"].__path__).parent) if not each.modular]
+    others = [each for each in _upstream() if not each.modular]
     pipeline = lender(kind, [each.pipeline for each in others])
     return ModularCase(kind, _components(_case(next(each for each in others if each.pipeline == pipeline))))
+
+
+def _upstream() -> list[Fixture]:
+    return find_fixtures(Path(*importlib.import_module("tests").__path__).parent)
+
+
+def borrowed_fixtures(pipelines: Iterable[str]) -> list[Fixture]:
+    """Fixtures of ``pipelines``, made of the components of others."""
+    return [Fixture(borrowed.FILE, name, name) for name in sorted(pipelines)]
 
 
 def own_fixtures(tried: Iterable[str]) -> list[Fixture]:
