@@ -108,7 +108,7 @@ def mix_channels(
         mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
         task = MeasureFinal(job.setting, job.names, (plan, mixed))
         results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
-    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
+    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.origin})
     return _described(plan, mixed, fits, *np.stack([np.frombuffer(result) for result in results], axis=1))
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ REFUSED = [
     ),
     ("generate emoji --prompts TWO -o drawn --option colour=red", "FluxPipeline takes no colour; leave the option out"),
     ("generate emoji -p x --true-cfg 3", "drops that guidance without a negative prompt"),
+    ("generate emoji -p x --kernel SCALED --nfe 9 --guidance 9", "guidance_scale 3.5, and this run has embedded"),
+    ("generate emoji -p x --kernel SCALED --nfe 9 --true-cfg 3 --negative x", "give allow_other_guidance=True"),
     ("rollout emoji KERNEL --nfe 9 --option colour=red", "FluxPipeline takes no colour"),
     ("plan spektrum", "did you mean 'spectrum'"),
     ("plan teacache --nfe 10", "teacache is a gate: it decides while sampling and has no plan"),
@@ -220,6 +223,9 @@ def test_what_can_be_refused_is_refused_before_torch_is_imported(tmp_path: Path)
     files["ONE"].write_text("a\n")
     files["SMALL"] = tmp_path / "small.kernel"
     SMALL_KERNEL.save(files["SMALL"])
+    files["SCALED"] = tmp_path / "scaled.kernel"
+    scaled = fs.Kernel.load(KERNEL)
+    replace(scaled, provenance={**scaled.provenance, "guidance": '{"embedded": 3.5}'}).save(files["SCALED"])
     files["GUIDED"] = tmp_path / "guided.kernel"
     GUIDED_KERNEL.save(files["GUIDED"])
     fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse()).compile(fs.Grid.uniform(50)).save(files["ALL"])
