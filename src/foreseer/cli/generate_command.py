@@ -83,6 +83,8 @@ def generate(
         file_to_write(out)
     else:
         folder_to_write(out)
+    if not force:
+        request.check_budget(run_steps)
     policy_for = cache(request.policy)
     policy, policy_steps = policy_for(run_steps)
     if not force:

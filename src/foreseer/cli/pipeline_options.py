@@ -104,7 +104,7 @@ class Setup:
         from foreseer import pipelines
 
         pipelines.check_placement(self.dtype, self.device)
-        folder = pipelines.check_model(model)
+        folder = pipelines.locate_model(model)
         pipelines.check_call(folder, self.call)
         return folder
 
@@ -119,7 +119,7 @@ class Setup:
         from foreseer.pipelines.call_guidance import guidance_in_folder
 
         learned = None if policy is None else read_guidance(policy.learned_on.get("guidance"))
-        now = None if learned is None else guidance_in_folder(pipelines.check_model(model), self.call)
+        now = None if learned is None else guidance_in_folder(pipelines.locate_model(model), self.call)
         if learned is not None and now is not None and distance(learned, now) > 1:
             option = "--true-cfg" if "true_cfg_scale" in self.call else "--guidance"
             raise typer.BadParameter(f"{difference(learned, now)} {OTHER_GUIDANCE}", param_hint=option)

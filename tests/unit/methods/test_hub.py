@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 
 import foreseer as fs
+from foreseer import zoo
 from foreseer.methods.profile import FILE_NAME, Profile
 from tests.support.hub import served_hub
 from tests.support.toy_gates import KERNEL
 
+MODEL = ("model_index.json", "vae/config.json", "transformer/config.json")
 # Another process, because huggingface_hub reads its endpoint when it is imported.
 CLIENT = """
 import json, sys
 from foreseer.methods import policy_for
-from foreseer.methods.profile import Profile, ProfileError
+from foreseer.errors import ForeseerError
+from foreseer.methods.profile import Profile
+from foreseer.pipelines import check_call, locate_model
 
 def attempt(call):
     try:
         return call()
-    except ProfileError as error:
+    except ForeseerError as error:
         return str(error)
 
 push, answers = Profile.load(sys.argv[1]), {}
@@ -34,6 +38,10 @@ for name, repository, revision in json.loads(sys.argv[2]):
     answers[name] = attempt(lambda: Profile.from_pretrained(repository, revision=revision).budgets)
 answers["by name"] = list(policy_for("me/flux-foreseer").plan.computed_steps)
 answers["malformed"] = attempt(lambda: Profile.from_pretrained("a/b/c"))
+for name in ("me/none", "me/empty"):
+    answers[f"model {name}"] = attempt(lambda: locate_model(name))
+answers["size"] = attempt(lambda: check_call(locate_model("me/model"), {"height": 20}))
+answers["cached"] = [path.name for path in locate_model("me/model").iterdir()]
 answers["torch"] = "torch" in sys.modules
 print(json.dumps(answers))
 """
@@ -54,6 +62,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, A
         *[("damaged", "me/damaged", None), ("kernel", "me/kernel", None)],
         *[("no revision", "me/flux-foreseer", "v9"), ("no repository", "me/none", None), ("no file", "me/empty", None)],
     ]
+    model = {name: (zoo.path() / name).read_bytes() for name in MODEL}
     KERNEL.save(folder / "kernel.safetensors")
     with served_hub() as hub:
         hub.files |= {
@@ -61,6 +70,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, A
             ("me/flux-foreseer", "v1", FILE_NAME): one,
             ("me/damaged", "main", FILE_NAME): bytes(damaged),
             ("me/kernel", "main", FILE_NAME): (folder / "kernel.safetensors").read_bytes(),
+            **{("me/model", "main", name): content for name, content in model.items()},
             ("me/empty", "main", "README.md"): b"nothing else",
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -76,6 +86,17 @@ def test_a_profile_is_downloaded_by_repository_and_revision(exchange: tuple[Any,
     assert answers["main"] == [8, 5]
     assert answers["tag"] == [8]
     assert len(answers["by name"]) == 8
+    assert not answers["torch"]
+
+
+def test_a_model_that_cannot_be_drawn_with_is_refused_before_torch_is_imported(
+    exchange: tuple[Any, dict[str, Any]],
+) -> None:
+    _, answers = exchange
+    assert "There is no model 'me/none' on the Hub" in answers["model me/none"]
+    assert "'me/empty' on the Hub holds no model_index.json" in answers["model me/empty"]
+    assert answers["size"].startswith("height is 20; this model draws multiples of")
+    assert sorted(answers["cached"]) == ["model_index.json", "transformer", "vae"]
     assert not answers["torch"]
 
 
