@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import foreseer as fs
@@ -82,6 +84,10 @@ def test_a_tuning_is_interrupted_resumed_and_drawn_with(tmp_path: Path, monkeypa
     profile = fs.Profile.load(out)
     assert profile.budgets == (NFE,)
     assert profile.plans[0].expected_error is not None
+    assert profile.thumbnail is not None
+    row = np.asarray(Image.open(BytesIO(profile.thumbnail)))
+    assert row.shape == (64, 130, 3)  # every step computed, a gap, and three steps
+    assert not np.array_equal(row[:, :64], row[:, 66:])
     assert f"3 of 6 steps computed: expected error {profile.plans[0].expected_error:.4f}" in result.output
 
     drawn = invoke(

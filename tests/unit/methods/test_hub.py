@@ -15,6 +15,7 @@ from foreseer import zoo
 from foreseer.methods.profile import FILE_NAME, Profile
 from tests.support.hub import served_hub
 from tests.support.toy_gates import KERNEL
+from tests.unit.methods.test_thumbnail import png
 
 MODEL = ("model_index.json", "vae/config.json", "transformer/config.json")
 # Another process, because huggingface_hub reads its endpoint when it is imported.
@@ -52,7 +53,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, A
     """The stand-in after the client's calls, and what the client saw."""
     folder = tmp_path_factory.mktemp("hub")
     plans = [fs.learned(KERNEL, nfe=nfe).compile(KERNEL.grid) for nfe in (8, 5)]
-    Profile(KERNEL, tuple(plans), {"model": "FluxPipeline someone/model"}).save(folder / "two.safetensors")
+    Profile(KERNEL, tuple(plans), {"model": "FluxPipeline someone/model"}, png()).save(folder / "two.safetensors")
     Profile(KERNEL, tuple(plans[:1])).save(folder / "one.safetensors")
     two, one = ((folder / name).read_bytes() for name in ("two.safetensors", "one.safetensors"))
     damaged = bytearray(two)
@@ -105,13 +106,15 @@ def test_an_upload_holds_the_file_and_its_card(exchange: tuple[Any, dict[str, An
     assert set(hub.created) == {"me/new"}
     assert answers["pushed"].startswith(f"{hub.address}/me/new/commit/")
     uploaded = sorted((revision, name) for path, revision, name in hub.files if path == "me/new")
-    assert uploaded == [(at, name) for at in ("main", "wide") for name in ("README.md", FILE_NAME)]
+    assert uploaded == [(at, name) for at in ("main", "wide") for name in ("README.md", FILE_NAME, "thumbnail.png")]
+    assert hub.files["me/new", "main", "thumbnail.png"] == png()
     assert hub.files["me/new", "main", FILE_NAME] == hub.files["me/flux-foreseer", "main", FILE_NAME]
     card = hub.files["me/new", "main", "README.md"].decode()
     assert card.startswith(
         "---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\nbase_model: someone/model\n---"
     )
     assert "| 8 of 16 |" in card
+    assert "then with 8 steps, then with 5 steps](thumbnail.png)" in card
     assert 'fs.accelerate(pipe, "me/new", quality="high")' in card
     assert answers["again"] == [8, 5]
 
