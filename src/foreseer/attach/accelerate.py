@@ -22,6 +22,7 @@ from foreseer.attach.sites.modules import ModuleSite
 from foreseer.attach.sites.output import OutputSite
 from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
+from foreseer.checks import check_flags
 from foreseer.errors import AttachError
 from foreseer.guidance import Guidance
 from foreseer.methods import policy_for
@@ -84,9 +85,12 @@ def accelerate(
     Raises:
         AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
             site lies inside of a model that was compiled as a whole, a bare module came without its scheduler, or the
-            rows were learned on another network. The pipeline's call raises it where its guidance is another one.
+            rows were learned on another network; or a flag is neither True nor False. The pipeline's call raises it
+            where its guidance is another one.
         PlanError: the method is unknown, or the budget does not go with it.
     """
+    allowed = {"allow_other_network": allow_other_network, "allow_other_guidance": allow_other_guidance}
+    check_flags(AttachError, strict=strict, **allowed)
     targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
     policy = policy_for(method, site=site, **targets)
     by_name = method is None or isinstance(method, str)

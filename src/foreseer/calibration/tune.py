@@ -16,7 +16,7 @@ from foreseer.calibration.job_checks import check_prompts, check_ready, default_
 from foreseer.calibration.mix_channels import UnknownAxisError, mix_channels
 from foreseer.calibration.refine import TRIES, refine
 from foreseer.calibration.rollout import rollout
-from foreseer.checks import check_count, check_kind
+from foreseer.checks import check_count, check_flags, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
@@ -69,6 +69,7 @@ def tune(
     num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
+    check_flags(CalibrationError, mix=mix)
     if budgets is not None:
         check_kind("budgets", budgets, Sequence, CalibrationError)
     for nfe in budgets or ():

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from foreseer.checks import check_flags
 from foreseer.guidance import in_words, read_guidance
 from foreseer.kernel.kernel import Kernel, KernelError
 
@@ -19,6 +20,7 @@ _FIELDS = ("model", "scheduler", GUIDANCE, "noise", *_OPTIONAL_FIELDS)
 
 def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: Collection[str]) -> Kernel:
     """Combine the prompts of both kernels; see :meth:`foreseer.kernel.Kernel.merge`."""
+    check_flags(KernelError, allow_overlap=allow_overlap)
     _check_same_settings(first, second, ignore_fields)
     if not allow_overlap and {gram.tobytes() for gram in first.grams} & {gram.tobytes() for gram in second.grams}:
         raise KernelError("These kernels cannot be merged: they share a run, which would count twice.")
