@@ -139,7 +139,7 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
     matrix = None
-    provenance = dict(identity)
+    provenance = {**identity, "guidance": trajectory.guidance}
     try:
         matrix = sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
     except SamplerError as error:

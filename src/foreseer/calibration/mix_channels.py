@@ -107,7 +107,7 @@ def mix_channels(
         axis = channel_axis_of(job.setting.shape) if channel_axis is None else channel_axis
         mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
         errors = _final_errors(job, plan, 0), _final_errors(job, mixed, len(fitted))
-    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
+    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.origin})
     return _described(plan, mixed, fits, *errors)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from foreseer.errors import CalibrationError, GridError
 from foreseer.grid import Grid
+from foreseer.guidance import guidance_text
+from foreseer.pipelines.call_guidance import guidance_of_run
 
 CHUNK = 2**18  # elements of one feature multiplied at a time
 
@@ -35,6 +37,7 @@ class Trajectory:
         start: the sample before the first step, flattened.
         shape: of a sample.
         sample: the last sample.
+        guidance: of the run, as text; empty if unknown.
         copies: for each copy of the scheduler that the pipeline made, the flattened outputs passed to its ``step``:
             pipelines step a copy for each further output of their network (LTX-2's sound).
     """
@@ -45,6 +48,7 @@ class Trajectory:
     start: Tensor | None = None
     shape: tuple[int, ...] = ()
     sample: Tensor | None = None
+    guidance: str = ""
     copies: list[list[Tensor]] = field(default_factory=list)
 
     @property
@@ -87,6 +91,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
             trajectory.first_step = _first_step(scheduler, timestep)
             trajectory.start = sample.detach().reshape(-1).clone()
             trajectory.shape = tuple(sample.shape)
+            trajectory.guidance = guidance_text(guidance_of_run(pipe))
         trajectory.outputs.append(model_output.detach().reshape(-1).clone())
         if len(trajectory.outputs) == stop_after:
             raise StopRun

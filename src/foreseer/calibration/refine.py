@@ -174,10 +174,10 @@ class _Refinement:
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
         (found,) = run_units(pool, FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
-        (steps, branches, passes, rounding, handovers), effects = split_header(found)
+        (steps, branches, passes, rounding, handovers, guidance), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
-        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        runs = replace(runs, steps=steps, guidance=guidance, identity={**runs.identity, "steps": str(steps)})
         setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
         store = FolderStore(folder) if folder is not None else MemoryStore()
         matrix = effects.reshape(len(plan.grid) + 1, -1)
@@ -232,7 +232,7 @@ class _Refinement:
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"
         )
-        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.scheduler}
+        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.origin}
         return replace(plan, provenance={**plan.provenance, **made})
 
     def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:

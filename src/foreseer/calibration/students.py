@@ -124,11 +124,11 @@ class FindOwnRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps to ask for, first step, shape of a sample and handovers as JSON, then the matrix as float64."""
+        """Steps to ask for, first step, shape, handovers and guidance as JSON, then the matrix as float64."""
         pipe, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
         handovers = find_handovers(pipe, unit.payload, call, len(self.grid))
-        header = [int(call["num_inference_steps"]), first.first_step, first.shape, handovers]
+        header = [int(call["num_inference_steps"]), first.first_step, first.shape, handovers, first.guidance]
         return with_header(header, matrix)
 
 
@@ -219,10 +219,10 @@ class StudentJob:
         folder = os.path.abspath(checkpoint) if checkpoint is not None else None
         runs = PromptRuns(model, len(grid), {"output_type": "latent", **options}).identified(pool, len(seeded))
         (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
-        (steps, first_step, shape, handovers), matrix = split_header(found)
+        (steps, first_step, shape, handovers, guidance), matrix = split_header(found)
         samples = len(grid) + 1
         references = References(grid, matrix.reshape(samples, samples).copy(), branches, folder)
-        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        runs = replace(runs, steps=steps, guidance=guidance, identity={**runs.identity, "steps": str(steps)})
         setting = StudentSetting(
             runs, references, check_teacher(teacher_steps, steps) or steps, first_step, tuple(shape)
         )
