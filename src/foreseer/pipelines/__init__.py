@@ -1,15 +1,14 @@
 """Loading and calling diffusers pipelines of any class, and reading what they return."""
 
 from foreseer.pipelines.calling import (
-    PICTURE,
     PICTURE_NAMES,
     accepted_arguments,
     call_arguments,
     check_call,
-    read_pictures,
     run,
     with_pictures,
 )
+from foreseer.pipelines.files_given import PICTURE, read_pictures
 from foreseer.pipelines.loading import (
     DTYPES,
     MOST_PROMPT_BYTES,
@@ -27,7 +26,7 @@ from foreseer.pipelines.loading import (
     torch_dtype,
     version_of,
 )
-from foreseer.pipelines.outputs import drawn, drawn_or_none, sounds
+from foreseer.pipelines.outputs import check_finite, drawn, drawn_or_none, sounds
 
 __all__ = [
     "DTYPES",
@@ -40,6 +39,7 @@ __all__ = [
     "call_arguments",
     "check_call",
     "check_dtype",
+    "check_finite",
     "check_model",
     "check_placement",
     "drawn",

@@ -6,12 +6,13 @@ import tempfile
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
-from foreseer.pipelines import drawn, drawn_or_none
+from foreseer.pipelines import check_finite, drawn, drawn_or_none
 
 FRAME_RATES = (1.0, 120.0)  # frames per second
 
@@ -42,6 +43,8 @@ def check_format(path: Path, *, picture: bool = False) -> None:
 def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = None) -> None:
     """Write the first picture or video of a pipeline's output; creates the folder.
 
+    A picture in layers is written a layer per file: the first as ``path``, then ``-layer-1`` and so on.
+
     Args:
         output: of the pipeline.
         path: the file.
@@ -56,6 +59,11 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
 
     path.parent.mkdir(parents=True, exist_ok=True)
     batch, is_video = drawn(output)
+    if not is_video and (isinstance(batch[0], list) or getattr(batch[0], "ndim", 3) == 4):
+        for index, layer in enumerate(batch[0]):
+            name = f"{path.stem}-layer-{index}{path.suffix}" if index else path.name
+            write_picture(SimpleNamespace(images=[layer]), path.with_name(name))
+        return
     frames = [
         frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
         for frame in (batch[0] if is_video else batch[:1])
@@ -81,10 +89,11 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
     An MP4 file contains the sound as well.
 
     Raises:
-        PipelineError: the output holds neither picture, video nor sound.
+        PipelineError: the output holds neither picture, video nor sound, or values that are not finite.
         FormatError: the picture cannot be written in the format of the suffix.
         OSError: a file cannot be written.
     """
+    check_finite(pipe, output)
     sound = sound_of(output)
     if sound is not None:
         beside, rate = path.with_suffix(".wav"), sound_rate(pipe)
