@@ -1,4 +1,4 @@
-"""How each whole folder is called by the commands; the page docs/models/folders.md is written from this table."""
+"""How the commands are called on each whole folder; docs/models/folders.md is written from this table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Family(NamedTuple):
     """Options of every command, and what to expect of it.
 
     Attributes:
-        options: more words; ``{picture}``, ``{other}`` and ``{video}`` are files.
+        options: further arguments; ``{picture}``, ``{other}`` and ``{video}`` are files.
         branches: calls of a network per computed step.
         frames: of a video.
         steps: of the sampler.
@@ -122,6 +122,12 @@ NEWEST_FAMILIES = {
     "longcat_audio": _SOUND._replace(options=_options("audio_duration_s=2"), branches=2),
 }
 # Drawn from.
+PICTURED = {
+    "flux_img2img": ("--image", "{picture}", *_options("strength=0.75")),
+    "flux_fill": ("--image", "{picture}", *_options("mask_image=@{other}")),
+    "flux_control": ("--image", "{picture}"),
+    "flux_kontext": ("--image", "{picture}", *_options("_auto_resize=false", f"max_area={SIZE**2}")),
+}
 VIDEOS = {"hunyuan_video": 9, "hunyuan_video_1_5": 5, "cogvideox": 9, "ltx": 9, "mochi": 7}
 UNBINNED_ONES = ("pixart_sigma", "sana")
 # Options, pictures given, the size that is drawn, frames. Kandinsky 5 draws a megapixel at least, and videos from a

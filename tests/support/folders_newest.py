@@ -1,4 +1,4 @@
-"""Parts of the folders of the newest pipelines, denoiser and scheduler included where the tables have no row."""
+"""Parts of the folders of the newest pipelines; with denoiser and scheduler if the tables have no row."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def longcat_image() -> Parts:
 
 
 def qwen_image_layered() -> Parts:
-    """As Qwen-Image-Edit's; pictures with an alpha channel, and more channels of latents, by which they are known."""
+    """As Qwen-Image-Edit's; pictures have an alpha channel, and latents have more channels than pictures."""
     transformer = remade("qwen_image_layered", in_channels=32, out_channels=8)
     statistics = {"latents_mean": [0.1] * 8, "latents_std": [1.5] * 8}
     vae = qwen_vae(6, 2, input_channels=4, z_dim=8, **statistics)

@@ -192,7 +192,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
 
 
 def _lacks_result(error: Exception) -> bool:
-    """Whether a pipeline's call ended without a value for what it returns, as some do if latents are asked for."""
+    """Whether a call ended without a value to return, as some do if latents are asked for."""
     innermost = error.__traceback__
     while innermost is not None and innermost.tb_next is not None:
         innermost = innermost.tb_next
@@ -204,7 +204,7 @@ def _lacks_result(error: Exception) -> bool:
 
 
 def _is_optional(package: str | None) -> bool:
-    """Whether diffusers imports ``package`` where it is installed; some pipelines then use it without asking."""
+    """Whether diffusers treats ``package`` as optional; some pipelines use it without checking."""
     from diffusers import utils
 
     return hasattr(utils, f"is_{package}_available")

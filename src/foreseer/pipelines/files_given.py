@@ -32,7 +32,7 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fitted(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options``, the pictures that were read from files with an alpha channel only if ``pipe`` encodes it."""
+    """``options``; pictures from files have an alpha channel only if the autoencoder of ``pipe`` takes it."""
     sizes = getattr(getattr(pipe, "vae", None), "config", {})
     mode = "RGBA" if 4 in (sizes.get("input_channels"), sizes.get("in_channels")) else "RGB"
     return {name: _converted(value, mode) for name, value in options.items()}

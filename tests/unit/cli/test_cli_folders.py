@@ -12,10 +12,9 @@ import foreseer as fs
 from foreseer.cli import app
 from foreseer.pipelines.call_source import parameters_in_source
 from tests.support.folder_commands import calibrate_draw_and_compare, invoke
-from tests.support.folder_table import FAMILIES, NFE, SIZE, STEPS, UNBINNED, UNBINNED_ONES, VIDEOS
+from tests.support.folder_table import FAMILIES, NFE, PICTURED, SIZE, STEPS, UNBINNED, UNBINNED_ONES, VIDEOS
 from tests.support.folders import PARTS
 
-PICTURED = ("flux_img2img", "flux_fill", "flux_control", "flux_kontext")
 OTHERS = sorted({*PARTS} - {*FAMILIES, *PICTURED, "wan_2_2"})
 
 

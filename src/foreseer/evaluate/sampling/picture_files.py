@@ -18,7 +18,7 @@ FRAME_RATES = (1.0, 120.0)  # frames per second
 
 
 def check_format(path: Path, *, picture: bool = False) -> None:
-    """Refuse a file name whose suffix no picture or video can be written with, before anything is drawn.
+    """Refuse a file name whose suffix no picture, video or sound can be written with.
 
     Args:
         path: the file.
@@ -28,10 +28,11 @@ def check_format(path: Path, *, picture: bool = False) -> None:
         FormatError: the suffix is unknown, or needs a package that is missing.
     """
     suffix = path.suffix.lower()
-    if suffix == ".mp4":
+    if suffix in (".mp4", ".wav"):
         if picture:
-            raise FormatError(f"Cannot write {path}: this model draws pictures, and mp4 is for video. Name it .png.")
-        if find_spec("imageio_ffmpeg") is None:
+            kind = "mp4 is for video" if suffix == ".mp4" else "wav is for sound"
+            raise FormatError(f"Cannot write {path}: this model draws pictures, and {kind}. Name it .png.")
+        if suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
             raise FormatError(f"Cannot write {path}: mp4 needs pip install imageio-ffmpeg. Name it .gif without it.")
         return
     from PIL import Image
@@ -86,7 +87,7 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
 def write_result(pipe: Any, output: Any, path: Path) -> Path:
     """Write a pipeline's first picture or video, and its sound as WAV beside it; return the main file.
 
-    An MP4 file contains the sound as well.
+    An MP4 file contains the sound as well. Where ``path`` is a WAV file, pictures are PNG and videos GIF beside it.
 
     Raises:
         PipelineError: the output holds neither picture, video nor sound, or values that are not finite.
@@ -94,11 +95,13 @@ def write_result(pipe: Any, output: Any, path: Path) -> Path:
         OSError: a file cannot be written.
     """
     check_finite(pipe, output)
-    sound = sound_of(output)
+    sound, made = sound_of(output), drawn_or_none(output)
+    if made is not None and path.suffix.lower() == ".wav":
+        path = path.with_suffix(".gif" if made.is_video else ".png")
     if sound is not None:
         beside, rate = path.with_suffix(".wav"), sound_rate(pipe)
         write_sound(sound, rate, beside)
-        if drawn_or_none(output) is None:
+        if made is None:
             return beside
         write_picture(output, path, (beside, sound.shape[1] / rate))
     else:
