@@ -41,7 +41,7 @@ def call_of(family: Family, place: Path) -> list[Any]:
     """Arguments of every command on a family."""
     files = given_files(place)
     sizes = [] if family.size is None else ["--height", family.size, "--width", family.size]
-    return ["--steps", family.steps, *sizes, *(word.format(**files) for word in family.options)]
+    return ["--steps", family.asked or family.steps, *sizes, *(word.format(**files) for word in family.options)]
 
 
 def draw(model: Path, place: Path, family: Family, *how: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ class Family(NamedTuple):
         options: further arguments; ``{picture}``, ``{other}`` and ``{video}`` are files.
         branches: calls of a network per computed step.
         frames: of a video.
-        steps: of the sampler.
+        steps: that the sampler takes.
+        asked: steps to ask for, if the sampler takes fewer.
         nfe: computed steps.
         methods: compared with every step.
         size: height and width that are asked for; ``None`` if the call takes none.
@@ -34,6 +35,7 @@ class Family(NamedTuple):
     branches: int = 1
     frames: int | None = None
     steps: int = STEPS
+    asked: int | None = None
     nfe: int = NFE
     methods: tuple[str, ...] = ("reuse", "taylorseer")
     size: int | None = SIZE
@@ -61,7 +63,7 @@ FAMILIES = {
     "sdxl": Family(),
     "qwen_image": Family(("--true-cfg", "3", "--negative", "a blur"), 2),
     "wan": Family(_options("num_frames=5"), 2, 5),
-    "ltx2": Family(_options(*LTX2), 3 if LTX2_GUIDES_MORE else 1, 9, 4, 3, OUTPUT_ONLY, sound="too"),
+    "ltx2": Family(_options(*LTX2), 3 if LTX2_GUIDES_MORE else 1, 9, 4, nfe=3, methods=OUTPUT_ONLY, sound="too"),
 }
 PROCESSED_FAMILIES = {
     "flux2": Family(needs="torchvision"),
@@ -104,6 +106,7 @@ NEWEST_FAMILIES = {
     "kandinsky_6": _SEEING._replace(options=_options("num_frames=5"), branches=2, frames=5, sound="too"),
     "cosmos_2": _SHORT._replace(branches=2, needs="cosmos_guardrail"),
     "cosmos_3": _SHORT._replace(options=_options("num_frames=5"), branches=2, frames=5),
+    "minimax_h3": _SEEING._replace(options=_options("num_frames=124"), frames=124, asked=5, sound="too"),
     "any_flow": _SHORT._replace(options=_options("num_frames=5"), frames=5),
     "sana_video": _SHORT._replace(options=_options("frames=5", UNBINNED), frames=5),
     "wan_vace": _SHORT._replace(options=_options("num_frames=5", "video=@{video}"), branches=2, frames=5, needs="ftfy"),

@@ -219,6 +219,10 @@ def kind_of(name: str) -> str:
 def whole(name: str) -> Any:
     """The pipeline called ``name`` with all its parts."""
     made = getattr(diffusers, kind_of(name))
+    if "Modular" in kind_of(name):
+        pipe = made()
+        pipe.update_components(**WITHOUT_ROW[name][1]())
+        return pipe
     if name in WITHOUT_ROW:
         return assemble(made, **WITHOUT_ROW[name][1]())
     tiny = build(SIBLINGS.get(name, (name,))[0]).pipe
@@ -230,4 +234,4 @@ def whole(name: str) -> Any:
 
 def save(name: str, folder: Path) -> None:
     """Write the pipeline called ``name``."""
-    whole(name).save_pretrained(folder)
+    whole(name).save_pretrained(str(folder))

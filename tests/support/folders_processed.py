@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import diffusers
+
 from tests.support import folders_text as text
 from tests.support import folders_text_newest as newest
 from tests.support import networks as nets
@@ -103,6 +105,55 @@ def qwen_image_2_1() -> Parts:
     return {"vae": vae, "processor": processor, "text_encoder": encoder}
 
 
+def minimax_h3() -> Parts:
+    """Qwen 3 VL, one of whose many layers is read; a video and its sound."""
+    processor, encoder = newest.qwen3_seeing(51)
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "num_refiner_layers": 1}
+    widths = dict.fromkeys(("freq_dim", "time_embed_hidden_dim", "time_embed_dim"), 16)
+    transformer = network(
+        "MiniMaxH3Transformer3DModel",
+        in_channels=4,
+        audio_in_channels=4,
+        text_dim=WIDTH,
+        hidden_size=32,
+        ffn_dim=32,
+        rope_freq_dim=2,
+        **sizes,
+        **widths,
+    )
+    vae = network(
+        "AutoencoderKLMiniMaxH3",
+        latent_channels=4,
+        block_out_channels=(8,) * 4,
+        layers_per_block=1,
+        spatial_downsample_factors=(2, 2, 2, 2),
+        temporal_downsample_factors=(1, 2, 2, 1),
+        norm_num_groups=4,
+        decoder_num_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_attention_head_dim=8,
+        decoder_num_register_tokens=2,
+        decoder_ffn_mult=2,
+        latents_mean=(0.1,) * 4,
+        latents_std=(1.5,) * 4,
+    )
+    audio_vae = network(
+        "AutoencoderKLMiniMaxH3Audio",
+        encoder_dim=4,
+        latent_dim=32,
+        latent_channels=4,
+        num_attention_heads=2,
+        decoder_dim=128,
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1, 3),),
+        latents_mean=(0.1,) * 4,
+        latents_std=(1.5,) * 4,
+    )
+    schedulers = {name: diffusers.MiniMaxH3Scheduler() for name in ("scheduler", "audio_scheduler")}
+    parts = {"transformer": transformer, "vae": vae, "audio_vae": audio_vae, "processor": processor, **schedulers}
+    return {**parts, **one((processor.tokenizer, encoder))}
+
+
 def omnigen() -> Parts:
     """No text encoder: the network reads the prompt's tokens."""
     tokenizer = text.llama_tokenizer()
@@ -137,7 +188,10 @@ PROCESSED_NEWEST: dict[str, Callable[[], Parts]] = {
     "qwen_image_layered": qwen_image_layered,
     "qwen_image_2_1": qwen_image_2_1,
 }
-PROCESSED_SEPARATE: dict[str, tuple[str, Callable[[], Parts]]] = {"omnigen": ("OmniGenPipeline", omnigen)}
+PROCESSED_SEPARATE: dict[str, tuple[str, Callable[[], Parts]]] = {
+    "omnigen": ("OmniGenPipeline", omnigen),
+    "minimax_h3": ("MiniMaxH3ModularPipeline", minimax_h3),
+}
 # The same networks in pipelines that the tables have no row of.
 SIBLINGS = {
     "kandinsky5_i2v": ("kandinsky5", "Kandinsky5I2VPipeline"),

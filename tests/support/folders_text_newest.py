@@ -149,9 +149,9 @@ def glm_writing() -> tuple[Any, nn.Module]:
     return processor, randomise(transformers.GlmImageForConditionalGeneration(config), 36)
 
 
-def qwen3_seeing() -> tuple[Any, nn.Module]:
+def qwen3_seeing(layers: int = 2) -> tuple[Any, nn.Module]:
     """Qwen 3 VL with the processor that prepares pictures for it; needs torchvision."""
-    tokenizer, encoder = qwen3_vl(2, writing=True)
+    tokenizer, encoder = qwen3_vl(layers, writing=True)
     pictures = transformers.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=56 * 56)
     videos = transformers.Qwen3VLVideoProcessor()
     return transformers.Qwen3VLProcessor(pictures, tokenizer, videos, chat_template=PARTED_CHAT), encoder

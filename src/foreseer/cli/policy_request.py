@@ -15,7 +15,7 @@ from foreseer.checks import one_target
 from foreseer.cli.common import LESS, no_savings
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile
-from foreseer.kernel import Kernel
+from foreseer.kernel import Kernel, KernelError
 from foreseer.kernel.interpolate import resampled
 from foreseer.methods import find, policy_for, resolve
 from foreseer.methods.profile import Profile
@@ -138,8 +138,10 @@ class PolicyRequest:
                 param_hint="--plan",
             )
         nfe = self.target.get("nfe", 0)
-        # Compiled on a copy: a job is known by its policy, caches included.
-        plan = copy.deepcopy(policy).compile(self._grid(policy, steps)) if nfe < steps else None
+        try:  # on a copy: a job is known by its policy, caches included
+            plan = copy.deepcopy(policy).compile(self._grid(policy, steps)) if nfe < steps else None
+        except KernelError:  # on guessed noise levels: the scheduler's own may differ, and the run says so
+            return
         if plan is None or plan.saves_nothing:
             option = next((option for option, value in self.targets.items() if value is not None), "--plan")
             raise no_savings(plan.nfe if plan is not None else nfe, steps, option, f"{LESS}, {remedy}")

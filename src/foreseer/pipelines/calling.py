@@ -173,6 +173,7 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
+    grids = {name: part.timesteps for name, part in _schedulers(pipe)}
     try:
         with _seeded(seed), _numbers_only(type(pipe).__name__):
             return pipe(**arguments, generator=generator)
@@ -180,8 +181,11 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         raise
     except Exception as error:
         name, why = type(pipe).__name__, in_one_line(error)
-        if arguments.get("output_type") == "latent" and _lacks_result(error):
-            return None
+        if arguments.get("output_type") == "latent" and any(
+            part.timesteps is not grids.get(name) and part.step_index == len(part.timesteps)
+            for name, part in _schedulers(pipe)
+        ):
+            return None  # the run is over: only its decoder does not return latents
         if isinstance(error, NameError) and _is_optional(error.name):
             raise MissingPackageError(f"{name} needs the package {error.name}: pip install {error.name}.") from error
         if pictures and not isinstance(error, RuntimeError):  # memory, sizes: a picture would not help
@@ -191,16 +195,11 @@ def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
         raise PipelineError(f"{name} cannot draw this: {why}.") from error
 
 
-def _lacks_result(error: Exception) -> bool:
-    """Whether a call ended without a value to return, as some do if latents are asked for."""
-    innermost = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    return (
-        isinstance(error, UnboundLocalError)
-        and innermost is not None
-        and innermost.tb_frame.f_code.co_name == "__call__"
-    )
+def _schedulers(pipe: Any) -> Iterator[tuple[str, Any]]:
+    """Schedulers that count the steps of a run, by name."""
+    for name, part in getattr(pipe, "components", {}).items():
+        if hasattr(part, "timesteps") and hasattr(part, "step_index"):
+            yield name, part
 
 
 def _is_optional(package: str | None) -> bool:

@@ -19,12 +19,14 @@ class Taking:
     """A pipeline that is given pictures, and an autoencoder of as many channels as asked."""
 
     def __init__(self, channels):
+        self.components = {"scheduler": SimpleNamespace(timesteps=None, step_index=None)}
         self.vae = SimpleNamespace(config={"in_channels": channels})
 
     def __call__(self, image=None, video=None, pose_video=None, mask=None, generator=None, output_type="pil"):
         if output_type == "latent":
-            del image
-        elif mask == "text":
+            self.components["scheduler"] = SimpleNamespace(timesteps=[2, 1], step_index=image)
+            raise ValueError("no latents here")
+        if mask == "text":
             return ftfy.fix_text(mask)
         return image
 
@@ -60,8 +62,10 @@ def test_a_package_that_a_pipeline_needs_is_named():
         run(Taking(3), {"mask": "text"}, 0)
 
 
-def test_a_call_without_latents_to_return_has_no_output():
-    assert run(Taking(3), {"output_type": "latent"}, 0) is None
+def test_a_run_whose_latents_are_not_returned_is_a_run():
+    assert run(Taking(3), {"output_type": "latent", "image": 2}, 0) is None
+    with pytest.raises(PipelineError, match="no latents here"):
+        run(Taking(3), {"output_type": "latent", "image": 1}, 0)
 
 
 @pytest.mark.parametrize(
