@@ -32,10 +32,11 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
 
-# docs/hardening.md, from the tests that it lists, in the newest environment of test-matrix; the table of pipelines.
+# docs/hardening.md, from the tests that it lists, in the newest environment of test-matrix; the tables of pipelines and of folders.
 matrix: $(VENV)/installed
 	$(BIN)/python -m tests.robustness.versions 0.42.1 --page
 	$(BIN)/python -m tests.contract.matrix
+	$(BIN)/python -m tests.contract.folder_page
 
 # The oldest and the newest diffusers that work, and the newest with torchvision, each in an environment; slow tests too.
 test-matrix: $(VENV)/installed

@@ -13,10 +13,12 @@ from typing import Any
 import diffusers
 
 from tests.support import folders_text as text
-from tests.support.folders_parts import Parts, flux2_vae, hunyuan_vae, network, one, qwen_vae, remade
-from tests.support.folders_processed import PROCESSED, SIBLINGS
+from tests.support.folders_newest import NEWEST_PARTS, SEPARATE
+from tests.support.folders_parts import Parts, flux2_vae, hunyuan_vae, network, one, picture_vae, qwen_vae, remade
+from tests.support.folders_processed import PROCESSED, PROCESSED_NEWEST, PROCESSED_SEPARATE, SIBLINGS
+from tests.support.folders_sound import SOUND_PARTS, SOUND_SEPARATE
 from tests.support.parts import tiny_wan_vae
-from tests.support.pipelines import WIDTH, assemble, build, randomise, tiny_vae
+from tests.support.pipelines import ROWS, WIDTH, assemble, build, randomise, tiny_vae
 
 
 def flux() -> Parts:
@@ -67,18 +69,8 @@ def sana() -> Parts:
 
 def lumina2() -> Parts:
     """Gemma 2 with room for its prompt's letters, and the factor of 8 that the pipeline assumes."""
-    vae = network(
-        "AutoencoderKL",
-        block_out_channels=(8,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        shift_factor=0.1,
-    )
     transformer = remade("lumina2", axes_lens=(512, 32, 32))
-    return {"vae": vae, "transformer": transformer, **one(text.gemma2())}
+    return {"vae": picture_vae(8, shift_factor=0.1), "transformer": transformer, **one(text.gemma2())}
 
 
 def z_image() -> Parts:
@@ -211,19 +203,35 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "wan": wan,
     "wan_2_2": wan,
 }
+WITH_ROW = PARTS | NEWEST_PARTS | SOUND_PARTS | PROCESSED | PROCESSED_NEWEST
+# Those whose networks are in no table: classes, and all parts.
+WITHOUT_ROW = SEPARATE | SOUND_SEPARATE | PROCESSED_SEPARATE
+
+
+def kind_of(name: str) -> str:
+    """The class of the pipeline called ``name``."""
+    if name in WITHOUT_ROW:
+        return WITHOUT_ROW[name][0]
+    row, kind = SIBLINGS.get(name, (name, None))
+    return kind or ROWS[row].kind
 
 
 def whole(name: str) -> Any:
     """The pipeline called ``name`` with all its parts."""
-    row, kind = SIBLINGS.get(name, (name, None))
-    tiny = build(row).pipe
+    made = getattr(diffusers, kind_of(name))
+    if "Modular" in kind_of(name):
+        pipe = made()
+        pipe.update_components(**WITHOUT_ROW[name][1]())
+        return pipe
+    if name in WITHOUT_ROW:
+        return assemble(made, **WITHOUT_ROW[name][1]())
+    tiny = build(SIBLINGS.get(name, (name,))[0]).pipe
     parts = {key: value for key, value in tiny.components.items() if value is not None}
     parts |= {"guider": tiny.guider} if hasattr(tiny, "guider") else {}
     others = {key: value for key, value in tiny.config.items() if key == "boundary_ratio"}
-    made = getattr(diffusers, kind) if kind else type(tiny)
-    return assemble(made, **{**parts, **others, **(PARTS | PROCESSED)[name]()})
+    return assemble(made, **{**parts, **others, **WITH_ROW[name]()})
 
 
 def save(name: str, folder: Path) -> None:
     """Write the pipeline called ``name``."""
-    whole(name).save_pretrained(folder)
+    whole(name).save_pretrained(str(folder))

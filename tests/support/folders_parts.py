@@ -44,6 +44,21 @@ def flux2_vae() -> nn.Module:
     )
 
 
+def picture_vae(width: int = 4, **options: Any) -> nn.Module:
+    """An autoencoder of pictures, eight pixels to one."""
+    blocks = 4
+    return network(
+        "AutoencoderKL",
+        block_out_channels=(width,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=4,
+        norm_num_groups=2,
+        layers_per_block=1,
+        **options,
+    )
+
+
 def hunyuan_vae() -> nn.Module:
     """An autoencoder of four frames to one and eight pixels to one."""
     return network(
@@ -55,14 +70,8 @@ def hunyuan_vae() -> nn.Module:
     )
 
 
-def qwen_vae(halvings: int, width: int = 4) -> nn.Module:
+def qwen_vae(halvings: int, width: int = 4, **options: Any) -> nn.Module:
     """An autoencoder of pictures as single frames."""
-    return network(
-        "AutoencoderKLQwenImage",
-        base_dim=width,
-        z_dim=4,
-        dim_mult=[1] * (halvings + 1),
-        num_res_blocks=1,
-        temperal_downsample=[False] + [True] * (halvings - 1),
-        **STATISTICS,
-    )
+    sizes = {"base_dim": width, "z_dim": 4, "dim_mult": [1] * (halvings + 1), "num_res_blocks": 1, **STATISTICS}
+    halved = [False] + [True] * (halvings - 1)
+    return network("AutoencoderKLQwenImage", temperal_downsample=halved, **{**sizes, **options})

@@ -115,13 +115,18 @@ def mistral3(layers: int) -> tuple[Any, nn.Module]:
     processor = transformers.PixtralProcessor(
         pictures, tokenizer, patch_size=14, spatial_merge_size=2, chat_template=PARTED_CHAT
     )
+    return processor, mistral3_model(transformers.Mistral3ForConditionalGeneration, layers, tokenizer)
+
+
+def mistral3_model(kind: Any, layers: int, tokenizer: Any) -> nn.Module:
+    """Mistral 3 and Pixtral's eye, as a model of some kind."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.Mistral3Config(
         text_config={"model_type": "mistral", **causal(layers, len(tokenizer))},
         vision_config={"model_type": "pixtral", "image_size": 56, "patch_size": 14, "head_dim": 8, **sizes},
-        image_token_index=processor.image_token_id,
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
     )
-    return processor, randomise(transformers.Mistral3ForConditionalGeneration(config), 28)
+    return randomise(kind(config), 28)
 
 
 def qwen2_5_words() -> tuple[Any, nn.Module]:
@@ -146,11 +151,15 @@ def qwen3(layers: int = 2) -> tuple[Any, nn.Module]:
     return tokenizer, randomise(transformers.Qwen3ForCausalLM(config), 23)
 
 
+def llama_tokenizer() -> Any:
+    """Llama's tokenizer."""
+    pieces = ["<unk>", "<s>", "</s>", "▁", *string.printable]
+    return transformers.LlamaTokenizer(vocab=numbered(pieces), merges=[], pad_token="</s>")
+
+
 def llama() -> tuple[Any, nn.Module]:
     """Llama."""
-    tokenizer = transformers.LlamaTokenizer(
-        vocab=numbered(["<unk>", "<s>", "</s>", "▁", *string.printable]), merges=[], pad_token="</s>"
-    )
+    tokenizer = llama_tokenizer()
     return tokenizer, randomise(transformers.LlamaModel(transformers.LlamaConfig(**causal(4, len(tokenizer)))), 24)
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.contract.folder_page import PAGE, recipe_of, rewritten, rows
 from tests.contract.matrix import BEGIN, COLUMNS, END
 from tests.support.pipelines import NAMES, TinyPipeline, build
 
@@ -127,6 +128,11 @@ def test_every_family_has_its_page():
     assert len(families) >= 16
     index = (FOLDER / "index.md").read_text()
     assert [name for name in sorted(families) if f"({name}.md)" not in index] == []
+
+
+def test_the_table_of_folders_is_that_of_the_tests_and_each_has_a_recipe():
+    assert rewritten(PAGE.read_text()) == PAGE.read_text(), "run `python -m tests.contract.folder_page`"
+    assert [kind for kind, *_ in rows() if recipe_of(kind) is None] == []
 
 
 def test_the_table_of_pipelines_has_every_pipeline_and_every_site():

@@ -49,7 +49,7 @@ CALL: dict[str, Any] = {
     ],
     "option": Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Call option: num_frames=49, mask_image=@FILE."),
+        typer.Option(metavar="NAME=VALUE", help="Call option: num_frames=49, mask_image=@FILE, video=@FILE."),
     ],
 }
 # Arguments of a pipeline's call that commands set, and the option to give instead.

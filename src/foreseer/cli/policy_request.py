@@ -15,7 +15,7 @@ from foreseer.checks import one_target
 from foreseer.cli.common import LESS, no_savings
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile
-from foreseer.kernel import Kernel
+from foreseer.kernel import Kernel, KernelError
 from foreseer.kernel.interpolate import resampled
 from foreseer.methods import find, policy_for, resolve
 from foreseer.methods.profile import Profile
@@ -151,8 +151,10 @@ class PolicyRequest:
                 f"the plan is for another grid ({of} steps, this run has {steps}): give --steps {of}, {AT_ALL}.",
                 param_hint="--plan",
             )
-        # Compiled on a copy: a job is known by its policy, caches included.
-        plan = copy.deepcopy(policy).compile(self._grid(policy, steps))
+        try:  # on a copy: a job is known by its policy, caches included
+            plan = copy.deepcopy(policy).compile(self._grid(policy, steps))
+        except KernelError:  # on guessed noise levels: the scheduler's own may differ, and the run says so
+            return
         if plan.saves_nothing:
             option = next((option for option, value in self.targets.items() if value is not None), "--plan")
             raise no_savings(plan.nfe, steps, option, f"{LESS}, {AT_ALL}")

@@ -1,15 +1,14 @@
 """Loading and calling diffusers pipelines of any class, and reading what they return."""
 
 from foreseer.pipelines.calling import (
-    PICTURE,
     PICTURE_NAMES,
     accepted_arguments,
     call_arguments,
     check_call,
-    read_pictures,
     run,
     with_pictures,
 )
+from foreseer.pipelines.files_given import PICTURE, read_pictures
 from foreseer.pipelines.hub_models import locate_model
 from foreseer.pipelines.loading import (
     DTYPES,
@@ -28,7 +27,7 @@ from foreseer.pipelines.loading import (
     torch_dtype,
     version_of,
 )
-from foreseer.pipelines.outputs import drawn, drawn_or_none, sounds
+from foreseer.pipelines.outputs import check_finite, drawn, drawn_or_none, sounds
 
 __all__ = [
     "DTYPES",
@@ -41,6 +40,7 @@ __all__ = [
     "call_arguments",
     "check_call",
     "check_dtype",
+    "check_finite",
     "check_model",
     "check_placement",
     "drawn",

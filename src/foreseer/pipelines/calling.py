@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from foreseer.checks import nearest_name
-from foreseer.errors import ForeseerError, in_one_line
+from foreseer.errors import ForeseerError, MissingPackageError, in_one_line
 from foreseer.pipelines.call_source import parameters_in_source
+from foreseer.pipelines.files_given import PICTURE, fitted, read_pictures
 from foreseer.pipelines.loading import PipelineError, read_config, split_sampling
+from foreseer.pipelines.outputs import not_finite
 from foreseer.pipelines.sizes import check_sizes
 from foreseer.zoo import sampling
 
 PROMPTS = {"prompt", "class_labels"}
 EMBEDDED = ("prompt_embeds", "pooled_prompt_embeds")
 NEGATIVE = {"negative_prompt", "negative_prompt_embeds"}
-PICTURE = "picture"
 PICTURE_NAMES = ("image", "control_image")
+NAN_IN_CAST = "invalid value encountered in cast"  # numpy's warning
 
 
 def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -38,7 +41,7 @@ def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, 
     check_sizes(folder, pipeline, options)
     paths = (path for value in options.values() for path in (value if isinstance(value, list) else [value]))
     for path in paths:
-        if isinstance(path, Path) and not path.is_file():
+        if isinstance(path, Path) and not path.exists():
             raise PipelineError(f"Cannot read the picture {path}: there is no such file.")
     accepted = parameters_in_source(pipeline)
     if accepted is not None:
@@ -121,23 +124,15 @@ def _check_guidance(arguments: Mapping[str, Any], accepted: Mapping[str, inspect
 
 
 def with_pictures(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with pictures in place of their paths.
+    """``options`` with pictures and videos in place of their paths.
 
     That called ``PICTURE`` gets the name under which ``pipe`` takes one.
 
     Raises:
         PipelineError: ``pipe`` takes no picture, or a file is none.
     """
-    return read_pictures(_named(options, type(pipe).__name__, accepted_arguments(pipe)))
-
-
-def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with pictures in place of their paths; no pipeline is needed.
-
-    Raises:
-        PipelineError: a file cannot be read as a picture.
-    """
-    return {name: _read(value) for name, value in options.items()}
+    read = fitted(pipe, read_pictures(options))
+    return _named(read, type(pipe).__name__, accepted_arguments(pipe))
 
 
 def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -148,46 +143,66 @@ def _named(options: Mapping[str, Any], pipeline: str, accepted: Mapping[str, ins
     return {name if key == PICTURE and name else key: value for key, value in options.items()}
 
 
-def _read(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_read(each) for each in value]
-    return _picture(value) if isinstance(value, Path) else value
-
-
-def _picture(path: Path) -> Any:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"Cannot read the picture {path}: {in_one_line(error)}.") from error
-
-
 def run(pipe: Any, arguments: dict[str, Any], seed: int) -> Any:
     """One call of ``pipe``; ``seed`` also seeds what it draws without the generator that it is given.
 
+    ``None`` if latents are asked for and the pipeline fails to return them once its steps are done.
+
     Raises:
         PipelineError: it refused an argument or failed, and what it said; where it takes a picture that was not given,
-            that too.
+            that too. It drew NaN where it was to return a PIL picture.
+        MissingPackageError: it needs a package that is not installed.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     accepted = accepted_arguments(pipe)
     pictures = [name for name in (*PICTURE_NAMES, "mask_image") if name in accepted and name not in arguments]
+    grids = {name: part.timesteps for name, part in _schedulers(pipe)}
     try:
-        with _seeded(seed):
+        with _seeded(seed), _numbers_only(type(pipe).__name__):
             return pipe(**arguments, generator=generator)
     except ForeseerError:
         raise
     except Exception as error:
         name, why = type(pipe).__name__, in_one_line(error)
+        if arguments.get("output_type") == "latent" and any(
+            part.timesteps is not grids.get(name) and part.step_index == len(part.timesteps)
+            for name, part in _schedulers(pipe)
+        ):
+            return None  # the run is over: only its decoder does not return latents
+        if isinstance(error, NameError) and _is_optional(error.name):
+            raise MissingPackageError(f"{name} needs the package {error.name}: pip install {error.name}.") from error
         if pictures and not isinstance(error, RuntimeError):  # memory, sizes: a picture would not help
             raise PipelineError(
                 f"{name} takes {' and '.join(pictures)}, none was given, and without it fails: {why}."
             ) from error
         raise PipelineError(f"{name} cannot draw this: {why}.") from error
+
+
+def _schedulers(pipe: Any) -> Iterator[tuple[str, Any]]:
+    """Schedulers that count the steps of a run, by name."""
+    for name, part in getattr(pipe, "components", {}).items():
+        if hasattr(part, "timesteps") and hasattr(part, "step_index"):
+            yield name, part
+
+
+def _is_optional(package: str | None) -> bool:
+    """Whether diffusers treats ``package`` as optional; some pipelines use it without checking."""
+    from diffusers import utils
+
+    return hasattr(utils, f"is_{package}_available")
+
+
+@contextmanager
+def _numbers_only(pipeline: str) -> Iterator[None]:
+    """Refuse NaN that is about to become the black of a PIL picture."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", NAN_IN_CAST, RuntimeWarning)
+        try:
+            yield
+        except RuntimeWarning as warning:
+            raise not_finite(pipeline) from warning
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,11 @@ def check_model(model: str) -> Path:
     Neither the model nor torch is loaded.
 
     Raises:
-        PipelineError: it is neither a bundled pipeline, nor a folder with a ``model_index.json``, nor a hub id.
+        PipelineError: it is neither a bundled pipeline, nor a folder with a ``model_index.json`` (of a modular
+            pipeline: a ``modular_model_index.json``), nor a hub id.
     """
     folder = zoo.path(model) if model in zoo.NAMES else Path(model)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
+    if folder.is_dir() and not ((folder / "model_index.json").is_file() or is_modular(folder)):
         raise PipelineError(f"{folder} holds no model_index.json: it is not a diffusers pipeline's folder.")
     if folder.is_dir() or HUB_ID.fullmatch(model):
         return folder
@@ -71,6 +73,11 @@ def check_model(model: str) -> Path:
         raise PipelineError(f"{model!r} is a file; expected the folder of a diffusers pipeline.")
     places = ("an existing folder in diffusers' format", "a hub id (OWNER/NAME)")
     raise PipelineError(unknown_name("model", model, [*zoo.NAMES, *places]))
+
+
+def is_modular(folder: Path) -> bool:
+    """Whether a modular pipeline of diffusers is saved in ``folder``, and no other."""
+    return (folder / "modular_model_index.json").is_file() and not (folder / "model_index.json").is_file()
 
 
 def check_placement(dtype: str | None, device: str | None) -> None:
@@ -156,13 +163,14 @@ def sampling_of(model: str) -> dict[str, Any]:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and warnings of diffusers and transformers."""
+    """Silence progress bars, warnings, and the log of errors that are raised as well."""
     import diffusers
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("diffusers.modular_pipelines").setLevel(logging.CRITICAL)
 
 
 def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
@@ -170,8 +178,16 @@ def _from_pretrained(model: str, dtype: torch.dtype) -> Any:
         import diffusers
 
     quiet_libraries()
-    keyword = "dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype"
-    return diffusers.DiffusionPipeline.from_pretrained(model, **{keyword: dtype})
+    options: dict[str, Any] = {"dtype" if version_of(diffusers.__version__) >= (0, 42) else "torch_dtype": dtype}
+    if not is_modular(Path(model)):
+        try:
+            return diffusers.DiffusionPipeline.from_pretrained(model, **options)
+        except OSError:
+            if Path(model).is_dir():
+                raise
+    pipe = diffusers.ModularPipeline.from_pretrained(model)
+    pipe.load_components(**options)
+    return pipe
 
 
 def version_of(words: str) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from foreseer.pipelines.loading import PipelineError
 
 # The first of these that an output has holds its pictures or videos.
@@ -58,3 +60,30 @@ def _batch(output: Any, name: str) -> Any:
     values = getattr(output, name)
     lacks_batch = getattr(values, "ndim", 0) < BATCHED_DIMENSIONS.get(name, 0)
     return [values] if lacks_batch else values
+
+
+def not_finite(pipeline: str) -> PipelineError:
+    """The error of a pipeline that drew NaN or infinite values."""
+    return PipelineError(
+        f"{pipeline} drew values that are not finite (NaN), which would be written as black or silence. Try --dtype "
+        "float32, the sizes and the number of frames that the model was made for, or more computed steps."
+    )
+
+
+def check_finite(pipe: Any, output: Any) -> None:
+    """Refuse an output whose pictures, videos or sounds hold values that are not finite.
+
+    Raises:
+        PipelineError: they do. PIL pictures cannot: see :func:`foreseer.pipelines.run`.
+    """
+    made = drawn_or_none(output)
+    if not all(map(_is_finite, (None if made is None else made.batch, sounds(output)))):
+        raise not_finite(type(pipe).__name__)
+
+
+def _is_finite(values: Any) -> bool:
+    if isinstance(values, list | tuple):
+        return all(map(_is_finite, values))
+    if isinstance(values, np.ndarray):
+        return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+    return not hasattr(values, "isfinite") or bool(values.isfinite().all())

@@ -11,25 +11,10 @@ from typer.testing import CliRunner
 import foreseer as fs
 from foreseer.cli import app
 from foreseer.pipelines.call_source import parameters_in_source
-from tests.support.folder_commands import NFE, SIZE, STEPS, Family, calibrate_draw_and_compare, invoke
+from tests.support.folder_commands import calibrate_draw_and_compare, invoke
+from tests.support.folder_table import FAMILIES, NFE, PICTURED, SIZE, STEPS, UNBINNED, UNBINNED_ONES, VIDEOS
 from tests.support.folders import PARTS
-from tests.support.networks_video import LTX2_GUIDES_MORE
 
-LTX2 = ["num_frames=9", "max_sequence_length=16", *(["spatio_temporal_guidance_blocks=[1]"] * LTX2_GUIDES_MORE)]
-FAMILIES = {
-    "sd3": Family([]),
-    "sdxl": Family([]),
-    "qwen_image": Family(["--true-cfg", "3", "--negative", "a blur"], 2),
-    "wan": Family(["--option", "num_frames=5"], 2, 5),
-    "ltx2": Family(
-        [word for given in LTX2 for word in ("--option", given)], 3 if LTX2_GUIDES_MORE else 1, 9, 4, 3, ("reuse",)
-    ),
-}
-# Call options of the others at this size.
-UNBINNED = ["--option", "use_resolution_binning=false"]
-OPTIONS = {"pixart_sigma": UNBINNED, "sana": UNBINNED}
-VIDEOS = {"hunyuan_video": 9, "hunyuan_video_1_5": 5, "cogvideox": 9, "ltx": 9, "mochi": 7}
-PICTURED = ("flux_img2img", "flux_fill", "flux_control", "flux_kontext")
 OTHERS = sorted({*PARTS} - {*FAMILIES, *PICTURED, "wan_2_2"})
 
 
@@ -42,7 +27,8 @@ def test_a_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
 def test_every_other_folder_is_drawn_from_at_a_budget(folder, tmp_path, name):
     drawn, frames = tmp_path / "drawn.gif", VIDEOS.get(name, 1)
     words = ["generate", folder(name), "-p", "a red apple", "--method", "taylorseer", "--nfe", 3, "--steps", NFE]
-    options = [*OPTIONS.get(name, []), *(["--option", f"num_frames={frames}"] if frames > 1 else [])]
+    options = ["--option", UNBINNED] if name in UNBINNED_ONES else []
+    options += ["--option", f"num_frames={frames}"] if frames > 1 else []
     made = json.loads(invoke(*words, "--height", SIZE, "--width", SIZE, *options, "-o", drawn, "--json"))
     assert made["record"]["nfe"] == 3
     assert made["record"]["failed_open"] == []

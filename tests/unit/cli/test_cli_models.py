@@ -199,3 +199,18 @@ def test_values_that_draw_nothing_sensible_are_refused(tmp_path, monkeypatch, wo
     assert result.exit_code != 0
     assert said in result.output + str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_repository_of_a_modular_pipeline_alone_is_loaded_as_one(monkeypatch):
+    def no_index(*_, **__):
+        raise OSError("no model_index.json")
+
+    loaded = []
+    modular = SimpleNamespace(load_components=lambda **options: loaded.append(options), to=lambda device: modular)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", no_index)
+    monkeypatch.setattr("diffusers.ModularPipeline.from_pretrained", lambda model: modular)
+    assert load_pipeline("owner/name", "bfloat16", "cpu")[0] is modular
+    assert [str(*options.values()) for options in loaded] == ["torch.bfloat16"]
+    monkeypatch.setattr("diffusers.ModularPipeline.from_pretrained", no_index)
+    with pytest.raises(PipelineError, match="Cannot load 'owner/name'"):
+        load_pipeline("owner/name", "bfloat16", "cpu")

@@ -4,28 +4,14 @@ import json
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from tests.support.folder_commands import Family, calibrate_draw_and_compare, invoke
+from foreseer.cli import app
+from tests.support.folder_commands import calibrate_draw_and_compare, invoke
+from tests.support.folder_table import LONG, PROCESSED_FAMILIES, PROCESSED_OTHERS
 from tests.support.folders_processed import PROCESSED
 
 pytest.importorskip("torchvision", reason="the processors of these pipelines need torchvision")
-
-# The test tokenizers have a token per letter, so this system prompt is long.
-LONG = ["--option", "max_sequence_length=1000"]
-FAMILIES = {
-    "flux2": Family([]),
-    "kandinsky5": Family([*LONG, "--option", "num_frames=5"], 2, 5),
-    "qwen_image_edit": Family(["--negative", "a blur"], 2, methods=("reuse",), size=128),
-}
-# Options, pictures given, the size that is drawn, frames. Kandinsky 5 draws a megapixel at least, and videos from a
-# picture of 17 frames at least: shorter ones divide by the deviation of no frame.
-OTHERS = {
-    "flux2": ([], 1, 32, 1),
-    "qwen_image_edit_plus": (["--negative", " "], 2, 128, 1),
-    "kandinsky5_i2v": ([*LONG, "--option", "num_frames=17"], 1, 32, 17),
-    "kandinsky_5_t2i": ([], 0, 1024, 1),
-    "kandinsky_5_i2i": ([], 1, 1024, 1),
-}
 
 
 @pytest.fixture
@@ -42,20 +28,17 @@ def shown(tmp_path):
 
 
 def test_every_folder_is_tried():
-    assert {*FAMILIES, *OTHERS} == {*PROCESSED}
+    assert {*PROCESSED_FAMILIES, *PROCESSED_OTHERS} == {*PROCESSED}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_processed_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, shown, name):
-    family = FAMILIES[name]
-    given = shown(1) if name == "qwen_image_edit" else []
-    report = calibrate_draw_and_compare(folder(name), tmp_path, family._replace(options=[*family.options, *given]))
-    assert report.is_file()
+@pytest.mark.parametrize("name", PROCESSED_FAMILIES)
+def test_a_processed_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name):
+    assert calibrate_draw_and_compare(folder(name), tmp_path, PROCESSED_FAMILIES[name]).is_file()
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", PROCESSED_OTHERS)
 def test_pictures_are_given_and_drawn(folder, tmp_path, shown, name):
-    options, pictures, size, frames = OTHERS[name]
+    options, pictures, size, frames = PROCESSED_OTHERS[name]
     drawn = tmp_path / "drawn.gif"
     words = ("generate", folder(name), "-p", "a red apple", "--method", "reuse", "--nfe", 2, "--steps", 3)
     sizes = ("--height", size, "--width", size)
@@ -65,3 +48,10 @@ def test_pictures_are_given_and_drawn(folder, tmp_path, shown, name):
     with Image.open(drawn) as picture:
         assert picture.size == (size, size)
         assert 1 <= getattr(picture, "n_frames", 1) <= frames  # equal frames of a GIF are one
+
+
+def test_a_video_that_is_too_short_is_refused_and_not_written_black(folder, tmp_path, shown):
+    words = ("generate", folder("kandinsky5_i2v"), "-p", "a red apple", "--method", "reuse", "--nfe", 2, "--steps", 3)
+    options = (*LONG, "--option", "num_frames=5", *shown(1))
+    result = CliRunner().invoke(app, [*map(str, (*words, "--height", 32, "--width", 32, *options))])
+    assert "drew values that are not finite (NaN)" in str(result.exception)

@@ -139,6 +139,11 @@ def test_pictures_that_are_not_finite_are_reported_and_never_measured(emoji, don
     assert [one.error for one in results.rows[:-1]] == [None] * 4
 
 
+def test_a_reference_that_is_not_finite_ends_the_bench(emoji, tmp_path):
+    with NotFinite("nan", "NaN", STEPS, STEPS).attached(emoji), pytest.raises(BenchError, match="not finite"):
+        run_bench(small_bench(), [], emoji, tmp_path)
+
+
 def test_on_a_full_disk_the_message_is_clear_and_what_was_measured_stays(emoji, tmp_path, undisturbed, monkeypatch):
     real, left = store_module.write_atomically, [20]
 

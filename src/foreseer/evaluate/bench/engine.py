@@ -20,6 +20,7 @@ from foreseer.evaluate.sampling.call_options import CallOptions
 from foreseer.evaluate.sampling.cost import count_denoiser, watch_memory
 from foreseer.evaluate.sampling.environment import device_name
 from foreseer.evaluate.sampling.sample import Sample, prepared, sample
+from foreseer.pipelines.outputs import not_finite
 
 if TYPE_CHECKING:
     from foreseer.evaluate.bench.bench import Bench, Progress
@@ -151,6 +152,9 @@ class Engine:
         drawn = self._sample(self.entries[key], self.call_options, index)
         name = run_path(index, key)
         arrays = [array for array in (drawn.sample, *drawn.latents.values()) if array is not None]
+        finite = all(bool(np.all(np.isfinite(array))) for array in arrays)
+        if key == self.reference and not finite:
+            raise not_finite(type(self.pipe).__name__)
         if self.bench.incomparable is None:
             latents = {str(step): latent for step, latent in drawn.latents.items()}
             self.store.write_arrays(
@@ -167,7 +171,7 @@ class Engine:
                 "seconds": drawn.seconds,
                 "end_to_end": drawn.end_to_end,
                 "failed_open": len(drawn.record.failed_open) if drawn.record is not None else 0,
-                "finite": all(bool(np.all(np.isfinite(array))) for array in arrays),
+                "finite": finite,
                 "video": drawn.sample is not None and drawn.sample.ndim == 4,
             },
         )

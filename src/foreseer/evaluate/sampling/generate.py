@@ -29,7 +29,7 @@ class PictureRequest:
         steps: steps of the sampler; by default the model folder's, else 50.
         seed: seed of the first picture; each next picture adds one.
         out: file to write; numbered if there are several pictures.
-        options: more keyword arguments for the pipeline, pictures as paths; ``None`` keeps the model folder's value.
+        options: more keyword arguments for the pipeline, pictures and videos as paths.
         dtype: dtype of the weights.
         device: device to run on.
         fallback: whether the output is forecast where the policy's site is not available.
@@ -117,8 +117,7 @@ def generate_all(
     pipe.set_progress_bar_config(disable=quiet or None)
     _, defaults = split_sampling(sampling)
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
-    explicit = {name: value for name, value in request.options.items() if value is not None}
-    options = {**defaults, **pipelines.with_pictures(pipe, explicit), "num_inference_steps": steps}
+    options = {**defaults, **pipelines.with_pictures(pipe, request.options), "num_inference_steps": steps}
     attached = nullcontext() if policy is None else attach(pipe, policy, **choices_of(request))
     with attached as handle:
         for index, prompt in enumerate(request.prompts):

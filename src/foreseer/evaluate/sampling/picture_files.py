@@ -6,18 +6,19 @@ import tempfile
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from foreseer.evaluate.sampling.pixels import FRAME_MILLISECONDS, as_bytes
 from foreseer.evaluate.sampling.sound_files import sound_of, sound_rate, write_sound
 from foreseer.files.writing import FormatError, write_atomically, write_encoded
-from foreseer.pipelines import drawn, drawn_or_none
+from foreseer.pipelines import check_finite, drawn, drawn_or_none
 
 FRAME_RATES = (1.0, 120.0)  # frames per second
 
 
 def check_format(path: Path, *, picture: bool = False) -> None:
-    """Refuse a file name whose suffix no picture or video can be written with, before anything is drawn.
+    """Refuse a file name whose suffix no picture, video or sound can be written with.
 
     Args:
         path: the file.
@@ -27,10 +28,11 @@ def check_format(path: Path, *, picture: bool = False) -> None:
         FormatError: the suffix is unknown, or needs a package that is missing.
     """
     suffix = path.suffix.lower()
-    if suffix == ".mp4":
+    if suffix in (".mp4", ".wav"):
         if picture:
-            raise FormatError(f"Cannot write {path}: this model draws pictures, and mp4 is for video. Name it .png.")
-        if find_spec("imageio_ffmpeg") is None:
+            kind = "mp4 is for video" if suffix == ".mp4" else "wav is for sound"
+            raise FormatError(f"Cannot write {path}: this model draws pictures, and {kind}. Name it .png.")
+        if suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
             raise FormatError(f"Cannot write {path}: mp4 needs pip install imageio-ffmpeg. Name it .gif without it.")
         return
     from PIL import Image
@@ -41,6 +43,8 @@ def check_format(path: Path, *, picture: bool = False) -> None:
 
 def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = None) -> None:
     """Write the first picture or video of a pipeline's output; creates the folder.
+
+    A picture in layers is written a layer per file: the first as ``path``, then ``-layer-1`` and so on.
 
     Args:
         output: of the pipeline.
@@ -56,6 +60,11 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
 
     path.parent.mkdir(parents=True, exist_ok=True)
     batch, is_video = drawn(output)
+    if not is_video and (isinstance(batch[0], list) or getattr(batch[0], "ndim", 3) == 4):
+        for index, layer in enumerate(batch[0]):
+            name = f"{path.stem}-layer-{index}{path.suffix}" if index else path.name
+            write_picture(SimpleNamespace(images=[layer]), path.with_name(name))
+        return
     frames = [
         frame if isinstance(frame, Image.Image) else Image.fromarray(as_bytes(frame)[0])
         for frame in (batch[0] if is_video else batch[:1])
@@ -78,18 +87,21 @@ def write_picture(output: Any, path: Path, sound: tuple[Path, float] | None = No
 def write_result(pipe: Any, output: Any, path: Path) -> Path:
     """Write a pipeline's first picture or video, and its sound as WAV beside it; return the main file.
 
-    An MP4 file contains the sound as well.
+    An MP4 file contains the sound as well. Where ``path`` is a WAV file, pictures are PNG and videos GIF beside it.
 
     Raises:
-        PipelineError: the output holds neither picture, video nor sound.
+        PipelineError: the output holds neither picture, video nor sound, or values that are not finite.
         FormatError: the picture cannot be written in the format of the suffix.
         OSError: a file cannot be written.
     """
-    sound = sound_of(output)
+    check_finite(pipe, output)
+    sound, made = sound_of(output), drawn_or_none(output)
+    if made is not None and path.suffix.lower() == ".wav":
+        path = path.with_suffix(".gif" if made.is_video else ".png")
     if sound is not None:
         beside, rate = path.with_suffix(".wav"), sound_rate(pipe)
         write_sound(sound, rate, beside)
-        if drawn_or_none(output) is None:
+        if made is None:
             return beside
         write_picture(output, path, (beside, sound.shape[1] / rate))
     else:

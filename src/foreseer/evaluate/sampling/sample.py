@@ -24,7 +24,7 @@ class Sample:
 
     Attributes:
         sample: picture, shape (H, W, C), or video, shape (F, H, W, C), float32 in [0, 1]; ``None`` if the run ended at
-            the latent.
+            the latent or drew sound alone.
         steps: scheduler steps taken.
         seconds: duration of the denoising loop.
         end_to_end: duration of the whole call, seconds.
@@ -97,5 +97,8 @@ def _latents(loop: LoopTiming) -> dict[int, np.ndarray]:
     return {step: latent.float().cpu().numpy() for step, latent in kept.items()}
 
 
-def _drawn(output: Any) -> np.ndarray:
+def _drawn(output: Any) -> np.ndarray | None:
+    """The first picture or video; ``None`` of sound alone, which is compared at the latent."""
+    if pipelines.drawn_or_none(output) is None and pipelines.sounds(output) is not None:
+        return None
     return np.asarray(pipelines.drawn(output).batch[0], dtype=np.float32)

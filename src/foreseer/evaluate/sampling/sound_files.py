@@ -15,7 +15,7 @@ from foreseer.pipelines import sounds
 # Where pipelines keep the number of samples per second of the sound that they return.
 _RATES = (
     *(("vocoder", "output_sampling_rate"), ("sound_tokenizer", "sampling_rate")),
-    *(("vae", "sampling_rate"), ("audio_vae", "sample_rate")),
+    *(("vae", "sampling_rate"), ("audio_vae", "sample_rate"), ("audio_vae", "sampling_rate")),
 )
 USUAL_RATE = 44_100
 
