@@ -8,6 +8,7 @@ import inspect
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.sweep import borrowed, offline, own
+from benchmarks.sweep.calls import Calls, counted, modules_of
 from benchmarks.sweep.modular import ModularCase, lender
 
 STEPS = 8
@@ -137,6 +139,10 @@ class Built:
             inputs["strength"] = max(inputs["strength"], 0.75)  # else a run of one or two steps
         return {**inputs, **self.options}
 
+    def counted(self) -> AbstractContextManager[Calls]:
+        """Counts the calls inside the context."""
+        return counted(self.pipe)
+
     def run(self, seed: int = 0) -> list[np.ndarray]:
         """One call; the arrays that it returns."""
         inputs = self.inputs(seed)
@@ -220,9 +226,3 @@ def _fill_zeros(pipe: Any) -> None:
             if parameter.is_floating_point() and not parameter.any():
                 noise = torch.randn(parameter.shape, generator=generator) * 0.02
                 parameter.data.copy_(noise.to(parameter.dtype))
-
-
-def modules_of(pipe: Any) -> dict[str, torch.nn.Module]:
-    """The pipeline's modules by name."""
-    parts = {**vars(pipe), **getattr(pipe, "components", {})}
-    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}

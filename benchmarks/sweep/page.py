@@ -89,7 +89,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     whole: dict[str, set[str]] = {}  # pipelines that work everywhere, by the modules that are not attached
     partly: set[str] = set()
     for row in tried:
-        cells = [_cell(row["sites"][site], notes) for site in SITES] + [_cell(row["calibrated"], notes)]
+        cells = [outcome_cell(row["sites"][site], notes) for site in SITES] + [outcome_cell(row["calibrated"], notes)]
         beside = ", ".join(row["sites"]["output"].get("not attached", []))
         if set(cells) == {"works"}:
             whole.setdefault(beside, set()).add(row["pipeline"])
@@ -196,7 +196,8 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     return f"{counts} At the output: {said}. {bits} Equal after detaching: {detached} of {len(tried)}."
 
 
-def _cell(result: dict[str, Any], notes: dict[str, int]) -> str:
+def outcome_cell(result: dict[str, Any], notes: dict[str, int]) -> str:
+    """A result in a table; ``notes`` gets its reason, if it has one."""
     word: str = WORDS.get(result["outcome"], result["outcome"])
     failed = result.get("failed open") or []
     reason = result.get("reason") or (re.sub(r"^-?\d+ [^:]*: ", "", failed[0]) if failed else "")
