@@ -7,7 +7,8 @@ DIR is a checkout of huggingface/diffusers at the installed version, or near it:
 main; `--other` keeps its results beside those of the page's version. Each fixture runs in a separate process with a
 limit of processor time and of memory. FILE holds one JSON object per line; a fixture that is in it already is not run
 again, and fixtures of folders that were quick come first. `--page` reads the checkout's commit and version from
-DIR/.commit. Pipelines without a fixture are made of the components of others. Some fixtures need the packages parameterized, requests_mock and ftfy.
+DIR/.commit. Pipelines without a fixture are made of the components of others. Some fixtures need the packages
+parameterized, requests_mock and ftfy.
 """
 
 from __future__ import annotations

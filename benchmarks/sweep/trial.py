@@ -216,6 +216,8 @@ def _outcome(result: dict[str, Any]) -> str:
     if result["site"] == "output" and result["forward passes"] != passes:
         return "record wrong"
     if passes > result["planned passes"]:
+        if record["runs"] > 1:
+            result["reason"] = "the call samples more than once, and each run computes its first steps"
         return "saves nothing" if passes == record["calls"] else "more than planned"
     return "as planned"
 
