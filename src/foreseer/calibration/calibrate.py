@@ -140,6 +140,11 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
             "scheduler once per noise level."
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
+    if not (np.isfinite(squares).all() and squares.all()):
+        raise CalibrationError(
+            "The run ended with a sample that is not finite (NaN), or all zeros: there is nothing to learn from. Try "
+            "float32, and the sizes and the number of frames that the model was made for."
+        )
     matrix = None
     provenance = {**identity, "guidance": trajectory.guidance}
     try:
