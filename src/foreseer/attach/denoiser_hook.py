@@ -115,7 +115,9 @@ class DenoiserHook(Listener):
             self._follow_scheduler(scheduler)
         call, fresh = tracker.enter(self._scheduler, self.context.name, args, kwargs)
         if fresh:
-            handle.check_guidance(self._find_guidance)
+            other_guidance = handle.check_guidance(self._find_guidance)
+            if other_guidance is not None:
+                tracker.end(other_guidance)
             self._begin_run(tracker)
             record = handle.begin_run(tracker.reader.run, self._name)
         else:
