@@ -7,64 +7,25 @@ DIR is a checkout of huggingface/diffusers at the installed version, or near it:
 main; `--other` keeps its results beside those of the page's version. Each fixture runs in a separate process with a
 limit of processor time and of memory. FILE holds one JSON object per line; a fixture that is in it already is not run
 again, and fixtures of folders that were quick come first. `--page` reads the checkout's commit and version from
-DIR/.commit. Some fixtures need the packages parameterized, requests_mock and ftfy.
+DIR/.commit. Pipelines without a fixture are made of the components of others. Some fixtures need the packages
+parameterized, requests_mock and ftfy.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
-import resource
-import signal
 import statistics
-import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sweep.fixtures import Fixture, find_fixtures, own_fixtures
-from benchmarks.sweep.page import tried, write_page
+from benchmarks.forked import rows_of, try_each
+from benchmarks.sweep.fixtures import Fixture, borrowed_fixtures, find_fixtures, own_fixtures
+from benchmarks.sweep.own import use_tests_of
+from benchmarks.sweep.page import tried, without_fixture, write_page
 from benchmarks.sweep.trial import set_up, try_fixture
-
-NO_MEMORY = ("can't allocate memory", "MemoryError", "bad_alloc")  # torch's allocator, Python's, C++'s
-
-
-def in_own_process(fixture: Fixture, limit: int, gigabytes: float) -> dict[str, Any]:
-    """Try a fixture in a fork of this process, which has imported the libraries already."""
-    reading, writing = os.pipe()
-    began, child = time.monotonic(), os.fork()
-    if child == 0:
-        os.close(reading)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-        signal.alarm(10 * limit)  # one that waits for ever
-        resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 2**30),) * 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the libraries' chatter
-        with os.fdopen(writing, "w") as file:
-            file.write(json.dumps(try_fixture(fixture), default=str))
-            file.flush()
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    seconds = round(time.monotonic() - began, 1)
-    row = {"fixture": fixture.key, "pipeline": fixture.pipeline, "seconds": seconds}
-    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    if signalled in (signal.SIGXCPU, signal.SIGALRM):
-        return {**row, "outcome": "time limit", "reason": f"no result within {limit} s of one processor"}
-    if signalled == signal.SIGABRT or any(each in text for each in NO_MEMORY):
-        return {**row, "outcome": "memory limit", "reason": f"needs more than {gigabytes:g} GB of memory"}
-    if text:
-        return json.loads(text)
-    return {**row, "outcome": "died", "reason": f"the process ended with {status}"}
-
-
-def rows_of(lines: Path) -> list[dict[str, Any]]:
-    """What the file of earlier runs holds, the last line of each fixture."""
-    rows = map(json.loads, lines.read_text().splitlines() if lines.exists() else [])
-    return list({row["fixture"]: row for row in rows}.values())
 
 
 def in_order(fixtures: list[Fixture], rows: list[dict[str, Any]]) -> list[Fixture]:
@@ -78,18 +39,12 @@ def in_order(fixtures: list[Fixture], rows: list[dict[str, Any]]) -> list[Fixtur
 
 def try_all(fixtures: list[Fixture], given: argparse.Namespace) -> None:
     """Try the fixtures that the file does not hold yet; append a line for each."""
-    done = {row["fixture"] for row in rows_of(given.out)}
-    for number, fixture in enumerate(fixtures):
-        if fixture.key in done or not any(text.lower() in fixture.key.lower() for text in given.only):
-            continue
-        seen = in_own_process(fixture, given.limit, given.memory)
-        with given.out.open("a") as file:
-            file.write(json.dumps(seen) + "\n")
-        sites = {site: each["outcome"] for site, each in seen.get("sites", {}).items()}
-        print(
-            f"{number + 1}/{len(fixtures)} {fixture.name}: {seen['outcome']} {seen.get('reason', '')} {sites}",
-            flush=True,
-        )
+    trials = [
+        ({"fixture": each.key, "pipeline": each.pipeline}, partial(try_fixture, each))
+        for each in fixtures
+        if any(text.lower() in each.key.lower() for text in given.only)
+    ]
+    try_each(trials, "fixture", given.out, given.limit, given.memory)
 
 
 def main() -> None:
@@ -105,13 +60,17 @@ def main() -> None:
     upstream = find_fixtures(given.diffusers)
     if not given.page:
         set_up(given.diffusers.resolve())
-        try_all(in_order(upstream, rows_of(given.out)), given)
+        try_all(in_order(upstream, rows_of(given.out, "fixture")), given)
         if not given.other:
-            try_all(own_fixtures(tried(rows_of(given.out))), given)
+            try_all(own_fixtures(tried(rows_of(given.out, "fixture"))), given)
+            use_tests_of(given.diffusers.resolve())
+            try_all(borrowed_fixtures(without_fixture(upstream) - tried(rows_of(given.out, "fixture"))), given)
         return
     commit = (given.diffusers / ".commit").read_text().strip()
-    own = [] if given.other else own_fixtures(tried(rows_of(given.out), upstream))
-    write_page(rows_of(given.out), [*upstream, *own], commit, datetime.date.today().isoformat(), given.other)
+    own = [] if given.other else own_fixtures(tried(rows_of(given.out, "fixture"), upstream))
+    made = set() if given.other else without_fixture(upstream) - {each.pipeline for each in own}
+    fixtures = [*upstream, *own, *borrowed_fixtures(made)]
+    write_page(rows_of(given.out, "fixture"), fixtures, commit, datetime.date.today().isoformat(), given.other)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import ast
 import importlib
 import inspect
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.sweep import offline, own
+from benchmarks.sweep import borrowed, offline, own
+from benchmarks.sweep.calls import Calls, counted, modules_of
 from benchmarks.sweep.modular import ModularCase, lender
 
 STEPS = 8
@@ -138,6 +139,10 @@ class Built:
             inputs["strength"] = max(inputs["strength"], 0.75)  # else a run of one or two steps
         return {**inputs, **self.options}
 
+    def counted(self) -> AbstractContextManager[Calls]:
+        """Counts the calls inside the context."""
+        return counted(self.pipe)
+
     def run(self, seed: int = 0) -> list[np.ndarray]:
         """One call; the arrays that it returns."""
         inputs = self.inputs(seed)
@@ -159,13 +164,25 @@ def _case(fixture: Fixture) -> Any:
     """An instance of the fixture's class."""
     if fixture.file == own.FILE:
         return own.Case(fixture.name)
+    if fixture.file == borrowed.FILE:
+        others = {each.pipeline: each for each in _upstream() if not each.modular}
+        return borrowed.Case(fixture.name, others, lambda name: borrowed.Lender(_case(others[name]), _components))
     module = importlib.import_module(fixture.file.removesuffix(".py").replace("/", "."))
     kind = getattr(module, fixture.name)
     if not fixture.modular:
         return kind("__init__") if hasattr(kind, "assertEqual") else kind()
-    others = [each for each in find_fixtures(Path(*sys.modules["tests"].__path__).parent) if not each.modular]
+    others = [each for each in _upstream() if not each.modular]
     pipeline = lender(kind, [each.pipeline for each in others])
     return ModularCase(kind, _components(_case(next(each for each in others if each.pipeline == pipeline))))
+
+
+def _upstream() -> list[Fixture]:
+    return find_fixtures(Path(*importlib.import_module("tests").__path__).parent)
+
+
+def borrowed_fixtures(pipelines: Iterable[str]) -> list[Fixture]:
+    """Fixtures of ``pipelines``, made of the components of others."""
+    return [Fixture(borrowed.FILE, name, name) for name in sorted(pipelines)]
 
 
 def own_fixtures(tried: Iterable[str]) -> list[Fixture]:
@@ -209,9 +226,3 @@ def _fill_zeros(pipe: Any) -> None:
             if parameter.is_floating_point() and not parameter.any():
                 noise = torch.randn(parameter.shape, generator=generator) * 0.02
                 parameter.data.copy_(noise.to(parameter.dtype))
-
-
-def modules_of(pipe: Any) -> dict[str, torch.nn.Module]:
-    """The pipeline's modules by name."""
-    parts = {**vars(pipe), **getattr(pipe, "components", {})}
-    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}

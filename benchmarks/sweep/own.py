@@ -16,6 +16,9 @@ FILE = "tests/support/pipelines.py"
 
 def use_tests_of(folder: Path) -> None:
     """Let ``tests`` be the package in ``folder``: this project and diffusers both have one."""
+    package = sys.modules.get("tests")
+    if package is not None and str(folder / "tests") in package.__path__:
+        return
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[name]
     sys.path[:] = [str(folder), *(path for path in sys.path if path != str(folder))]

@@ -12,8 +12,9 @@ from typing import Any
 import diffusers
 
 from benchmarks.common import RESULTS
+from benchmarks.sweep.borrowed import FILE as BORROWED
 from benchmarks.sweep.fixtures import Fixture
-from benchmarks.sweep.reasons import cause_of, stand_ins, why_no_fixture
+from benchmarks.sweep.reasons import cause_of, has_loop, stand_ins, why_no_fixture
 from benchmarks.sweep.trial import SITES
 from foreseer.evaluate.sampling.environment import environment
 
@@ -43,6 +44,11 @@ def tried(rows: list[dict[str, Any]], of: Iterable[Fixture] | None = None) -> se
     keys = None if of is None else {each.key for each in of}
     ran = [row for row in rows if row["outcome"] not in NOT_TRIED]
     return {row["pipeline"] for row in ran if keys is None or row["fixture"] in keys}
+
+
+def without_fixture(upstream: Iterable[Fixture]) -> set[str]:
+    """The pipelines with a sampling loop and no fixture upstream; not the modular ones."""
+    return {name for name in exported() - {each.pipeline for each in upstream} if has_loop(name)}
 
 
 def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str, date: str, other: bool) -> None:
@@ -83,7 +89,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     whole: dict[str, set[str]] = {}  # pipelines that work everywhere, by the modules that are not attached
     partly: set[str] = set()
     for row in tried:
-        cells = [_cell(row["sites"][site], notes) for site in SITES] + [_cell(row["calibrated"], notes)]
+        cells = [outcome_cell(row["sites"][site], notes) for site in SITES] + [outcome_cell(row["calibrated"], notes)]
         beside = ", ".join(row["sites"]["output"].get("not attached", []))
         if set(cells) == {"works"}:
             whole.setdefault(beside, set()).add(row["pipeline"])
@@ -101,6 +107,9 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     kept = {row["pipeline"] for row in tried if row.get("depends on the network") is False}
     if kept:
         lines += ["", f"The fixture's mask keeps the whole picture, so the network changes nothing: {_names(kept)}."]
+    made = {row["pipeline"] for row in tried if row["fixture"].startswith(BORROWED)}
+    if made:
+        lines += ["", f"Upstream has no fixture; made of the components of others: {_names(made)}."]
     for torch in sorted({row["torch"] for row in tried if "torch" in row}):
         names = {row["pipeline"] for row in tried if row.get("torch") == torch}
         lines += ["", f"With torchvision and torch {torch}: {_names(names)}."]
@@ -145,11 +154,14 @@ def not_tried(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     """Every pipeline without a result: why, and where its network was tried."""
     done = {row["pipeline"] for row in rows if row["outcome"] not in NOT_TRIED}
     reasons = {row["pipeline"]: row.get("reason", row["outcome"]) for row in rows if row["pipeline"] not in done}
+    made = {row["pipeline"] for row in rows if row["fixture"].startswith(BORROWED)}
     reasons |= {name: why_no_fixture(name) for name in exported() - done - reasons.keys()}
     elsewhere = stand_ins(reasons, done)
     missing = {}
     for name, reason in sorted(reasons.items()):
-        missing[name] = {"why": _plain(cause_of(reason))}
+        why = cause_of(reason)
+        why = f"no fixture upstream, and of others' components: {why}" if name in made else why
+        missing[name] = {"why": _plain(why)}
         if name in elsewhere:
             missing[name] |= {"network": elsewhere[name][0], "tried in": elsewhere[name][1]}
     return missing
@@ -184,7 +196,8 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     return f"{counts} At the output: {said}. {bits} Equal after detaching: {detached} of {len(tried)}."
 
 
-def _cell(result: dict[str, Any], notes: dict[str, int]) -> str:
+def outcome_cell(result: dict[str, Any], notes: dict[str, int]) -> str:
+    """A result in a table; ``notes`` gets its reason, if it has one."""
     word: str = WORDS.get(result["outcome"], result["outcome"])
     failed = result.get("failed open") or []
     reason = result.get("reason") or (re.sub(r"^-?\d+ [^:]*: ", "", failed[0]) if failed else "")

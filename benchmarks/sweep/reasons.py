@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ BASES = {"DiffusionPipeline", "ModularPipeline"}
 NETWORKS = ("transformer", "unet", "prior", "decoder")
 LENT = "modular, with another fixture's components"
 NO_COMPONENTS = "modular: upstream keeps its components on the Hub, and no other fixture has its network"
+NO_LENDER = "no other fixture has its"
 # What errors of fixtures that cannot be built say, and their cause.
 CAUSES = {
     LENT: "modular: upstream keeps its components on the Hub, and those of other fixtures do not fit",
@@ -30,13 +32,29 @@ CAUSES = {
     "min_pixels": "upstream keeps a part of this fixture on the Hub",
     "doesn't match model": "upstream keeps a part of this fixture on the Hub",
     "size of tensor a (12544)": "upstream keeps a part of this fixture on the Hub",
+    "'text_model'": "the pipeline does not run with transformers 5",
+    "invert_attention_mask": "a part that diffusers brings along does not run with transformers 5",
+    "Use `invert()`": "edits what a call of `invert` has left, and is not repeatable without it",
+    "text_embeds": "needs a text encoder that no other fixture has",
+    "get_text_features": "needs a text encoder that no other fixture has",
+    "'CLIPConfig' object": "needs an image encoder that no other fixture has",
+    "_get_variance() missing": "needs a scheduler of several steps at once",
+    "Invalid mode": "draws pictures with depth, which its decoder of another fixture does not",
+    "cannot be undefined": "needs embeddings that are made by another program",
+    "too many values to unpack": "needs a decoder of videos of one frame that no other fixture has",
+    "temporal_compression_ratio": "needs a decoder of videos that no other fixture has",
+    "Given groups=1": "its network takes other channels than those of other fixtures",
+    "cannot be multiplied": "its network takes other channels than those of other fixtures",
+    "output (H: 0, W: 0)": "its pyramid of sizes is too deep for a tiny picture",
+    "Input type (c10::BFloat16)": "reads pictures in bfloat16 alone",
+    "is not compatible with": "needs a control network of another version",
     "`text_target`": "needs the Hub's tokenizer",
 }
 
 
 def cause_of(reason: str) -> str:
     """The cause behind an error of a fixture, or the error itself."""
-    return next((cause for part, cause in CAUSES.items() if part in reason), reason)
+    return next((cause for part, cause in CAUSES.items() if part in reason), re.sub(r"^(\w+Error: )+", "", reason))
 
 
 def why_no_fixture(name: str) -> str:
@@ -50,12 +68,17 @@ def why_no_fixture(name: str) -> str:
         return "deprecated: diffusers keeps the class and no test of it"
     if issubclass(kind, diffusers.ModularPipeline):
         return "modular: no fixture upstream"
-    if not _has_loop(kind):
+    if not has_loop(name):
         return "no sampling loop: no scheduler, steps or callback"
     return "no fixture upstream"
 
 
-def _has_loop(kind: Any) -> bool:
+def has_loop(name: str) -> bool:
+    """Whether the signature of a pipeline's class has steps; modular pipelines have none."""
+    kind = _class(name)
+    absent = kind is None or name in BASES or (hasattr(kind, "_backends") and ".utils.dummy" in kind.__module__)
+    if absent or issubclass(kind, diffusers.ModularPipeline):
+        return False
     taken = inspect.signature(kind.__call__).parameters
     steps = any("num_inference_steps" in name or name == "callback_on_step_end" for name in taken)
     return steps or "scheduler" in inspect.signature(kind.__init__).parameters

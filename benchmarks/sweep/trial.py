@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import math
 import time
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import torch
 from torch import nn
 
 import foreseer as fs
-from benchmarks.sweep.fixtures import STEPS, Built, Fixture, modules_of, same
+from benchmarks.sweep.calls import modules_of
+from benchmarks.sweep.fixtures import STEPS, Built, Fixture, same
 from benchmarks.sweep.own import use_tests_of
 from benchmarks.sweep.reasons import LENT, NO_COMPONENTS
 from foreseer.attach.accelerate import accelerate, detach
@@ -29,63 +28,6 @@ from foreseer.errors import ForeseerError, in_one_line
 from foreseer.pipelines import quiet_libraries
 
 SITES = ("output", "last_block", "modules")
-HEAVY = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-class Calls:
-    """Calls counted from outside, by forward hooks.
-
-    Attributes:
-        modules: per module of the pipeline, the number of its calls.
-        layers: per module, the number of calls of linear and convolution layers inside it.
-        steps: calls of the scheduler's ``step``.
-        at: per module, the numbers of steps made before its calls.
-    """
-
-    def __init__(self) -> None:
-        self.modules: Counter[str] = Counter()
-        self.layers: Counter[str] = Counter()
-        self.steps = 0
-        self.at: dict[str, set[int]] = defaultdict(set)
-
-
-@contextmanager
-def counted(pipe: Any) -> Iterator[Calls]:
-    """Count the calls of all modules of ``pipe``, and the steps of its scheduler."""
-    calls, hooks, stepped = Calls(), [], Counter()
-
-    def count(counter: Counter[str], name: str) -> Any:
-        return lambda *_: counter.update([name])
-
-    def note_step(name: str) -> Any:
-        return lambda *_: calls.at[name].add(calls.steps)
-
-    for name, module in modules_of(pipe).items():
-        hooks.append(module.register_forward_hook(count(calls.modules, name)))
-        hooks.append(module.register_forward_hook(note_step(name)))
-        hooks += [
-            part.register_forward_hook(count(calls.layers, name))
-            for part in module.modules()
-            if isinstance(part, HEAVY)
-        ]
-    scheduler = getattr(pipe, "scheduler", None)
-    step = getattr(type(scheduler), "step", None)
-    if step is not None:
-
-        @functools.wraps(step)  # pipelines read its signature
-        def counting(self: Any, *args: Any, **options: Any) -> Any:
-            stepped[id(self)] += 1
-            calls.steps = stepped[id(scheduler)] or max(stepped.values())  # a pipeline may step copies alone
-            return step(self, *args, **options)
-
-        type(scheduler).step = counting  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-        if step is not None:
-            type(scheduler).step = step  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def policy(site: str, interval: int) -> fs.Policy:
@@ -99,13 +41,20 @@ def try_fixture(fixture: Fixture) -> dict[str, Any]:
     seen: dict[str, Any] = {"fixture": fixture.key, "pipeline": fixture.pipeline, "outcome": "unknown"}
     try:
         built = Built(fixture)
-        plain = _plain(built, seen)
+        plain = run_plain(built, seen)
     except BaseException as error:  # noqa: BLE001 - upstream's own code: whatever it raises is the result
         lent = f"{LENT}: " if fixture.modular and NO_COMPONENTS not in str(error) else ""
         seen |= {"outcome": "no fixture", "reason": f"{lent}{type(error).__name__}: {in_one_line(error)}"[:400]}
         return seen
+    check(built, plain, seen)
+    seen["seconds"] = round(time.perf_counter() - began, 1)
+    return seen
+
+
+def check(built: Built, plain: list[Any], seen: dict[str, Any], sites: Sequence[str] = SITES) -> None:
+    """Every check of a pipeline whose plain run is known; ``seen`` gets what they saw."""
     if "reason" not in seen:
-        seen["sites"] = {site: _site(built, plain, seen, site) for site in SITES}
+        seen["sites"] = {site: _site(built, plain, seen, site) for site in sites}
         seen["calibrated"] = _calibrated(built, seen)
         if seen["sites"]["output"].get("forecasts change it") is False:
             seen["depends on the network"] = _depends(built, plain, seen)
@@ -115,14 +64,12 @@ def try_fixture(fixture: Fixture) -> dict[str, Any]:
             seen["outcome"] = seen["sites"]["output"]["outcome"]
         else:
             seen |= {"outcome": "not repeatable", "reason": "two plain runs with one seed differ"}
-    seen["seconds"] = round(time.perf_counter() - began, 1)
-    return seen
 
 
-def _plain(built: Built, seen: dict[str, Any]) -> list[Any]:
+def run_plain(built: Built, seen: dict[str, Any]) -> list[Any]:
     """The run without Foreseer; ``seen`` gets what it calls."""
     _first_run(built)
-    with counted(built.pipe) as calls:
+    with built.counted() as calls:
         plain = built.run()
     steps = calls.steps or STEPS
     seen |= {"steps": steps, "calls": dict(calls.modules), "layers": dict(calls.layers)}
@@ -211,25 +158,28 @@ def _check_forecasts(built: Built, plain: list[Any], seen: dict[str, Any], site:
 
         handle.begin_run = begin_run
         attached = [name for name, module in modules_of(built.pipe).items() if is_hooked(module)]
-        with counted(built.pipe) as calls:
+        with built.counted() as calls:
             first = built.run()
         runs = list(records.values())
         other = built.run(1) if site == "output" else []
-        again = built.run()
+        with built.counted() as later:
+            again = built.run()
     with accelerate(built.pipe, policy(site, 2)):
         fresh = built.run(1) if site == "output" else []
     received = sum(seen["calls"].get(name, 0) for name in attached)
     unattached = [name for name in seen["called at each step"] if name not in attached]
     planned = sum(seen["planned"].get(name, 0) for name in attached)
+    layers = max(1, sum(seen["layers"].get(name, 0) for name in attached))
     result |= {
         "attached": attached,
         "not attached": unattached,
         "calls": received,
         "forward passes": sum(calls.modules[name] for name in attached),
         "planned passes": planned,
-        "layers run": round(
-            sum(calls.layers[name] for name in attached) / max(1, sum(seen["layers"].get(n, 0) for n in attached)), 3
-        ),
+        # The first run also verifies the site, and the later ones do not.
+        "layers run": round(sum(calls.layers[name] for name in attached) / layers, 3),
+        "forward passes later": sum(later.modules[name] for name in attached),
+        "layers run later": round(sum(later.layers[name] for name in attached) / layers, 3),
         "same seed equal": same(first, again),
         "other seed equal": site != "output" or same(other, fresh),
         "forecasts change it": not same(first, plain),
@@ -266,6 +216,8 @@ def _outcome(result: dict[str, Any]) -> str:
     if result["site"] == "output" and result["forward passes"] != passes:
         return "record wrong"
     if passes > result["planned passes"]:
+        if record["runs"] > 1:
+            result["reason"] = "the call samples more than once, and each run computes its first steps"
         return "saves nothing" if passes == record["calls"] else "more than planned"
     return "as planned"
 

@@ -39,6 +39,21 @@ def check_number(
         raise error(f"{name} is {value!r}; expected a finite number {limit}.")
 
 
+def check_flags(error: type[ForeseerError], **flags: Any) -> None:
+    """Raise unless each flag is True or False: text such as "no" would count as true.
+
+    Raises:
+        ForeseerError: of class ``error``; the message names the flag.
+
+    >>> check_flags(ForeseerError, strict="no")
+    Traceback (most recent call last):
+    foreseer.errors.ForeseerError: strict is 'no'; expected True or False.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise error(f"{name} is {_short(value)}; expected True or False.")
+
+
 def check_texts(name: str, texts: Any, error: type[ForeseerError]) -> list[str]:
     """Return the prompts ``texts`` as a list; they must be a sequence of strings with at least one.
 

@@ -12,7 +12,7 @@ import re
 from abc import ABC
 from typing import Any, ClassVar
 
-from foreseer.checks import check_count, check_number
+from foreseer.checks import check_count, check_flags, check_number
 from foreseer.errors import PlanError
 
 
@@ -83,8 +83,7 @@ class Tokens(Site):
         check_number("share", self.share, PlanError, most=1)
         if not self.share:
             raise PlanError("share is 0; with no token recomputed the site is 'modules'.")
-        if not isinstance(self.alternate, bool):
-            raise PlanError(f"alternate is {self.alternate!r}; expected true or false.")
+        check_flags(PlanError, alternate=self.alternate)
         check_number("age", self.age, PlanError)
         check_number("spread", self.spread, PlanError)
 

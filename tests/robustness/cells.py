@@ -45,6 +45,7 @@ ELSEWHERE = (
     ("numerics", "an output changed in place by the loop", "fails open", "unit/attach/test_fail_open.py::test_an_output_written_to_by_the_loop_is_not_used"),
     ("visible", "one warning per handle, with the reason", "works", "unit/attach/test_fail_open.py::test_it_is_said_once_a_handle"),
     ("visible", "rows learned on another network, unless allowed by name", "refused", "unit/attach/test_misuse.py::test_rows_of_another_network_are_refused_unless_allowed"),
+    ("visible", "rows learned with other guidance, unless allowed by name", "refused", "unit/attach/test_other_guidance.py::test_another_guidance_is_refused_when_the_run_begins"),
     ("files", "damaged files: truncated, bits flipped, empty, foreign, of a future version", "refused", "fuzz/test_fuzz.py::test_fuzzed_files_give_their_kinds_error_or_what_is_valid"),
     ("files", "a pipe or device instead of a file, when reading", "refused", "unit/files/test_reading.py::test_no_pipe_is_waited_for_and_no_device_read"),
     ("files", "a pipe or device instead of a file, when writing", "refused", "unit/files/test_writing.py::test_no_pipe_or_device_is_replaced"),

@@ -53,7 +53,7 @@ _FAILS_OPEN = {
 SAID = {
     "its noise levels rise": "must strictly decrease",
     "the network gets a": "is not exactly one of its timesteps",
-    "discrete tokens; the network gets no timestep": "no timestep is not exactly",
+    "discrete tokens; the network gets no timestep": "given no timestep",
     "visits a noise level twice": "must strictly decrease",
 }
 OUTCOMES: dict[str, tuple[str, str]] = {

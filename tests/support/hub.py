@@ -44,6 +44,9 @@ def _handler(hub: Repositories) -> type[BaseHTTPRequestHandler]:
             self._send(200, json.dumps(value).encode(), Content_Type="application/json")
 
         def do_GET(self) -> None:
+            if self.path.startswith("/api/models/"):
+                self._models(self.path.removeprefix("/api/models/"))
+                return
             path, _, rest = self.path.strip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             content = hub.files.get((path, revision, name))
@@ -55,6 +58,13 @@ def _handler(hub: Repositories) -> type[BaseHTTPRequestHandler]:
                 return
             commit = hashlib.sha1(revision.encode(), usedforsecurity=False).hexdigest()
             self._send(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=commit)
+
+        def _models(self, repository: str) -> None:
+            names = [name for path, revision, name in hub.files if (path, revision) == (repository, "main")]
+            if names:
+                self._json({"id": repository, "siblings": [{"rfilename": name} for name in names]})
+            else:
+                self._send(404, b"", X_Error_Code="RepoNotFound", X_Error_Message="not found")
 
         do_HEAD = do_GET  # noqa: N815 - http.server's name
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "notices"},
     {"checks"},
     {"files"},
-    {"grid", "site"},
+    {"grid", "site", "guidance"},
     {"kernel"},
     {"schedule", "forecast"},
     {"plan"},
@@ -30,7 +30,10 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-NUMPY_ONLY = ("errors", "notices", "checks", "files", "grid", "site", "kernel", "schedule", "forecast", "plan")
+NUMPY_ONLY = (
+    *("errors", "notices", "checks", "files", "grid", "site"),
+    *("guidance", "kernel", "schedule", "forecast", "plan"),
+)
 TENSOR_LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "jax", "tensorflow"}
 
 

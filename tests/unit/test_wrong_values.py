@@ -1,5 +1,6 @@
 """Wrong values that once ended in an error of Python's, or in none: refused by name."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,45 @@ WRONG = {
     "a quality without a profile": (lambda value: policy_for(None, quality=value), ([], 5, "best"), "Unknown quality"),
     "a site beside a quality": (lambda value: policy_for(None, quality="exact", site=value), ("", "x"), "site"),
 }
+
+
+FLAGS = {
+    "accelerate": (
+        lambda **flag: fs.accelerate(object(), **flag),
+        ("strict", "allow_other_network", "allow_other_guidance"),
+    ),
+    "Run": (lambda **flag: fs.Run(PLAN, PLAN.grid, **flag), ("warn", "parallel")),
+    "tune": (lambda **flag: fs.tune(object(), ["a", "b"], **flag), ("mix",)),
+    "Kernel.merge": (lambda **flag: KERNEL.merge(KERNEL, **flag), ("allow_overlap",)),
+    "KernelRows": (lambda **flag: fs.forecast.KernelRows(KERNEL, **flag), ("sum_to_one",)),
+    "Tokens": (fs.site.Tokens, ("alternate",)),
+}
+NOT_CALLED = {"Handle", "Failure"}  # made by Foreseer
+
+
+@pytest.mark.usefixtures("as_users_call")
+@pytest.mark.parametrize("where", FLAGS)
+def test_text_in_place_of_a_flag_is_named(where):
+    call, names = FLAGS[where]
+    for name in names:
+        for value in ("no", 0, None):
+            with pytest.raises(ForeseerError, match=f"^{name} is {value!r}; expected True or False"):
+                call(**{name: value})
+
+
+def test_every_flag_of_a_public_call_is_tried():
+    rooms = [fs, fs.forecast, fs.schedule, fs.gate, fs.methods, fs.scale, fs.site]
+    public = {name: getattr(room, name) for room in rooms for name in getattr(room, "__all__", vars(room))}
+    public |= {f"Kernel.{name}": value for name, value in vars(fs.Kernel).items() if callable(value)}
+    flags = {
+        (name, parameter.name)
+        for name, value in public.items()
+        if callable(value) and getattr(value, "__module__", "").startswith("foreseer") and name not in NOT_CALLED
+        if not (isinstance(value, type) and issubclass(value, BaseException))
+        for parameter in inspect.signature(value).parameters.values()
+        if parameter.annotation in (bool, "bool")
+    }
+    assert flags == {(name, flag) for name, (_, names) in FLAGS.items() for flag in names}
 
 
 @pytest.mark.usefixtures("as_users_call")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from foreseer.attach.denoiser_hook import DenoiserHook
-from foreseer.attach.handle import Handle
+from foreseer.attach.handle import Handle, OnOtherGuidance
 from foreseer.attach.interception import is_compiled, listener_of, unwrapped
 from foreseer.attach.network.denoisers import DENOISER_NAMES, find_denoisers, timestep_takers
 from foreseer.attach.obstacles import NOT_INSIDE, check_alike, check_free, check_shared
@@ -22,8 +22,11 @@ from foreseer.attach.sites.modules import ModuleSite
 from foreseer.attach.sites.output import OutputSite
 from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
+from foreseer.checks import check_flags
 from foreseer.errors import AttachError
+from foreseer.guidance import Guidance
 from foreseer.methods import policy_for
+from foreseer.pipelines.call_guidance import guidance_of_run
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
 from foreseer.site import LastBlock, Modules, Output, Residual, Site, Tokens, read_site
@@ -50,6 +53,7 @@ def accelerate(
     keep: Keep = "device",
     strict: bool = False,
     allow_other_network: bool = False,
+    allow_other_guidance: bool = False,
 ) -> Handle:
     """Accelerate a diffusers pipeline, or one denoiser, until the handle is detached.
 
@@ -72,6 +76,8 @@ def accelerate(
         keep: ``"device"`` keeps features where they are computed, ``"host"`` in pinned host memory.
         strict: raise where a step meant to be forecast would be computed, instead of computing it with a warning.
         allow_other_network: warn, instead of raising, where the rows were learned on another class or size of network.
+        allow_other_guidance: warn, instead of raising when a run begins, where the rows were learned without guidance,
+            with it, or at a very different scale.
 
     Returns:
         The handle: ``print(handle)`` sums up the last run, ``.record`` has the details, ``.detach()``.
@@ -79,9 +85,12 @@ def accelerate(
     Raises:
         AttachError: nothing to attach to, something is attached already, the model's own cache is enabled, the
             site lies inside of a model that was compiled as a whole, a bare module came without its scheduler, or the
-            rows were learned on another network.
+            rows were learned on another network; or a flag is neither True nor False. The pipeline's call raises it
+            where its guidance is another one.
         PlanError: the method is unknown, or the budget does not go with it.
     """
+    allowed = {"allow_other_network": allow_other_network, "allow_other_guidance": allow_other_guidance}
+    check_flags(AttachError, strict=strict, **allowed)
     targets = {"nfe": nfe, "speedup": speedup, "max_error": max_error, "quality": quality}
     policy = policy_for(method, site=site, **targets)
     by_name = method is None or isinstance(method, str)
@@ -93,6 +102,7 @@ def accelerate(
         strict=strict,
         fallback=by_name and site is None,
         allow_other_network=allow_other_network,
+        on_other_guidance="warn" if allow_other_guidance else "refuse",
     )
 
 
@@ -125,6 +135,7 @@ def attach(
     make_site: Callable[[nn.Module], SiteHook] | None = None,
     fallback: bool = False,
     allow_other_network: bool = False,
+    on_other_guidance: OnOtherGuidance = "refuse",
 ) -> Handle:
     """Attach a policy, with another site from ``make_site``, or the output site as ``fallback``."""
     if isinstance(policy, Plan):
@@ -143,7 +154,8 @@ def attach(
         check_alike(name or type(module).__name__, module, policy, allow_other_network)
     detachers: list[Callable[[], None]] = []
     replaced = _replaced_denoisers(pipe_or_model, denoisers)
-    handle = Handle(policy, detachers, strict, replaced, _unattached(pipe_or_model, denoisers))
+    unattached = _unattached(pipe_or_model, denoisers)
+    handle = Handle(policy, detachers, strict, replaced, unattached, on_other_guidance=on_other_guidance)
     hooks = []
     for name, module in denoisers.items():
         site = make_site(module) if make_site is not None else make_hook(wanted, module)
@@ -152,6 +164,7 @@ def attach(
             module,
             prefix,
             scheduler=find_scheduler,
+            guidance=_guidance_of(pipe_or_model),
             policy=policy,
             keep=keep,
             site=site,
@@ -220,6 +233,14 @@ def _scheduler_of(pipe: Any) -> Callable[[], Any]:
         return last[0]
 
     return scheduler
+
+
+def _guidance_of(pipe_or_model: Any) -> Callable[[], Guidance | None]:
+    """Return a function that returns the guidance of the call in progress."""
+    if isinstance(pipe_or_model, nn.Module):
+        return lambda: guidance_of_run(None)
+    pipe = weakref.ref(pipe_or_model)
+    return lambda: guidance_of_run(pipe())
 
 
 def _replaced_denoisers(pipe_or_model: Any, denoisers: dict[str, nn.Module]) -> Callable[[], list[str]]:

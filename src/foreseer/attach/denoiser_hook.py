@@ -21,6 +21,7 @@ from foreseer.attach.signals.base import SignalProbe
 from foreseer.attach.sites.base import SiteHook
 from foreseer.attach.sites.output import OutputSite
 from foreseer.errors import in_one_line
+from foreseer.guidance import Guidance
 from foreseer.plan import Policy
 from foreseer.runtime import Keep
 
@@ -42,6 +43,7 @@ class DenoiserHook(Listener):
         name: str,
         *,
         scheduler: Callable[[], Any],
+        guidance: Callable[[], Guidance | None],
         policy: Policy,
         keep: Keep,
         site: SiteHook,
@@ -56,6 +58,7 @@ class DenoiserHook(Listener):
         self._module = module
         self._name = name
         self._find_scheduler = scheduler
+        self._find_guidance = guidance
         self._scheduler: Any = None
         self._policy = policy
         self._keep: Keep = keep
@@ -112,6 +115,7 @@ class DenoiserHook(Listener):
             self._follow_scheduler(scheduler)
         call, fresh = tracker.enter(self._scheduler, self.context.name, args, kwargs)
         if fresh:
+            handle.check_guidance(self._find_guidance)
             self._begin_run(tracker)
             record = handle.begin_run(tracker.reader.run, self._name)
         else:

@@ -7,16 +7,18 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from foreseer.attach.run.scheduler_identity import how_schedulers_differ
 from foreseer.attach.run_record import FailOpen, RunRecord
 from foreseer.errors import AttachError, FailedOpenError, ForeseerWarning
+from foreseer.guidance import OTHER_GUIDANCE, Guidance, difference, distance, read_guidance
 from foreseer.plan import CompiledRows, FixedPlan, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, NO_SCHEDULER, worst_rounding
 
+OnOtherGuidance = Literal["refuse", "warn", "ignore"]
 FINER = 2  # times the steps of a kernel's recording, up to which its rows and expected errors were seen to hold
 
 
@@ -37,6 +39,8 @@ class Handle:
         strict: bool = False,
         replaced: Callable[[], list[str]] = list,
         unattached: tuple[str, ...] = (),
+        *,
+        on_other_guidance: OnOtherGuidance = "refuse",
     ) -> None:
         self.policy = policy
         self.strict = strict
@@ -52,6 +56,9 @@ class Handle:
         self._said_replaced = False
         self._said_fallback = False
         self._said_scheduler = False
+        self._said_guidance = on_other_guidance == "ignore"
+        self._refuses_guidance = on_other_guidance == "refuse"
+        self._learned_guidance = read_guidance(policy.learned_on.get("guidance"))
 
     @property
     def attached(self) -> bool:
@@ -211,6 +218,25 @@ class Handle:
             ForeseerWarning,
             stacklevel=2,
         )
+
+    def check_guidance(self, find_guidance: Callable[[], Guidance | None]) -> None:
+        """Raise, or warn once, where a run's guidance is not the one that its rows were learned with.
+
+        Raises:
+            AttachError: it is far from it, and this was not allowed.
+        """
+        learned = self._learned_guidance
+        if learned is None or (self._said_guidance and not self._refuses_guidance):
+            return
+        now = find_guidance()
+        apart = 0.0 if now is None else distance(learned, now)
+        if now is None or not apart or (apart <= 1 and self._said_guidance):
+            return
+        message = difference(learned, now)
+        if apart > 1 and self._refuses_guidance:
+            raise AttachError(f"{message} {OTHER_GUIDANCE}")
+        self._said_guidance = True
+        warnings.warn(f"{message} Forecasts may be poorer. Said once.", ForeseerWarning, stacklevel=2)
 
     def check_scheduler(self, rows: CompiledRows, scheduler: Any) -> None:
         """Warn once where the plan that was attached was made for another scheduler than the run's."""

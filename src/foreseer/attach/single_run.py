@@ -17,7 +17,7 @@ from torch import Tensor
 from foreseer.attach.network.containers import UnknownContainerError, flatten, rebuild, strip
 from foreseer.attach.run.guard import GRADIENTS, TRANSFORMED, CallInputs, is_transformed
 from foreseer.attach.run_record import FailOpen, RunRecord, describe_parts
-from foreseer.checks import check_kind
+from foreseer.checks import check_flags, check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
@@ -82,6 +82,7 @@ class Run:
         parallel: bool = False,
     ) -> None:
         check_kind("grid", grid, Grid, AttachError)
+        check_flags(AttachError, warn=warn, parallel=parallel)
         policy = Policy.from_plan(policy) if isinstance(policy, Plan) else policy
         _check_policy(policy, keep, signals, parallel)
         self.grid = grid

@@ -133,13 +133,15 @@ class RecordPrompt(Task):
 def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, identity: dict[str, str]) -> Kernel:
     grid = trajectory.grid
     if len(trajectory.outputs) != len(grid) or trajectory.sample is None:
+        steps = len(trajectory.outputs)
+        early = "the run ended early (a callback that interrupts it?), or " if 0 < steps < len(grid) else ""
         raise CalibrationError(
-            f"The run took {len(trajectory.outputs)} scheduler steps, its grid has {len(grid)}: this pipeline does not "
-            "step its scheduler once per noise level."
+            f"The run took {steps} scheduler steps, its grid has {len(grid)}: {early}this pipeline does not step its "
+            "scheduler once per noise level."
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
     matrix = None
-    provenance = dict(identity)
+    provenance = {**identity, "guidance": trajectory.guidance}
     try:
         matrix = sampler_matrix(trajectory.scheduler, first_step=trajectory.first_step)
     except SamplerError as error:

@@ -12,10 +12,10 @@ from jaxtyping import Float64
 
 from foreseer.calibration.job_checks import check_ready, split_prompts
 from foreseer.calibration.jobs import Work
-from foreseer.calibration.mix_channels import MeasureFinal, channel_axis_of
+from foreseer.calibration.mix_channels import channel_axis_of
 from foreseer.calibration.mixing_moments import MixingMoments
 from foreseer.calibration.span_moments import MeasureSpan, Span, SpanMoments, project
-from foreseer.calibration.students import StudentJob
+from foreseer.calibration.students import MeasureFinal, StudentJob
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.validate import ExpectedError, summarise

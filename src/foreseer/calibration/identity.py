@@ -34,7 +34,6 @@ def identity_of(pipe: Any, prompts: Sequence[Any], steps: int, seed: int, option
         "dtype": ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in _dtypes(pipe)})),
         "weights": weights_of(find_denoisers(pipe).values()),
         **scheduler_identity(pipe.scheduler),
-        "guidance": guidance_of(options),
         "options": json.dumps({**plain, **others}, sort_keys=True),
         "steps": str(steps),
         "seed": str(seed),
@@ -42,12 +41,6 @@ def identity_of(pipe: Any, prompts: Sequence[Any], steps: int, seed: int, option
         "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
         "versions": f"foreseer {__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}",
     }
-
-
-def guidance_of(options: Mapping[str, Any]) -> str:
-    """Return the guidance scale of a call, as a string; empty if it has none."""
-    scale = options.get("true_cfg_scale", options.get("guidance_scale", ""))
-    return str(scale) if isinstance(scale, str | int | float) else ""
 
 
 def weights_of(denoisers: Iterable[nn.Module]) -> str:

@@ -35,12 +35,14 @@ class PromptRuns:
         steps: that a call asks for.
         options: more keyword arguments of the call.
         identity: that the pipeline of every worker must have; empty to accept any.
+        guidance: of the runs, as text; empty if unknown.
     """
 
     model: AnyModel
     steps: int
     options: Mapping[str, Any]
     identity: Mapping[str, str] = field(default_factory=dict)
+    guidance: str = ""
 
     def on(self, worker: Worker) -> tuple[Any, dict[str, Any]]:
         """Return a worker's pipeline and the options of its call, without the number of steps.
@@ -65,9 +67,9 @@ class PromptRuns:
         return pipe, options
 
     @property
-    def scheduler(self) -> dict[str, str]:
-        """The entries of the identity that name the scheduler."""
-        return {name: self.identity[name] for name in SCHEDULER}
+    def origin(self) -> dict[str, str]:
+        """The scheduler and the guidance, as a plan's provenance names them."""
+        return {**{name: self.identity[name] for name in SCHEDULER}, "guidance": self.guidance}
 
     def call(self, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` with the number of steps, for a run that ends at the latent unless they say otherwise."""

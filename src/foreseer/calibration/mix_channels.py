@@ -21,11 +21,11 @@ from foreseer.calibration.jobs import Work
 from foreseer.calibration.mixing_moments import MixingFit, MixingMoments, choose_matrices
 from foreseer.calibration.replay import PlannedRun, run_plan
 from foreseer.calibration.row_directions import share_of_effects
-from foreseer.calibration.students import StudentJob, StudentSetting
+from foreseer.calibration.students import MeasureFinal, StudentJob, StudentSetting
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import network_begins
-from foreseer.methods.validate import measured_error, typical_error
+from foreseer.methods.validate import measured_error, typical_error, typical_share
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
@@ -54,7 +54,7 @@ def mix_channels(
     forecasts of the segment get $p_i \sum_j F_j M_j$ more, $p_i$ in proportion to $L_{e,i+1}$, so that the sample at e
     moves by the sum. The next segment is fitted on the corrected trajectory. Held-out prompts choose the ridge of each
     segment; where no ridge helps them, the segment keeps its scalar rows, and where the whole plan's final error is not
-    less, so does the plan. The cost is one reference run and K forward passes per prompt.
+    less, so does the plan. The cost is one reference run and 2 K forward passes per prompt.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
@@ -90,7 +90,7 @@ def mix_channels(
     if not plan.forecast_steps:
         raise CalibrationError("This plan computes every step: no forecast is there to correct.")
     seeded = [*fitted, *judges]
-    work = Work(progress, (len(seeded) + 2 * len(judges)) * plan.nfe)
+    work = Work(progress, (2 * len(seeded) + len(judges)) * plan.nfe)
     with place_of(workers).pool() as pool:
         job = StudentJob.begin(
             pool,
@@ -106,14 +106,21 @@ def mix_channels(
         )
         axis = channel_axis_of(job.setting.shape) if channel_axis is None else channel_axis
         mixed, fits = _Fitting(job, axis, len(fitted)).whole(plan)
-        task = MeasureFinal(job.setting, job.names, (plan, mixed))
-        results = job.on_all("final", task, {"plan": digest_of(mixed)}, 2 * plan.nfe, first=len(fitted))
-    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.scheduler})
-    return _described(plan, mixed, fits, *np.stack([np.frombuffer(result) for result in results], axis=1))
+        errors = _final_errors(job, plan, 0), _final_errors(job, mixed, len(fitted))
+    mixed = replace(mixed, provenance={**plan.provenance, **job.setting.runs.origin})
+    return _described(plan, mixed, fits, *errors)
 
 
-def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: np.ndarray, after: np.ndarray) -> Plan:
+def _final_errors(job: StudentJob, plan: Plan, first: int) -> np.ndarray:
+    """Relative errors of the final samples of the students from ``first`` on, under ``plan``."""
+    task = MeasureFinal(job.setting, job.names, (plan,))
+    results = job.on_all("final", task, {"plan": digest_of(plan)}, plan.nfe, first=first)
+    return np.concatenate([np.frombuffer(result) for result in results])
+
+
+def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], all_before: np.ndarray, after: np.ndarray) -> Plan:
     """Return the mixed plan where held-out prompts have less error, else ``plan``, with provenance."""
+    others, before = np.split(all_before, [len(all_before) - len(after)])
     count = sum(fit.matrices is not None for fit in fits)
     if mixed.mixing is None or not typical_error(after) < typical_error(before):
         why = f"of {len(fits)} segments {count} had less error on held-out prompts"
@@ -123,7 +130,7 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], before: np.nd
         f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; typical "
         f"held-out error {typical_error(before):.4f} before, {typical_error(after):.4f} after"
     )
-    words = {"mixing": done, "expected_error": str(measured_error(after))}
+    words = {"mixing": done, "expected_error": str(measured_error(after, typical_share(before, after, others)))}
     return replace(mixed, provenance={**mixed.provenance, **words})
 
 
@@ -240,31 +247,6 @@ class MeasureMissing(Task):
                     )
                 features.append(tensors[0] if name else trajectory.outputs[step])
         return features
-
-
-@dataclass(frozen=True)
-class MeasureFinal(Task):
-    """Relative error of a student's final sample under each plan; the result is that many float64."""
-
-    setting: StudentSetting
-    names: tuple[str, ...]
-    plans: tuple[Plan, ...]
-
-    def run(self, worker: Worker, unit: Unit) -> bytes:
-        """One student."""
-        prompt, seed = unit.payload
-        target = self.setting.student(worker, unit, self.names).targets[-1]
-        pipe, options = self.setting.runs.on(worker)
-        errors = []
-        for plan in self.plans:
-            trajectory = run_plan(pipe, plan, prompt, seed, self.setting.runs.call(options)).trajectory
-            assert trajectory.start is not None
-            assert trajectory.sample is not None
-            truth = target + float(self.setting.references.matrix[-1, 0]) * trajectory.start.to(target)
-            truth = truth.to(trajectory.sample.device)
-            error = (trajectory.sample.detach().reshape(-1).float() - truth) / truth.norm()
-            errors.append(float(error.double().norm()))
-        return np.array(errors).tobytes()
 
 
 class UnknownAxisError(CalibrationError):

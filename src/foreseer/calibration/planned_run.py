@@ -26,13 +26,14 @@ class FindPlannedRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps, branches, forward passes, rounding and handovers as JSON, then effects as float64."""
+        """Steps, branches, forward passes, rounding, handovers and guidance as JSON, then effects as float64."""
         prompt, seed = unit.payload
         pipe, call, first = self.runs.find(worker, prompt, self.plan.grid, self.recorded)
         found = run_plan(pipe, self.plan, prompt, seed, call)
         rounding = relative_rounding(*(each.dtype for output in found.outputs.values() for each in flatten(output)))
         handovers = find_handovers(pipe, prompt, call, len(self.plan.grid))
-        header = [int(call["num_inference_steps"]), found.branches, found.forward_passes, rounding, handovers]
+        steps = int(call["num_inference_steps"])
+        header = [steps, found.branches, found.forward_passes, rounding, handovers, first.guidance]
         return with_header(header, _effects(first, len(self.plan.grid)))
 
 

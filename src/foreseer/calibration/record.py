@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from foreseer.errors import CalibrationError, GridError
 from foreseer.grid import Grid
+from foreseer.guidance import guidance_text
+from foreseer.pipelines.call_guidance import guidance_of_run
 
 CHUNK = 2**18  # elements of one feature multiplied at a time
 
@@ -34,6 +37,7 @@ class Trajectory:
         start: the sample before the first step, flattened.
         shape: of a sample.
         sample: the last sample.
+        guidance: of the run, as text; empty if unknown.
         copies: for each copy of the scheduler that the pipeline made, the flattened outputs passed to its ``step``:
             pipelines step a copy for each further output of their network (LTX-2's sound).
     """
@@ -44,6 +48,7 @@ class Trajectory:
     start: Tensor | None = None
     shape: tuple[int, ...] = ()
     sample: Tensor | None = None
+    guidance: str = ""
     copies: list[list[Tensor]] = field(default_factory=list)
 
     @property
@@ -86,6 +91,7 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
             trajectory.first_step = _first_step(scheduler, timestep)
             trajectory.start = sample.detach().reshape(-1).clone()
             trajectory.shape = tuple(sample.shape)
+            trajectory.guidance = guidance_text(guidance_of_run(pipe))
         trajectory.outputs.append(model_output.detach().reshape(-1).clone())
         if len(trajectory.outputs) == stop_after:
             raise StopRun
@@ -130,11 +136,15 @@ class _OwnStep:
         self._scheduler = scheduler
         self._step = step
         self._copies = copies
+        # Pipelines read in the signature whether a step takes eta and a generator.
+        self.__signature__ = inspect.signature(MethodType(type(scheduler).step, scheduler))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._step(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self._scheduler) not in memo:  # only its attributes are copied, to be set back (panorama's views)
+            return self
         own = MethodType(type(self._scheduler).step, memo[id(self._scheduler)])
         if self._copies is None:
             return own

@@ -21,7 +21,7 @@ from foreseer.calibration.planned_run import FindPlannedRun
 from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import measured_error, typical_error
+from foreseer.methods.validate import measured_error, typical_error, typical_share
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, model_of, place_of, run_units
@@ -80,7 +80,8 @@ def refine(
 
     Returns:
         The plan with refined rows. Its provenance has "refined" (what was done and why it stopped) and
-        "expected_error": relative, of the final sample, geometric mean over the held-out prompts.
+        "expected_error": relative, of the final sample: geometric mean over the held-out prompts, with an allowance for
+        how hard these are under the given plan.
 
     Raises:
         CalibrationError: too few prompts, a plan of another site, runs that do not follow the plan from beginning to
@@ -135,6 +136,7 @@ class _Refinement:
         store: where results are kept.
         work: counts forward passes.
         measured: held-out errors, and products of features by branch, of each plan measured so far.
+        begun: for each plan that an iteration began with, errors of the held-out prompts and of the fitted ones.
     """
 
     pool: Pool
@@ -149,6 +151,7 @@ class _Refinement:
     store: Store
     work: Work
     measured: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
+    begun: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -171,10 +174,10 @@ class _Refinement:
         recorded = str(options.get("num_inference_steps", plan.provenance.get("steps", "")))
         seed, prompt = fitted[0]
         (found,) = run_units(pool, FindPlannedRun(runs, plan, recorded), [Unit("planned-run", (prompt, seed))])
-        (steps, branches, passes, rounding, handovers), effects = split_header(found)
+        (steps, branches, passes, rounding, handovers, guidance), effects = split_header(found)
         if not plan.branch_rows and len(branches) > 1:
             plan = replace(plan, branch_rows=dict.fromkeys(branches, plan.rows))
-        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        runs = replace(runs, steps=steps, guidance=guidance, identity={**runs.identity, "steps": str(steps)})
         setting = FinalSetting(runs, check_teacher(teacher_steps, steps) or steps, folder)
         store = FolderStore(folder) if folder is not None else MemoryStore()
         matrix = effects.reshape(len(plan.grid) + 1, -1)
@@ -221,12 +224,15 @@ class _Refinement:
                 descent = replace(descent, stopped="another iteration would exceed max_passes")
             else:
                 plan, descent = self._iteration(plan, descent)
-        expected = measured_error(self.measure(plan)[0])
+        errors, _ = self.measure(plan)
+        # The plan before refinement was fitted least to the prompts that it is measured on.
+        share = typical_share(self.begun[0][0], errors, self.begun[0][1]) if self.begun else 1.0
+        expected = measured_error(errors, share)
         refined = (
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"
         )
-        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.scheduler}
+        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.origin}
         return replace(plan, provenance={**plan.provenance, **made})
 
     def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -257,7 +263,9 @@ class _Refinement:
         results = self.on_all("derivatives", task, self.fitted, more, self.passes(directions))
         rows = [np.frombuffer(result) for result in results]
         self.work.reach(before + int(sum(row[0] for row in rows)))
-        moments = reduce(add, (_moments(row[1:], size).relative() for row in rows), ErrorMoments.none(size))
+        each = [_moments(row[1:], size) for row in rows]
+        self.begun.append((self.measure(plan)[0], np.sqrt([one.square for one in each])))
+        moments = reduce(add, (one.relative() for one in each), ErrorMoments.none(size))
 
         def held_out_error(step: np.ndarray) -> float:
             return typical_error(self.measure(directions.change(step))[0]) ** 2

@@ -104,7 +104,10 @@ def run_plan(
     """
     site = ReplaySite({} if outputs is None else outputs)
     try:
-        with attach(pipe, plan, strict=True, make_site=lambda module: site), record_run(pipe, stop_after) as trajectory:
+        with (
+            attach(pipe, plan, strict=True, make_site=lambda module: site, on_other_guidance="ignore"),
+            record_run(pipe, stop_after) as trajectory,
+        ):
             run(pipe, call_arguments(pipe, prompt, dict(call)), seed)
     except FailedOpenError as error:
         raise CalibrationError(

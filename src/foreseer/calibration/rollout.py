@@ -186,9 +186,8 @@ class RolloutFit:
         """
         job, total = self.job, len(self.kernel.grid)
         words = f"rollout on {len(job.seeded)} prompts, ridge {self.ridge:g}, {self.teacher}"
-        identity = job.setting.runs.identity
-        made = {"forecaster": words, "guidance": identity["guidance"], "steps": identity["steps"]}
-        made |= job.setting.runs.scheduler
+        runs = job.setting.runs
+        made = {"forecaster": words, "steps": runs.identity["steps"], **runs.origin}
         draft = Draft(self.kernel, rule, job, {**made, "schedule": repr(rule)})
         branches = len(job.mixing)
         moments = Moments.none(branches, job.setting.references.matrix, len(job.seeded))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.attach.accelerate import accelerate
+from foreseer.attach.accelerate import attach
 from foreseer.calibration.jobs import PromptRuns, content, prompt_unit
 from foreseer.calibration.record import record_run
 from foreseer.forecast.kernel_rows import KernelRows
@@ -93,7 +93,7 @@ class MeasureErrors(Task):
         reference = _final_sample(pipe, prompt, seed, call)
         squares = []
         for policy in self.policies:
-            with accelerate(pipe, policy):
+            with attach(pipe, policy, on_other_guidance="ignore"):
                 sample = _final_sample(pipe, prompt, seed, call)
             squares.append(float(np.mean((sample - reference) ** 2)))
         return np.array(squares).tobytes()

@@ -16,9 +16,11 @@ from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_teacher
 from foreseer.calibration.jobs import PromptRuns, Work, on_prompts, prompt_unit, split_header, with_header
 from foreseer.calibration.references import References
+from foreseer.calibration.replay import run_plan
 from foreseer.calibration.rollout_moments import Student
 from foreseer.calibration.sampler import sampler_matrix
 from foreseer.grid import Grid
+from foreseer.plan import Plan
 from foreseer.scale import FolderStore, MemoryStore, Store, Task, Unit, Worker, run_units
 from foreseer.scale.model import AnyModel
 from foreseer.scale.place import Pool
@@ -122,11 +124,11 @@ class FindOwnRun(Task):
     recorded: str
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
-        """Steps to ask for, first step, shape of a sample and handovers as JSON, then the matrix as float64."""
+        """Steps to ask for, first step, shape, handovers and guidance as JSON, then the matrix as float64."""
         pipe, call, first = self.runs.find(worker, unit.payload, self.grid, self.recorded)
         matrix = sampler_matrix(first.scheduler, first_step=first.first_step)
         handovers = find_handovers(pipe, unit.payload, call, len(self.grid))
-        header = [int(call["num_inference_steps"]), first.first_step, first.shape, handovers]
+        header = [int(call["num_inference_steps"]), first.first_step, first.shape, handovers, first.guidance]
         return with_header(header, matrix)
 
 
@@ -141,6 +143,31 @@ class RunReference(Task):
         student = self.setting.student(worker, unit)
         mixing = [value.hex() for value in student.mixing.tolist()]
         return json.dumps({"names": student.names, "mixing": mixing}).encode()
+
+
+@dataclass(frozen=True)
+class MeasureFinal(Task):
+    """Relative error of a student's final sample under each plan; the result is that many float64."""
+
+    setting: StudentSetting
+    names: tuple[str, ...]
+    plans: tuple[Plan, ...]
+
+    def run(self, worker: Worker, unit: Unit) -> bytes:
+        """One student."""
+        prompt, seed = unit.payload
+        target = self.setting.student(worker, unit, self.names).targets[-1]
+        pipe, options = self.setting.runs.on(worker)
+        errors = []
+        for plan in self.plans:
+            trajectory = run_plan(pipe, plan, prompt, seed, self.setting.runs.call(options)).trajectory
+            assert trajectory.start is not None
+            assert trajectory.sample is not None
+            truth = target + float(self.setting.references.matrix[-1, 0]) * trajectory.start.to(target)
+            truth = truth.to(trajectory.sample.device)
+            error = (trajectory.sample.detach().reshape(-1).float() - truth) / truth.norm()
+            errors.append(float(error.double().norm()))
+        return np.array(errors).tobytes()
 
 
 @dataclass(frozen=True)
@@ -192,10 +219,10 @@ class StudentJob:
         folder = os.path.abspath(checkpoint) if checkpoint is not None else None
         runs = PromptRuns(model, len(grid), {"output_type": "latent", **options}).identified(pool, len(seeded))
         (found,) = run_units(pool, FindOwnRun(runs, grid, recorded), [Unit("own-run", seeded[0][1])])
-        (steps, first_step, shape, handovers), matrix = split_header(found)
+        (steps, first_step, shape, handovers, guidance), matrix = split_header(found)
         samples = len(grid) + 1
         references = References(grid, matrix.reshape(samples, samples).copy(), branches, folder)
-        runs = replace(runs, steps=steps, identity={**runs.identity, "steps": str(steps)})
+        runs = replace(runs, steps=steps, guidance=guidance, identity={**runs.identity, "steps": str(steps)})
         setting = StudentSetting(
             runs, references, check_teacher(teacher_steps, steps) or steps, first_step, tuple(shape)
         )

@@ -11,11 +11,12 @@ from typing import Any
 
 from foreseer import __version__
 from foreseer.calibration.calibrate import SENSITIVITY_PROMPTS, calibrate
+from foreseer.calibration.draw_row import draw_row
 from foreseer.calibration.job_checks import check_prompts, check_ready, default_steps, split_prompts, takes_texts
 from foreseer.calibration.mix_channels import UnknownAxisError, mix_channels
 from foreseer.calibration.refine import TRIES, refine
 from foreseer.calibration.rollout import rollout
-from foreseer.checks import check_count, check_kind
+from foreseer.checks import check_count, check_flags, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
@@ -68,6 +69,7 @@ def tune(
     num_inference_steps = default_steps(pipe) if num_inference_steps is None else num_inference_steps
     check_count("num_inference_steps", num_inference_steps, CalibrationError, least=2)
     check_count("iterations", iterations, CalibrationError)
+    check_flags(CalibrationError, mix=mix)
     if budgets is not None:
         check_kind("budgets", budgets, Sequence, CalibrationError)
     for nfe in budgets or ():
@@ -84,8 +86,11 @@ def tune(
             if mix:
                 plan = _mixed(stages, plan, prompts, nfe)
             plans.append(plan)
+        thumbnail, reason = stages.row(plans) if plans else (None, "no budget has a plan")
     provenance = {**kernel.provenance, "foreseer": __version__, "tuned_on": f"{len(prompts)} prompts, seed {seed}"}
-    return Profile(kernel, tuple(plans), provenance)
+    if reason:
+        provenance["thumbnail"] = f"none: {reason}"
+    return Profile(kernel, tuple(plans), provenance, thumbnail)
 
 
 def _mixed(stages: _Stages, plan: Plan, prompts: list[Any], nfe: int) -> Plan:
@@ -111,13 +116,16 @@ def stage_costs(
     held_out = max(1, prompts // 4)
     fitted = prompts - held_out
     costs = {"calibrate": (fitted + SENSITIVITY_PROMPTS) * steps}
-    for nfe in _in_order(budgets, steps):
+    chosen = _in_order(budgets, steps)
+    for nfe in chosen:
         costs[f"roll out {nfe}"] = fitted * (steps + nfe)
         if iterations:
             per_prompt = nfe * (nfe + 1) * (nfe - 1) // 6 + nfe
             costs[f"refine {nfe}"] = prompts * steps + iterations * (fitted * per_prompt + held_out * nfe * (1 + TRIES))
         if mix:
             costs[f"mix channels {nfe}"] = prompts * (steps + nfe)
+    if chosen:
+        costs["draw"] = steps + sum(chosen)
     return costs
 
 
@@ -143,15 +151,16 @@ class _Stages:
         """The prompts that refinement and mixing do not hold out; they keep their seeds, being the first ones."""
         return [prompt for _, prompt in split_prompts(self.prompts, None, self.seed)[0]]
 
+    def row(self, plans: Sequence[Plan]) -> tuple[bytes | None, str]:
+        """Draw the last prompt, which no fit has seen, under each plan."""
+        return self.run("draw", draw_row, plans, self.prompts[-1], seed=self.seed + len(self.prompts) - 1)
+
     def run(self, stage: str, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         """Call one stage with its own checkpoint and progress."""
-        return function(
-            self.pipe,
-            *arguments,
-            seed=self.seed,
-            workers=self.place,
-            checkpoint=None if self.folder is None else self.folder / stage.replace(" ", "-"),
-            progress=None if self.progress is None else partial(self.progress, stage),
-            **more,
-            **self.options,
-        )
+        own = {
+            "seed": self.seed,
+            "workers": self.place,
+            "checkpoint": None if self.folder is None else self.folder / stage.replace(" ", "-"),
+            "progress": None if self.progress is None else partial(self.progress, stage),
+        }
+        return function(self.pipe, *arguments, **{**own, **more}, **self.options)

@@ -25,6 +25,7 @@ from foreseer.cli.common import (
     console,
     errors,
     folder_to_write,
+    no_savings,
 )
 from foreseer.cli.pipeline_options import Prompts, Setup, runs_pipeline
 from foreseer.cli.workers import work_bar
@@ -87,6 +88,7 @@ def bench(
         "report"
     ),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Go on with a budget that saves nothing.")] = False,
     as_json: Json = False,
     *,
     setup: Setup,
@@ -125,7 +127,7 @@ def bench(
             "calibration_prompts": _calibration(calibration_prompts, out.absolute()),
             "forward_passes": _passes(forward_passes),
         }
-        make = _methods(request, model, _names(methods), nfe, files=files, **more)
+        make = _methods(request, model, _names(methods), partial(_budgets, nfe, force), files=files, **more)
     else:
         decided = {"--nfe": nfe, "--plan": plan, "--site": site, "--all": everything}
         decided |= {"--calibration-prompts": calibration_prompts, "--forward-passes": forward_passes}
@@ -165,7 +167,7 @@ def _methods(
     request: BenchRequest,
     model: str | None,
     methods: list[str] | None,
-    nfe: str | None,
+    budgets: Callable[[int | None], list[int | None]],
     *,
     files: Files,
     **more: Any,
@@ -178,8 +180,8 @@ def _methods(
         raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
     kernels, plans, matrix = files
     selection = Selection(0, (), methods, kernels, plans, matrix, **more)
-    _budgets(nfe, 1)  # bad usage is reported before a worker starts
-    return partial(compare_methods, request, model, selection, partial(_budgets, nfe))
+    budgets(None)  # bad usage is reported before a worker starts
+    return partial(compare_methods, request, model, selection, budgets)
 
 
 def _calibration(prompts: Path | None, out: Path) -> CalibrationPrompts | None:
@@ -261,12 +263,16 @@ def _passes(text: str | None) -> list[int]:
     return passes
 
 
-def _budgets(text: str | None, steps: int) -> list[int | None]:
+def _budgets(text: str | None, force: bool, steps: int | None) -> list[int | None]:
+    """The budgets; without ``force`` none may be the whole run, where its steps are known."""
     names = _names(text)
     if not names:
-        return [max(1, round(steps / BUDGET_FRACTION))]
+        return [max(1, round((steps or 1) / BUDGET_FRACTION))]
     try:
-        return [None if name == PUBLISHED else int(name) for name in dict.fromkeys(names)]
+        budgets = [None if name == PUBLISHED else int(name) for name in dict.fromkeys(names)]
+        if steps in budgets and steps is not None and not force:
+            raise no_savings(steps, steps, "--nfe", "ask for fewer steps, or give --force to measure it")
+        return budgets
     except ValueError as error:
         raise typer.BadParameter(
             f"{text!r}: write numbers and {PUBLISHED!r}, as in 14,10.", param_hint="--nfe"

@@ -35,7 +35,7 @@ Gated = Annotated[
 MaxNfe = Annotated[int | None, typer.Option(min=1, help="Largest number of computed steps of a gated run.")]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Go on if every step is computed, or with what was learned on another network."),
+    typer.Option("--force", help="Go on if every step is computed, or with rows of another network or guidance."),
 ]
 Out = Annotated[
     Path,
@@ -83,10 +83,14 @@ def generate(
         file_to_write(out)
     else:
         folder_to_write(out)
+    if not force:
+        request.check_budget(run_steps)
     policy_for = cache(request.policy)
     policy, policy_steps = policy_for(run_steps)
-    if not (force or PICTURE in setup.call):
-        request.check_savings(policy, run_steps)
+    if not force:
+        setup.check_guidance(model, policy)
+        if PICTURE not in setup.call:
+            request.check_savings(policy, run_steps)
     if prompts is not None:
         settings = {
             "steps": policy_steps,
@@ -94,7 +98,7 @@ def generate(
             "seed": seed,
             "seeds_per_prompt": seeds,
             "fallback": request.fallback,
-            "allow_other_network": force,
+            "force": force,
         }
         _generate_many(model, prompts, out, setup, settings, as_json)
         return

@@ -17,6 +17,7 @@ from foreseer.cli.common import Dtype
 from foreseer.cli.workers import GpusPerWorker, RayAddress, Workers, chosen_place
 
 if TYPE_CHECKING:
+    from foreseer.plan import Policy
     from foreseer.scale import Place
 
 # Placeholder for the pipeline's own name of its picture argument.
@@ -103,9 +104,25 @@ class Setup:
         from foreseer import pipelines
 
         pipelines.check_placement(self.dtype, self.device)
-        folder = pipelines.check_model(model)
+        folder = pipelines.locate_model(model)
         pipelines.check_call(folder, self.call)
         return folder
+
+    def check_guidance(self, model: str, policy: Policy | None) -> None:
+        """Refuse rows that were learned with other guidance than the call is known to have.
+
+        Raises:
+            BadParameter: the two are far apart.
+        """
+        from foreseer import pipelines
+        from foreseer.guidance import OTHER_GUIDANCE, difference, distance, read_guidance
+        from foreseer.pipelines.call_guidance import guidance_in_folder
+
+        learned = None if policy is None else read_guidance(policy.learned_on.get("guidance"))
+        now = None if learned is None else guidance_in_folder(pipelines.locate_model(model), self.call)
+        if learned is not None and now is not None and distance(learned, now) > 1:
+            option = "--true-cfg" if "true_cfg_scale" in self.call else "--guidance"
+            raise typer.BadParameter(f"{difference(learned, now)} {OTHER_GUIDANCE}", param_hint=option)
 
     def open(self, model: str, prompts: Path | None, *, load: bool | None = None) -> Opened:
         """Check the options, read the prompts, and load the pipeline.

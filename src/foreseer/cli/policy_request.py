@@ -30,6 +30,7 @@ TARGETS = {
     "--max-error": "max_error",
     "--quality": "quality",
 }
+AT_ALL = "or give --force to compute every step"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,20 @@ class PolicyRequest:
             return None, budget_at(steps, target.get("nfe"), target.get("speedup"))
         return policy_for(self.method, site=self.site, **target), steps
 
+    def check_budget(self, steps: int) -> None:
+        """Refuse a budget that saves nothing in a run of ``steps``; nothing is loaded or imported for it.
+
+        Raises:
+            BadParameter: it does not save a step, or it is less than a gate needs.
+        """
+        option = next((option for option, value in self.targets.items() if value is not None), "")
+        nfe, speedup = self.target.get("nfe"), self.target.get("speedup")
+        computed = nfe if speedup is None else budget_at(steps, None, speedup)
+        if computed is not None and computed >= steps:
+            raise no_savings(computed, steps, option, f"{LESS}, {AT_ALL}")
+        if self.gated and nfe == 1:
+            raise typer.BadParameter("the mean of a gated run is 2 or more.", param_hint=option)
+
     def check_savings(self, policy: Policy | None, steps: int) -> None:
         """Refuse a policy that would compute every step, as far as this is known before the run.
 
@@ -130,21 +145,19 @@ class PolicyRequest:
         asked = self.method or self._file or self.target
         if not asked or policy is None or policy.decides_while_sampling or self.target.get("quality") == "exact":
             return
-        remedy = "or give --force to compute every step"
         if isinstance(policy, FixedPlan) and policy.otherwise is None and len(policy.plan.grid) != steps:
             of = len(policy.plan.grid)
             raise typer.BadParameter(
-                f"the plan is for another grid ({of} steps, this run has {steps}): give --steps {of}, {remedy}.",
+                f"the plan is for another grid ({of} steps, this run has {steps}): give --steps {of}, {AT_ALL}.",
                 param_hint="--plan",
             )
-        nfe = self.target.get("nfe", 0)
         try:  # on a copy: a job is known by its policy, caches included
-            plan = copy.deepcopy(policy).compile(self._grid(policy, steps)) if nfe < steps else None
+            plan = copy.deepcopy(policy).compile(self._grid(policy, steps))
         except KernelError:  # on guessed noise levels: the scheduler's own may differ, and the run says so
             return
-        if plan is None or plan.saves_nothing:
+        if plan.saves_nothing:
             option = next((option for option, value in self.targets.items() if value is not None), "--plan")
-            raise no_savings(plan.nfe if plan is not None else nfe, steps, option, f"{LESS}, {remedy}")
+            raise no_savings(plan.nfe, steps, option, f"{LESS}, {AT_ALL}")
 
     def _grid(self, policy: Policy, steps: int) -> Grid:
         if isinstance(policy, FixedPlan) and len(policy.plan.grid) == steps:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from foreseer.checks import check_kind, check_number
+from foreseer.checks import check_flags, check_kind, check_number
 from foreseer.errors import ForecastError
 from foreseer.forecast.base import NONE, Forecaster, as_steps, segments_of
 from foreseer.forecast.joint_rows import JointRows, KernelMoments
@@ -62,7 +62,7 @@ class KernelRows(Forecaster):
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ForecastError)
         check_number("ridge", self.ridge, ForecastError)
-        check_kind("sum_to_one", self.sum_to_one, bool, ForecastError)
+        check_flags(ForecastError, sum_to_one=self.sum_to_one)
         check_number("branch_weight", self.branch_weight, ForecastError)
         check_number("feedback_gain", self.feedback_gain, ForecastError)
         if self.prior is not None:

@@ -9,14 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from foreseer.checks import check_flags
+from foreseer.guidance import in_words, read_guidance
 from foreseer.kernel.kernel import Kernel, KernelError
 
 _OPTIONAL_FIELDS = ("denoiser", "weights", "dtype", "options")  # missing in some older files
-_FIELDS = ("model", "scheduler", "guidance", "noise", *_OPTIONAL_FIELDS)
+GUIDANCE = "guidance"
+_FIELDS = ("model", "scheduler", GUIDANCE, "noise", *_OPTIONAL_FIELDS)
 
 
 def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: Collection[str]) -> Kernel:
     """Combine the prompts of both kernels; see :meth:`foreseer.kernel.Kernel.merge`."""
+    check_flags(KernelError, allow_overlap=allow_overlap)
     _check_same_settings(first, second, ignore_fields)
     if not allow_overlap and {gram.tobytes() for gram in first.grams} & {gram.tobytes() for gram in second.grams}:
         raise KernelError("These kernels cannot be merged: they share a run, which would count twice.")
@@ -27,6 +31,8 @@ def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: 
         "prompts": str(sum(counts)),
         "prompts_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
     }
+    if _guidance(first) != _guidance(second):
+        provenance[GUIDANCE] = ""  # of both: compared with no run
     branches = None
     if first.branches is not None and second.branches is not None and first.branches.same_guidance(second.branches):
         branches = first.branches.merge(second.branches)
@@ -57,6 +63,12 @@ def _concatenated(first: np.ndarray | None, second: np.ndarray | None) -> np.nda
     return None if first is None or second is None else np.concatenate([first, second])
 
 
+def _guidance(kernel: Kernel) -> str | None:
+    """The guidance as text; ``None`` if unknown: older files are compared by their ``options`` alone."""
+    guidance = read_guidance(kernel.provenance.get(GUIDANCE))
+    return None if guidance is None else in_words(guidance)
+
+
 def _check_same_settings(first: Kernel, second: Kernel, ignored: Collection[str]) -> None:
     if isinstance(ignored, str) or not isinstance(ignored, Collection) or not {*ignored} <= {*_FIELDS}:
         raise KernelError(f"ignore_fields is {ignored!r}; expected a list out of {', '.join(_FIELDS)}.")
@@ -64,8 +76,11 @@ def _check_same_settings(first: Kernel, second: Kernel, ignored: Collection[str]
         raise KernelError(f"These kernels cannot be merged: one has grid {first.grid!r}, the other {second.grid!r}.")
     compared: list[tuple[str, str | None, str | None]] = [("site", first.site, second.site)]
     for field in _FIELDS:
-        values = first.provenance.get(field), second.provenance.get(field)
-        if field not in ignored and (field not in _OPTIONAL_FIELDS or None not in values):
+        if field == GUIDANCE:
+            values = _guidance(first), _guidance(second)
+        else:
+            values = first.provenance.get(field), second.provenance.get(field)
+        if field not in ignored and (field not in (GUIDANCE, *_OPTIONAL_FIELDS) or None not in values):
             compared.append((field, *values))
     for field, value, other in compared:
         if value != other:

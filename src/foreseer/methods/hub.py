@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
 from foreseer.methods.profile import FILE_NAME, Profile
+from foreseer.methods.profile_card import THUMBNAIL_NAME
 
 
 class HubProfile(ModelHubMixin):
@@ -28,6 +29,8 @@ class HubProfile(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.profile.save(save_directory / FILE_NAME)
+        if self.profile.thumbnail is not None:
+            (save_directory / THUMBNAIL_NAME).write_bytes(self.profile.thumbnail)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubProfile:

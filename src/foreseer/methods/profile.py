@@ -14,12 +14,13 @@ import numpy as np
 
 from foreseer.checks import check_kind, check_provenance, check_target, one_target
 from foreseer.errors import ForeseerError, PlanError, naming_the_extra
-from foreseer.files import Artifact, read_json, read_strings, reason
+from foreseer.files import Artifact, check_png, read_json, read_strings, reason
 from foreseer.forecast import Reuse
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
 from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.learned import learned
+from foreseer.methods.profile_card import card_of
 from foreseer.methods.quality import error_of
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.plan.file import decode_plan, encode_plan
@@ -37,7 +38,7 @@ class ProfileError(ForeseerError, ValueError):
 
 PROFILE_FILE = Artifact(
     "profile",
-    version=1,
+    version=2,  # 1 has no thumbnail
     arrays={"parts": (np.uint8, "N")},
     metadata=("parts", "provenance"),
     error=ProfileError,
@@ -53,21 +54,27 @@ class Profile:
         kernel: second moments of its outputs; serves any budget and any step count.
         plans: refined plans, each for its own grid and budget; used where a run matches.
         provenance: text about the model, the scheduler, the options, the prompts and the held-out figures.
+        thumbnail: PNG file of a row of pictures of one held-out prompt: every step computed, then each plan, in order.
 
     Raises:
-        ProfileError: a part has the wrong type, provenance is not text, or a plan takes features at another site than
-            the kernel.
+        ProfileError: a part has the wrong type, provenance is not text, a plan takes features at another site than
+            the kernel, or the thumbnail is not a small PNG file.
     """
 
     kernel: Kernel
     plans: tuple[Plan, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    thumbnail: bytes | None = None
 
     def __post_init__(self) -> None:
         check_kind("kernel", self.kernel, Kernel, ProfileError)
         check_kind("plans", self.plans, Sequence, ProfileError)
         object.__setattr__(self, "plans", tuple(self.plans))
         object.__setattr__(self, "provenance", check_provenance(self.provenance, ProfileError))
+        try:
+            object.__setattr__(self, "thumbnail", None if self.thumbnail is None else check_png(self.thumbnail))
+        except ValueError as error:
+            raise ProfileError(f"The thumbnail cannot be used: {error}.") from error
         for plan in self.plans:
             check_kind("a plan", plan, Plan, ProfileError)
             if plan.site != self.kernel.site:
@@ -135,6 +142,7 @@ class Profile:
             ProfileError: the file cannot be written.
         """
         parts = [("kernel", encode_kernel(self.kernel)), *(("plan", encode_plan(plan)) for plan in self.plans)]
+        parts += [("thumbnail", self.thumbnail)] if self.thumbnail is not None else []
         content = np.frombuffer(b"".join(data for _, data in parts), dtype=np.uint8)
         metadata = {
             "parts": json.dumps([[kind, len(data)] for kind, data in parts]),
@@ -155,9 +163,10 @@ class Profile:
             parts = _split(arrays["parts"].tobytes(), read_json(metadata["parts"]))
             kernels = [decode_kernel(data, f"the kernel in {name}") for kind, data in parts if kind == "kernel"]
             plans = [decode_plan(data, f"a plan in {name}") for kind, data in parts if kind == "plan"]
-            if len(kernels) != 1:
-                raise ValueError(f"it holds {len(kernels)} kernels, expected 1")
-            return cls(kernels[0], tuple(plans), read_strings(metadata["provenance"]))
+            pictures = [data for kind, data in parts if kind == "thumbnail"]
+            if len(kernels) != 1 or len(pictures) > 1:
+                raise ValueError(f"it holds {len(kernels)} kernels and {len(pictures)} thumbnails, expected 1 of each")
+            return cls(kernels[0], tuple(plans), read_strings(metadata["provenance"]), *pictures)
         except (ForeseerError, ValueError) as error:
             raise ProfileError(f"{name} does not hold a valid profile: {reason(error)}.") from error
 
@@ -208,39 +217,16 @@ class Profile:
             raise ProfileError(f"Cannot upload the profile to {repository!r}: {reason(error)}.") from error
 
     def card(self, repository: str = "OWNER/NAME") -> str:
-        """Return the model card: what the profile was learned on, and its plans with their expected errors.
+        """Return the model card: what the profile was learned on, its pictures and expected errors.
 
         Args:
             repository: "user/name" on the Hub.
         """
-        model = self.provenance.get("model", self.kernel.provenance.get("model", "unknown"))
-        hub_id = model.rpartition(" ")[2]  # after the pipeline's class
-        base = f"base_model: {hub_id}\n" if "/" in hub_id else ""
-        header = ["| computed steps | kernel rows | refined plan |", "|---|---|---|"]
-        table = "\n".join(header + [f"| {nfe} of {of} | {own} | {plan} |" for nfe, of, own, plan in self._frontier()])
-        return (
-            f"---\nlibrary_name: foreseer\ntags:\n- foreseer\n- diffusion\n{base}---\n\n"
-            f"# Foreseer profile of {model}\n\n"
-            f"Learned from {self.kernel.prompts} prompts at {len(self.kernel.grid)} steps. Expected relative "
-            f"error of the final latent:\n\n{table}\n\n"
-            "```python\nimport foreseer as fs\n\n"
-            f'fs.accelerate(pipe, "{repository}", quality="high")\n```\n'
-        )
+        return card_of(self, repository)
 
-    def _frontier(self) -> list[tuple[int, int, str, str]]:
-        """Computed steps, steps, and the expected errors of kernel rows and refined plans, at usual budgets."""
-        steps, grid = len(self.kernel.grid), self.kernel.grid
-        lines = [
-            (plan.nfe, len(plan.grid), "-", _decimals(plan.expected_error))
-            for plan in self.plans
-            if not plan.grid.matches(grid)
-        ]
-        refined = {plan.nfe: plan for plan in self.plans if plan.grid.matches(grid)}
-        for nfe in sorted({*refined, *(budget for budget in CARD_BUDGETS if budget < steps)}, reverse=True):
-            own = learned(self.kernel, nfe=nfe).compile(grid).expected_error
-            plan = _decimals(refined[nfe].expected_error) if nfe in refined else "-"
-            lines.append((nfe, steps, _decimals(own), plan))
-        return lines
+    def _repr_png_(self) -> bytes | None:
+        """The row of pictures, as notebooks show it."""
+        return self.thumbnail
 
     def __repr__(self) -> str:
         return (
@@ -248,13 +234,9 @@ class Profile:
         )
 
 
+KINDS = ("kernel", "plan", "thumbnail")
 FILE_NAME = "profile.safetensors"
-CARD_BUDGETS = (14, 11, 9, 7, 5)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
-
-
-def _decimals(error: float | None) -> str:
-    return "unknown" if error is None else f"{error:.4f}"
 
 
 def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:
@@ -267,7 +249,7 @@ def _split(content: bytes, parts: Any) -> list[tuple[str, bytes]]:
         raise ValueError("its list of parts is malformed")
     pieces, position = [], 0
     for kind, size in parts:
-        if kind not in ("kernel", "plan") or type(size) is not int or size < 0:
+        if kind not in KINDS or type(size) is not int or size < 0:
             raise ValueError("its list of parts is malformed")
         pieces.append((kind, content[position : position + size]))
         position += size

@@ -9,6 +9,7 @@ from foreseer.pipelines.calling import (
     with_pictures,
 )
 from foreseer.pipelines.files_given import PICTURE, read_pictures
+from foreseer.pipelines.hub_models import locate_model
 from foreseer.pipelines.loading import (
     DTYPES,
     MOST_PROMPT_BYTES,
@@ -46,6 +47,7 @@ __all__ = [
     "drawn_or_none",
     "draws_pictures",
     "load_pipeline",
+    "locate_model",
     "quiet_libraries",
     "read_pictures",
     "read_prompts",

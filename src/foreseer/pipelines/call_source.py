@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,27 @@ def parameters_in_source(name: str) -> Mapping[str, inspect.Parameter] | None:
     }
 
 
+def divisors_in_source(name: str) -> set[int]:
+    """Return the numbers by which the pipeline's class wants a height to be divisible."""
+    tests = [
+        node.test
+        for item in _class_body(name)
+        for node in ast.walk(item)
+        if isinstance(node, ast.If) and any(isinstance(line, ast.Raise) for line in node.body)
+    ]
+    rests = [node for test in tests for node in ast.walk(test) if isinstance(node, ast.BinOp)]
+    return {
+        node.right.value
+        for node in rests
+        if isinstance(node.op, ast.Mod)
+        and isinstance(node.left, ast.Name)
+        and node.left.id == "height"
+        and isinstance(node.right, ast.Constant)
+        and isinstance(node.right.value, int)
+    }
+
+
+@lru_cache(maxsize=8)
 def _class_body(name: str) -> list[ast.stmt]:
     """Find the class in diffusers' pipelines; empty unless it is defined there exactly once."""
     package = find_spec("diffusers")

@@ -15,6 +15,7 @@ from foreseer.pipelines.call_source import parameters_in_source
 from foreseer.pipelines.files_given import PICTURE, fitted, read_pictures
 from foreseer.pipelines.loading import PipelineError, read_config, split_sampling
 from foreseer.pipelines.outputs import not_finite
+from foreseer.pipelines.sizes import check_sizes
 from foreseer.zoo import sampling
 
 PROMPTS = {"prompt", "class_labels"}
@@ -33,36 +34,20 @@ def check_call(folder: Path, options: Mapping[str, Any], defaults: Mapping[str, 
         defaults: further options that the call gets where it has them.
 
     Raises:
-        PipelineError: a size is no multiple of the model's, a file is missing, or the pipeline's class (of diffusers)
-            does not take an option or would drop the guidance.
+        PipelineError: a size is no multiple of the model's or out of range, a file is missing, or the pipeline's class
+            (of diffusers) does not take an option or would drop the guidance.
     """
-    multiple = _size_multiple(folder)
-    for name in ("height", "width"):
-        size = options.get(name)
-        if isinstance(size, int) and size % multiple:
-            near = max(multiple, size // multiple * multiple)
-            raise PipelineError(
-                f"{name} is {size}; this model draws multiples of {multiple} pixels: give {near} or {near + multiple}."
-            )
+    pipeline = str(read_config(folder / "model_index.json").get("_class_name"))
+    check_sizes(folder, pipeline, options)
     paths = (path for value in options.values() for path in (value if isinstance(value, list) else [value]))
     for path in paths:
         if isinstance(path, Path) and not path.exists():
             raise PipelineError(f"Cannot read the picture {path}: there is no such file.")
-    pipeline = str(read_config(folder / "model_index.json").get("_class_name"))
     accepted = parameters_in_source(pipeline)
     if accepted is not None:
         known = {**split_sampling(sampling(folder))[1], **(defaults or {})}
         known = {name: value for name, value in known.items() if name in accepted}
         _check_arguments(pipeline, {**known, **_named(options, pipeline, accepted)}, accepted)
-
-
-def _size_multiple(folder: Path) -> int:
-    """Pixels per latent, or per two if latents are packed in squares of 2 x 2; 1 if unknown."""
-    decoder, network = (read_config(folder / part / "config.json") for part in ("vae", "transformer"))
-    if decoder.get("_class_name") != "AutoencoderKL" or not isinstance(decoder.get("block_out_channels"), list):
-        return 1
-    packed = network.get("in_channels") == 4 * decoder.get("latent_channels", 0)
-    return 2 ** (len(decoder["block_out_channels"]) - 1) * (2 if packed else 1)
 
 
 def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -76,8 +61,8 @@ def call_arguments(pipe: Any, prompt: Any, given: dict[str, Any]) -> dict[str, A
     """
     accepted = accepted_arguments(pipe)
     arguments = dict(given)
-    if hasattr(pipe, "blocks") and "output_type" not in accepted:  # modular blocks that end before the decoder
-        arguments.pop("output_type", None)
+    if "output_type" not in accepted and (hasattr(pipe, "blocks") or arguments.get("output_type") == "latent"):
+        arguments.pop("output_type", None)  # nothing to leave out: blocks without a decoder, or always decoded
     decided = [name for name in ("prompt", "class_labels", "generator") if name in given]
     if decided:
         raise PipelineError(f"{' and '.join(decided)}: prompts and seeds are given on their own; leave the option out.")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 SCHEDULER = ("scheduler", "scheduler_config")  # entries of a provenance: class, and hash of the configuration
-ORIGIN = ("model", "denoiser", *SCHEDULER)  # entries that a plan takes from its kernel's provenance
+ORIGIN = ("model", "denoiser", "guidance", *SCHEDULER)  # entries that a plan takes from its kernel's provenance
 
 
 @dataclass(frozen=True, eq=False)

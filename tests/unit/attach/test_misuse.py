@@ -14,6 +14,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from torch import nn
 
 import foreseer as fs
 from foreseer.attach.network.architecture import architecture_of, how_it_differs
@@ -185,6 +186,28 @@ def test_a_network_that_is_wrapped_is_no_other() -> None:
     own.config = SimpleNamespace(width=3)  # no mapping, as dataclasses are none
     assert how_it_differs(own, known) == ""
     del own.config
+
+
+def test_networks_without_a_configuration_are_told_apart_by_their_parameters() -> None:
+    def own(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, width), nn.Linear(width, 2))
+
+    known = architecture_of([own(3)])
+    assert how_it_differs(own(3), known) == ""
+    assert how_it_differs(torch.compile(own(3)), known) == ""  # pyright: ignore[reportArgumentType]
+    adapted = peft.get_peft_model(own(3), peft.LoraConfig(target_modules=["0"]))  # pyright: ignore[reportArgumentType]
+    assert how_it_differs(adapted, known) == ""
+    assert how_it_differs(own(4), '[{"class": ""}]') == ""  # a file of before
+    assert how_it_differs(nn.Identity(), known) == ""
+    packed = own(4)
+    packed[0].weight = nn.Parameter(torch.zeros(8, dtype=torch.uint8), requires_grad=False)
+    assert how_it_differs(packed, known) == ""
+    assert "a Sequential whose parameters have other names or shapes" in how_it_differs(own(4), known)
+
+    kernel = fs.Kernel.load(fs.zoo.kernel_path())
+    rows = fs.learned(replace(kernel, provenance={"denoiser": known}), nfe=3)
+    with pytest.raises(AttachError, match=r"a Sequential whose parameters .* this TinyDenoiser's"):
+        fs.accelerate(denoiser(), rows, scheduler=flow_scheduler())
 
 
 @pytest.mark.parametrize("known", ["", "[]", "{}", "null", "7", '["words"]', "[" * 100_000, '[{"class": 3}]', "[[1]]"])

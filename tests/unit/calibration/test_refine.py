@@ -266,3 +266,19 @@ def test_a_checkpoint_of_a_plan_that_differs_in_its_mixing_alone_is_not_resumed(
     resumed = fs.refine(loop, mixed, PROMPTS[:2], checkpoint=tmp_path, **options)
     assert resumed == expected
     assert resumed.mixing == mixed.mixing
+
+
+def test_expected_errors_make_allowance_for_hard_and_easy_held_out_prompts(loop, rolled):
+    """Under the given plan they may have more, or less, error than the other prompts."""
+    errors = []
+    for seed, prompt in enumerate(PROMPTS):
+        truth = sample(loop, prompt, seed, num_inference_steps=STEPS)
+        with fs.accelerate(loop, rolled, strict=True):
+            errors.append(relative(sample(loop, prompt, seed, num_inference_steps=STEPS), truth))
+    ratio = math.exp(np.mean(np.log(errors)) - np.mean(np.log(errors[2:])))
+    assert abs(ratio - 1) > 0.01
+    plan = fs.refine(loop, rolled, PROMPTS, held_out=3)
+    judged = float(plan.provenance["refined"].split("before, ")[1].split(" ")[0])
+    expected = float(plan.provenance["expected_error"].split()[0])
+    assert min(1.0, ratio) <= expected / judged <= max(1.0, ratio)
+    assert expected / judged != pytest.approx(1.0, abs=1e-3)

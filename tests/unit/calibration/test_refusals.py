@@ -13,6 +13,7 @@ from foreseer.calibration.record import Trajectory, record_run
 from foreseer.kernel.interpolate import resampled
 from foreseer.methods.validate import expected_error
 from tests.support.loop_pipeline import LoopPipeline, sample
+from tests.support.pipelines import ROWS, build
 from tests.unit.calibration.conftest import STEPS, TRAINING
 
 
@@ -35,6 +36,19 @@ def test_too_few_steps_and_foreign_things_are_refused(loop):
         fs.calibrate(loop, TRAINING[:1], num_inference_steps=1)
     with pytest.raises(CalibrationError, match="has no scheduler"):
         fs.calibrate(object(), TRAINING[:1])
+
+
+def test_a_run_that_is_interrupted_is_not_recorded():
+    """It once said only that the pipeline does not step its scheduler once per noise level."""
+
+    def interrupt(pipe, index, _, kept):
+        pipe._interrupt = index >= 4
+        return kept
+
+    tiny = build("flux")
+    given = {**ROWS["flux"].arguments(1, tiny.size), "callback_on_step_end": interrupt}
+    with pytest.raises(CalibrationError, match=r"took 5 scheduler steps, its grid has 8: the run ended early"):
+        fs.calibrate(tiny.pipe, [""], num_inference_steps=8, sensitivity_prompts=0, **given)
 
 
 def test_computing_every_step_has_no_error_and_no_spread(kernel):

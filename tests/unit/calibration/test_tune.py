@@ -49,6 +49,8 @@ def test_a_tuned_plan_is_near_the_reference_on_prompts_never_seen(loop, profile,
         generator = torch.Generator().manual_seed(90)
         return loop("a prompt never seen", num_inference_steps=steps, generator=generator).images
 
+    assert profile.thumbnail is None
+    assert profile.provenance["thumbnail"].startswith("none: ")  # its outputs are no pictures
     reference = draw()
     with fs.accelerate(loop, tmp_path / "loop.profile.safetensors", nfe=4) as handle:
         error = relative(draw(), reference)

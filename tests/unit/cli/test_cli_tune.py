@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import foreseer as fs
@@ -80,6 +84,10 @@ def test_a_tuning_is_interrupted_resumed_and_drawn_with(tmp_path: Path, monkeypa
     profile = fs.Profile.load(out)
     assert profile.budgets == (NFE,)
     assert profile.plans[0].expected_error is not None
+    assert profile.thumbnail is not None
+    row = np.asarray(Image.open(BytesIO(profile.thumbnail)))
+    assert row.shape == (64, 130, 3)  # every step computed, a gap, and three steps
+    assert not np.array_equal(row[:, :64], row[:, 66:])
     assert f"3 of 6 steps computed: expected error {profile.plans[0].expected_error:.4f}" in result.output
 
     drawn = invoke(
@@ -123,6 +131,13 @@ REFUSED = [
     ("generate emoji -p x --plan ALL", "50 computed steps of 50 save nothing"),
     ("generate emoji -p x --steps 16 --kernel SMALL --max-error 1e-9", "16 computed steps of 16 save nothing"),
     ("generate emoji -p x --height 63", "this model draws multiples of 8 pixels: give 56 or 64"),
+    ("generate emoji -p x --width 100000", "width is 100000; expected 1 to 16384 pixels"),
+    ("generate emoji -p x --option width=wide", "width is 'wide'; expected 1 to 16384 pixels"),
+    ("generate VIDEO -p x --height 24", "this model draws multiples of 16 pixels: give 16 or 32"),
+    ("generate emoji -p x --method teacache --nfe 60", "60 computed steps of 50 save nothing"),
+    ("generate emoji -p x --method steps --speedup 1", "50 computed steps of 50 save nothing"),
+    ("generate emoji -p x --kernel KERNEL --gated --nfe 1", "the mean of a gated run is 2 or more"),
+    ("generate nobody/nothing -p x", "'nobody/nothing' is not in the local cache, and the Hub is switched off"),
     ("generate emoji -p x --kernel PLAN --nfe 9", "is a plan; expected a kernel"),
     ("generate emoji -p x --plan KERNEL", "is a kernel; expected a plan"),
     ("generate emoji -p x --profile PLAN", "is a plan; expected a profile"),
@@ -138,6 +153,8 @@ REFUSED = [
     ),
     ("generate emoji --prompts TWO -o drawn --option colour=red", "FluxPipeline takes no colour; leave the option out"),
     ("generate emoji -p x --true-cfg 3", "drops that guidance without a negative prompt"),
+    ("generate emoji -p x --kernel SCALED --nfe 9 --guidance 9", "guidance_scale 3.5, and this run has embedded"),
+    ("generate emoji -p x --kernel SCALED --nfe 9 --true-cfg 3 --negative x", "give allow_other_guidance=True"),
     ("rollout emoji KERNEL --nfe 9 --option colour=red", "FluxPipeline takes no colour"),
     ("plan spektrum", "did you mean 'spectrum'"),
     ("plan teacache --nfe 10", "teacache is a gate: it decides while sampling and has no plan"),
@@ -186,6 +203,8 @@ REFUSED = [
     ("bench emoji --option colour=red", "FluxPipeline takes no colour"),
     ("bench emoji --height 63", "give 56 or 64"),
     ("bench --preset l2p-flux --random-weights --image none.png", "there is no such file"),
+    ("bench emoji --nfe 20,50", "50 computed steps of 50 save nothing: ask for fewer steps, or give --force"),
+    ("bench nobody/nothing", "is not in the local cache, and the Hub is switched off"),
     ("bench emoji --nfe 60", "do not fit a run of 50 steps"),
     ("bench emoji --methods unicp", "did you mean 'unipc'"),
     ("bench emoji --methods reuse --measures psnrr", "did you mean 'psnr'"),
@@ -216,10 +235,14 @@ print(json.dumps(answers))
 
 def test_what_can_be_refused_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     files = {"KERNEL": KERNEL, "PLAN": PLAN, "ALL": tmp_path / "all.plan", "TWO": tmp_path / "2", "ONE": tmp_path / "1"}
+    files["VIDEO"] = Path(__file__).parents[3] / "examples" / "emoji-video"
     files["TWO"].write_text("a\nb\n")
     files["ONE"].write_text("a\n")
     files["SMALL"] = tmp_path / "small.kernel"
     SMALL_KERNEL.save(files["SMALL"])
+    files["SCALED"] = tmp_path / "scaled.kernel"
+    scaled = fs.Kernel.load(KERNEL)
+    replace(scaled, provenance={**scaled.provenance, "guidance": '{"embedded": 3.5}'}).save(files["SCALED"])
     files["GUIDED"] = tmp_path / "guided.kernel"
     GUIDED_KERNEL.save(files["GUIDED"])
     fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse()).compile(fs.Grid.uniform(50)).save(files["ALL"])
@@ -230,6 +253,7 @@ def test_what_can_be_refused_is_refused_before_torch_is_imported(tmp_path: Path)
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(commands)],
         cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,10 +14,17 @@ from foreseer.attach.interception import unwrapped
 
 # Prefix of the image size in a configuration: fine-tunes change it, and outputs stay comparable.
 _LEFT_OUT = "sample_"
+PARAMETERS = "parameters"
+# Parts of parameters' names that wrappers add: torch.compile, DataParallel and FSDP, PEFT.
+_ADDED = re.compile(r"(^|\.)(_orig_mod|module|_fsdp_wrapped_module|base_layer|base_model\.model)(?=\.)")
+_ADAPTER = re.compile(r"(^|\.)(lora_\w+|modules_to_save)(\.|$)")
 
 
 def architecture_of(denoisers: Iterable[nn.Module]) -> str:
-    """Return the class and the sizes (integers of the configuration) of each distinct denoiser, as JSON."""
+    """Return the class and the sizes (integers of the configuration) of each distinct denoiser, as JSON.
+
+    Networks that have neither are described by a hash of their parameters' names and shapes.
+    """
     kinds = {json.dumps(_described(module), sort_keys=True) for module in denoisers}
     return json.dumps([json.loads(one) for one in sorted(kinds)])
 
@@ -39,7 +48,23 @@ def _described(module: nn.Module) -> dict[str, Any]:
     named = config if isinstance(config, Mapping) else {}
     sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     kept = {name: value for name, value in sizes.items() if _is_size(name, value)}
-    return {"class": _class_of(unwrapped(module)), **kept}
+    found = {"class": _class_of(unwrapped(module)), **kept}
+    return found if any(found.values()) else {**found, **_by_parameters(unwrapped(module))}
+
+
+def _by_parameters(module: nn.Module) -> dict[str, str]:
+    """Return the class, and a hash of the parameters' names and shapes without adapters.
+
+    The result is empty if shapes are not those of the network: quantised weights are packed, FSDP flattens them.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, weight in module.named_parameters():
+        if not weight.is_floating_point() or "_flat_param" in name:
+            return {}
+        if not _ADAPTER.search(name):
+            shapes[_ADDED.sub("", name).lstrip(".")] = tuple(weight.shape)
+    listed = json.dumps(sorted(shapes.items())).encode()
+    return {"module": type(module).__qualname__, PARAMETERS: hashlib.sha256(listed).hexdigest()[:16]} if shapes else {}
 
 
 def _class_of(module: nn.Module) -> str:
@@ -60,8 +85,10 @@ def _difference(here: dict[str, Any], there: dict[str, Any]) -> str:
     known = there.get("class")
     if known and here["class"] and here["class"] != known:
         return f"a {known}, and this is a {here['class']}"
-    apart = [name for name in here if name != "class" and name in there and here[name] != there[name]]
+    apart = [name for name in here if name not in ("class", "module") and name in there and here[name] != there[name]]
     if not apart:
         return ""
+    if apart == [PARAMETERS]:
+        return f"a {there.get('module')} whose parameters have other names or shapes than this {here['module']}'s"
     listed = ", ".join(f"{name} {there[name]} ({here[name]} here)" for name in apart)
     return f"one with {listed}"

@@ -172,8 +172,10 @@ class StepReader:
             return int(min((*matches, *scaled), default=max(first, 0)) if matches.size < 2 else max(first, 0))
         if matches.size == 1:
             return int(matches[0])
-        given = "no timestep" if value is None else f"the timestep {value:g}"
-        raise UnknownStepError(f"the scheduler has no step_index, and {given} is not exactly one of its timesteps")
+        found = "the network is given no timestep"
+        if value is not None:
+            found = f"the timestep {value:g} is not exactly one of its timesteps"
+        raise UnknownStepError(f"the scheduler has no step_index, and {found}")
 
     def _scaled_matches(self, scheduler: Any, argument: Any, value: float | None) -> np.ndarray:
         """Steps whose timestep over the number of training steps, the input of many networks, is ``value``."""

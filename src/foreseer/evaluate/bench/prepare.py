@@ -26,8 +26,8 @@ from foreseer.pipelines import (
     PipelineError,
     check_call,
     check_dtype,
-    check_model,
     load_pipeline,
+    locate_model,
     quiet_libraries,
     read_prompts,
     split_sampling,
@@ -166,7 +166,7 @@ def compare_methods(
         ForeseerError: a name, file, budget or the model cannot be used.
     """
     request.check()
-    prompts, folder = request.read_prompts(), check_model(model)
+    prompts, folder = request.read_prompts(), locate_model(model)
     check_call(folder, request.options)
     steps = request.steps or int(zoo.sampling(folder).get("num_inference_steps", STEPS))
     selection = replace(selection, steps=steps, budgets=(1,) if selection.forward_passes else budgets_of(steps))
@@ -207,14 +207,14 @@ def compare_preset(request: BenchRequest, preset_request: PresetRequest) -> Prep
     request.check()
     preset = load_preset(preset_request.name)
     file_prompts = request.read_prompts()
+    _rows(preset, preset.entries(), preset_request.rows)  # refuses unknown rows
     folder = Path(preset.model)
     if preset_request.scale is None:
-        folder = check_model(preset_request.model or preset.model)
+        folder = locate_model(preset_request.model or preset.model)
     elif preset.random_weights is None:
         buildable = ", ".join(name for name in PRESETS if load_preset(name).random_weights is not None)
         raise PresetError(f"The architecture of preset {preset.name!r} cannot be built; expected one of {buildable}.")
     check_call(folder, request.options, preset.options)
-    _rows(preset, preset.entries(), preset_request.rows)  # refuses unknown rows
     matrix = preset_request.l2p_rows()
     steps = request.steps or preset.steps
     entries = _rows(preset, preset.entries(steps, matrix), preset_request.rows)

@@ -33,7 +33,7 @@ class PictureRequest:
         dtype: dtype of the weights.
         device: device to run on.
         fallback: whether the output is forecast where the policy's site is not available.
-        allow_other_network: whether rows that were learned on another network may be used.
+        force: whether rows that were learned on another network or with other guidance may be used.
     """
 
     model: str
@@ -45,7 +45,7 @@ class PictureRequest:
     dtype: str | None = None
     device: str | None = None
     fallback: bool = False
-    allow_other_network: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,15 @@ class WrittenPicture:
         return line
 
 
+def choices_of(drawn: Any) -> dict[str, Any]:
+    """Return the arguments of :func:`attach` that ``fallback`` and ``force`` of a request decide."""
+    return {
+        "fallback": drawn.fallback,
+        "allow_other_network": drawn.force,
+        "on_other_guidance": "warn" if drawn.force else "refuse",
+    }
+
+
 def generate_all(
     request: PictureRequest, policy_for: Callable[[int], tuple[Policy | None, int]], quiet: bool = False
 ) -> Iterator[WrittenPicture]:
@@ -109,8 +118,7 @@ def generate_all(
     _, defaults = split_sampling(sampling)
     policy, steps = policy_for(request.steps or int(defaults.get("num_inference_steps", DEFAULT_STEPS)))
     options = {**defaults, **pipelines.with_pictures(pipe, request.options), "num_inference_steps": steps}
-    choices: dict[str, Any] = {"fallback": request.fallback, "allow_other_network": request.allow_other_network}
-    attached = nullcontext() if policy is None else attach(pipe, policy, **choices)
+    attached = nullcontext() if policy is None else attach(pipe, policy, **choices_of(request))
     with attached as handle:
         for index, prompt in enumerate(request.prompts):
             arguments = call_arguments(pipe, prompt, options)

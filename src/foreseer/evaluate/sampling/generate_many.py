@@ -22,6 +22,7 @@ from foreseer.calibration.jobs import PromptRuns, prompt_unit
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, ScaleError
 from foreseer.evaluate.sampling.environment import device_name
+from foreseer.evaluate.sampling.generate import choices_of
 from foreseer.evaluate.sampling.picture_files import write_result
 from foreseer.evaluate.sampling.timing import time_loop
 from foreseer.files import read_json, read_whole, write_atomically
@@ -52,7 +53,7 @@ class Drawing:
         seeds_per_prompt: pictures of each prompt; prompt i has the seeds ``seed + i * seeds_per_prompt`` and following.
         options: more keyword arguments of the pipeline's call.
         fallback: whether the output is forecast where the policy's site is not available.
-        allow_other_network: whether rows that were learned on another network may be used.
+        force: whether rows that were learned on another network or with other guidance may be used.
     """
 
     steps: int
@@ -61,7 +62,7 @@ class Drawing:
     seeds_per_prompt: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     fallback: bool = False
-    allow_other_network: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps, ForeseerError, least=1)
@@ -111,7 +112,7 @@ def generate_many(
     with place_of(workers).pool() as pool:
         count = len(prompts) * drawing.seeds_per_prompt
         runs = PromptRuns(model_of(model), drawing.steps, drawing.options).identified(pool, count)
-        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback, drawing.allow_other_network)
+        task = DrawPicture(runs, drawing.policy, str(folder.absolute()), drawing.fallback, drawing.force)
         units = drawing.units(prompts, runs.identity)
         results = run_units(pool, task, units, store=store, progress=progress, on_failure="keep")
     lines = [result if isinstance(result, Failure) else json.loads(result) for result in results]
@@ -127,14 +128,14 @@ class DrawPicture(Task):
     policy: Policy | None
     folder: str
     fallback: bool
-    allow_other_network: bool
+    force: bool
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One picture. The policy stays attached between the units of a worker."""
         prompt, seed = unit.payload
         pipe, options = self.runs.on(worker)
-        choices: dict[str, Any] = {"fallback": self.fallback, "allow_other_network": self.allow_other_network}
-        handle = worker.enter(lambda: nullcontext() if self.policy is None else attach(pipe, self.policy, **choices))
+        policy = self.policy
+        handle = worker.enter(lambda: nullcontext() if policy is None else attach(pipe, policy, **choices_of(self)))
         arguments = call_arguments(pipe, prompt, {**options, "num_inference_steps": self.runs.steps})
         with time_loop(pipe) as loop, _counted_calls(pipe) as calls:
             output = pipelines.run(pipe, arguments, seed)

@@ -1,0 +1,1 @@
+"""Compositions: what users put around a pipeline, each on two pipelines, with Foreseer attached."""

@@ -1,0 +1,167 @@
+"""Writes ``results/compositions.json`` and ``docs/models/compositions.md`` from the lines of the cells."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS
+from benchmarks.sweep.page import outcome_cell
+from foreseer.evaluate.sampling.environment import environment, version_of
+
+Row = dict[str, Any]
+
+PAGE = Path(__file__).parents[2] / "docs" / "models" / "compositions.md"
+PACKAGES = ("peft", "accelerate", "torchao", "bitsandbytes", "gguf")
+NOT_RUN = ("not here", "time limit", "memory limit", "died", "no steps", "not repeatable")
+SCHEDULERS = "Schedulers"
+SCHEDULER_COLUMNS = ("output", "learned rows", "put in while attached")
+COLUMNS = ("output", "last block", "modules", "learned rows", "put in while attached", "layers run")
+HEAD = """# Compositions
+
+What users put around a pipeline, with Foreseer attached: tiny pipelines with random weights, on a CPU, 8 steps, every
+second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packages}.
+
+{summary}
+
+- *works*: with every step computed the bits equal those of the same composition without Foreseer; else half of the
+  steps are forecast, and one seed, another and the first again give the same as in a fresh attachment.
+- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; the forward
+  passes that were left are given.
+- *refused*: attaching or calibrating raised an error that names the remedy.
+- *not here*: the composition could not be made, or did not run without Foreseer.
+- *learned rows*: `fs.calibrate` with the same call, then a run with 4 computed steps.
+- *put in while attached*: at each site, the runs that follow equal those of the composition made before attaching.
+- *layers run*: linear and convolution layers (compiled graphs under torch.compile) that still ran at the last block and
+  at the modules, relative to the plain run; at the output, half.
+
+"""
+
+
+def write_page(rows: list[Row], cells: list[Row]) -> None:
+    """Write both files; ``rows`` of cells that no longer exist are left out."""
+    by_cell = {row["cell"]: row for row in rows}
+    missing = [cell["cell"] for cell in cells if cell["cell"] not in by_cell]
+    if missing:
+        raise SystemExit(f"{len(missing)} cells were not run yet, the first of them: {missing[0]}")
+    packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "command": "python -m benchmarks.compositions",
+        "environment": environment(),
+        "packages": packages,
+    }
+    kept = [_short(by_cell[cell["cell"]]) for cell in cells]
+    text = ",\n".join(json.dumps(row) for row in kept)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "compositions.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
+    PAGE.write_text(page(kept, about))
+
+
+def _short(row: Row) -> Row:
+    """What is kept of a cell's line."""
+    drop = ("calls", "layers", "called at each step", "planned", "digest")
+    short = {name: value for name, value in row.items() if name not in drop}
+    if "sites" in row:
+        short["sites"] = {site: {k: v for k, v in each.items() if k != "said"} for site, each in row["sites"].items()}
+    return short
+
+
+def page(rows: list[Row], about: Row) -> str:
+    """The page from the rows and the other entries of ``results/compositions.json``."""
+    notes: dict[str, int] = {}
+    lines: list[str] = []
+    for area in dict.fromkeys(row["area"] for row in rows):
+        of_area = [row for row in rows if row["area"] == area]
+        table = _schedulers if area == SCHEDULERS else _table
+        lines += [f"## {area}", "", *table(of_area, notes), ""]
+    lines += ["## Reasons", "", "As the record or the error gives them:", ""]
+    lines += [f"{number}. {reason}" for reason, number in notes.items()]
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    facts = {**about["environment"], "date": about["date"], "packages": packages, "summary": _summary(rows)}
+    return HEAD.format(**facts) + "\n".join(lines) + "\n"
+
+
+def _summary(rows: list[Row]) -> str:
+    ran = [row for row in rows if row["outcome"] not in NOT_RUN]
+    works = sum(set(_columns(row, {})) == {"works"} for row in ran)
+    sites = [site for row in ran for site in row["sites"].values() if "all computed equal" in site]
+    equal = sum(site["all computed equal"] for site in sites)
+    stale = sum(site["outcome"] == "stale" for site in sites)
+    detached = sum(row["detached equal"] for row in ran)
+    return (
+        f"{len(rows)} cells: {len(ran)} ran, {works} of them as planned at every site and with learned rows. "
+        f"Bits equal with every step computed: {equal} of {len(sites)} sites. Stale at any site: {stale}. "
+        f"Equal after detaching: {detached} of {len(ran)}."
+    )
+
+
+def _table(rows: list[Row], notes: dict[str, int]) -> list[str]:
+    """One line per cell."""
+    heads = ("composition", "pipeline", *COLUMNS)
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = [_not_run(row, notes)] + [""] * 5 if row["outcome"] in NOT_RUN else _all_columns(row, notes)
+        lines.append(f"| {' | '.join([row['composition'], _pipeline(row), *cells])} |")
+    return lines
+
+
+def _pipeline(row: Row) -> str:
+    return f"`{row['pipeline'].removesuffix('Pipeline')}`"
+
+
+def _not_run(row: Row, notes: dict[str, int]) -> str:
+    return outcome_cell({"outcome": row["outcome"], "reason": row["reason"]}, notes)
+
+
+def _columns(row: Row, notes: dict[str, int]) -> list[str]:
+    """The sites and learned rows."""
+    cells = []
+    for result in row["sites"].values():
+        left = f": {result['forward passes later']} of {result['calls']} passes" if "calls" in result else ""
+        text = outcome_cell(result, notes)
+        cells.append(text if text == "works" or text.startswith("refused") else text + left)
+    return [*cells, outcome_cell(row["calibrated"], notes)]
+
+
+def _all_columns(row: Row, notes: dict[str, int]) -> list[str]:
+    late = row.get("while attached")
+    if late is not None:
+        parts = {outcome_cell(_as_result(text), notes) for text in late.values()}
+        late = (
+            next(iter(parts))
+            if len(parts) == 1
+            else ", ".join(
+                f"{site.replace('_', ' ')} {outcome_cell(_as_result(text), notes)}" for site, text in late.items()
+            )
+        )
+    inside = [each.get("layers run later") for site, each in row["sites"].items() if site != "output"]
+    layers = " / ".join("-" if share is None else f"{100 * share:.0f} %" for share in inside)
+    return [*_columns(row, notes), late or "-", layers]
+
+
+def _as_result(text: str) -> Row:
+    outcome, _, reason = text.partition(": ")
+    return {"outcome": outcome, "reason": reason}
+
+
+def _schedulers(rows: list[Row], notes: dict[str, int]) -> list[str]:
+    """Schedulers by pipeline and outcome."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        cells = [_not_run(row, notes)] if row["outcome"] in NOT_RUN else _all_columns(row, notes)[:3]
+        named = [f"{name} {cell}" for name, cell in zip(SCHEDULER_COLUMNS, cells, strict=False)]
+        text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
+        groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(row["composition"])
+    lines = [
+        "At the output, with learned rows, and put in while attached. A scheduler is made from the configuration",
+        "",
+    ]
+    lines[0] += " of the pipeline's own."
+    lines += ["| pipeline | outcome | schedulers |", "|---|---|---|"]
+    for pipeline, outcomes in groups.items():
+        ordered = sorted(outcomes.items(), key=lambda item: -len(item[1]))
+        lines += [f"| {pipeline} | {text} | {', '.join(kinds)} |" for text, kinds in ordered]
+    return lines
