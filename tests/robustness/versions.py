@@ -19,12 +19,12 @@ from tests.robustness.cells import ROOT
 
 SUITES = (
     *("tests/contract", "tests/robustness", "tests/unit/attach", "tests/unit/gate", "tests/unit/calibration"),
-    *("tests/unit/cli/test_cli.py", "tests/unit/cli/test_cli_folders.py", "tests/unit/cli/test_cli_processed.py"),
+    *(f"tests/unit/cli/test_cli{name}.py" for name in ("", "_folders", "_processed", "_newest")),
     "tests/unit/evaluate/test_quality.py",
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
-# Slow to import, and of one suite's use: not in `dev`.
-QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0")
+# Slow to import, and of one suite's use: not in `dev`. Some pipelines clean their prompts with ftfy.
+QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0", "ftfy==6.3.1")
 
 
 # Environments beside those named after diffusers' version: that version, what comes before all else, and what after.

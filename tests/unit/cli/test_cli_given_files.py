@@ -1,5 +1,6 @@
 """Pictures and videos that a call is given as files, and what a pipeline does with a call."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,3 +91,18 @@ def test_a_decoder_that_overflows_leaves_no_black_picture(tmp_path):
     assert result.exit_code != 0
     assert "StableDiffusion3Pipeline drew values that are not finite" in str(result.exception)
     assert not drawn.exists()
+
+
+def test_frames_of_a_video_file_are_those_that_ffmpeg_decodes(tmp_path, monkeypatch):
+    path = tmp_path / "moving.mp4"
+    path.touch()
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(PipelineError, match="that needs pip install imageio-ffmpeg"):
+        read_pictures({"video": path})
+    decoded = [{"size": (2, 1)}, bytes([9, 0, 0] * 2), bytes([0, 9, 0] * 2)]
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(read_frames=lambda _: iter(decoded)))
+    frames = read_pictures({"video": path})["video"]
+    assert [(frame.size, frame.getpixel((1, 0))) for frame in frames] == [((2, 1), (9, 0, 0)), ((2, 1), (0, 9, 0))]
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(read_frames=lambda _: iter(())))
+    with pytest.raises(PipelineError, match="Cannot read the video"):
+        read_pictures({"video": path})

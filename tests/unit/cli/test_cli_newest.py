@@ -5,7 +5,7 @@ import importlib
 import diffusers
 import pytest
 
-from tests.support.folder_commands import calibrate_draw_and_compare, draw
+from tests.support.folder_commands import calibrate_draw_and_compare, call_of, draw, invoke
 from tests.support.folder_table import NEWEST_FAMILIES
 from tests.support.folders import kind_of
 from tests.support.folders_newest import NEWEST_PARTS, SEPARATE, Unguarded
@@ -45,6 +45,19 @@ def test_a_newest_folder_is_drawn_from(folder, tmp_path, name, family):
 @named(slow=True)
 def test_a_newest_folder_is_calibrated_drawn_from_and_compared(folder, tmp_path, name, family):
     assert calibrate_draw_and_compare(folder(name), tmp_path, family).is_file()
+
+
+def test_sounds_of_many_prompts_are_drawn_once(folder, tmp_path):
+    prompts, drawn = tmp_path / "prompts.txt", tmp_path / "drawn"
+    prompts.write_text("rain\nthunder\n")
+    family = NEWEST_FAMILIES["stable_audio"]
+    words = ("generate", folder("stable_audio"), "--prompts", prompts, "-o", drawn, "--method", "reuse", "--nfe", 2)
+    times = []
+    for _ in range(2):
+        invoke(*words, *call_of(family, tmp_path), "--json")
+        times.append({path.name: path.stat().st_mtime_ns for path in drawn.glob("*.wav")})
+    assert len(times[0]) == 2
+    assert times[0] == times[1]
 
 
 def test_every_folder_is_tried():

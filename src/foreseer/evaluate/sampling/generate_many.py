@@ -196,7 +196,7 @@ class Manifest(Store):
 
     def get(self, unit: Unit) -> bytes | None:
         """The line of a unit whose picture is there and unchanged."""
-        for suffix in (".png", ".gif"):
+        for suffix in (".png", ".gif", ".wav"):
             name = f"{unit.name.rpartition('-')[2]}-{unit.payload[1]}{suffix}"
             line = self._lines.get(name)
             if line is None or line["fingerprint"] != _digest(unit):
