@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packa
 
 - *works*: with every step computed the bits equal those of the same composition without Foreseer; else half of the
   steps are forecast, and one seed, another and the first again give the same as in a fresh attachment.
-- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; the forward
-  passes that were left are given.
+- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; what
+  still ran is given.
 - *refused*: attaching or calibrating raised an error that names the remedy.
 - *not here*: the composition could not be made, or did not run without Foreseer.
 - *learned rows*: `fs.calibrate` with the same call, then a run with 4 computed steps.
@@ -113,17 +114,32 @@ def _pipeline(row: Row) -> str:
 
 
 def _not_run(row: Row, notes: dict[str, int]) -> str:
-    return outcome_cell({"outcome": row["outcome"], "reason": row["reason"]}, notes)
+    """The outcome, with a reason that names no class: one reason for all schedulers."""
+    reason = re.sub(r"^(\w+): \1: ", r"\1: ", row["reason"])
+    reason = re.sub(r"<class '[^']*'>", "", reason).replace(f"{row['composition']}Scheduler", "Scheduler")
+    return outcome_cell({"outcome": row["outcome"], "reason": reason}, notes)
 
 
 def _columns(row: Row, notes: dict[str, int]) -> list[str]:
     """The sites and learned rows."""
     cells = []
-    for result in row["sites"].values():
-        left = f": {result['forward passes later']} of {result['calls']} passes" if "calls" in result else ""
+    for site, result in row["sites"].items():
         text = outcome_cell(result, notes)
-        cells.append(text if text == "works" or text.startswith("refused") else text + left)
-    return [*cells, outcome_cell(row["calibrated"], notes)]
+        measured = text != "works" and "calls" in result
+        cells.append(f"{text}: {_left(site, result)}" if measured else text)
+    learned = outcome_cell(row["calibrated"], notes)
+    return [*cells, f"more than planned: {learned} of {row['steps']}" if learned.endswith(" steps") else learned]
+
+
+def _left(site: str, result: Row) -> str:
+    """What a site still runs."""
+    if site == "output":
+        return f"{result['forward passes later']} of {result['calls']} passes"
+    return f"{_percent(result['layers run later'])} of the layers"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _all_columns(row: Row, notes: dict[str, int]) -> list[str]:
@@ -138,7 +154,7 @@ def _all_columns(row: Row, notes: dict[str, int]) -> list[str]:
             )
         )
     inside = [each.get("layers run later") for site, each in row["sites"].items() if site != "output"]
-    layers = " / ".join("-" if share is None else f"{100 * share:.0f} %" for share in inside)
+    layers = " / ".join("-" if share is None else _percent(share) for share in inside)
     return [*_columns(row, notes), late or "-", layers]
 
 
@@ -155,11 +171,8 @@ def _schedulers(rows: list[Row], notes: dict[str, int]) -> list[str]:
         named = [f"{name} {cell}" for name, cell in zip(SCHEDULER_COLUMNS, cells, strict=False)]
         text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
         groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(row["composition"])
-    lines = [
-        "At the output, with learned rows, and put in while attached. A scheduler is made from the configuration",
-        "",
-    ]
-    lines[0] += " of the pipeline's own."
+    lines = ["At the output, with learned rows, and put in while attached. Each is made from the configuration of the"]
+    lines += ["pipeline's own scheduler; [situations](../hardening.md) has each in the loop of its own pipelines.", ""]
     lines += ["| pipeline | outcome | schedulers |", "|---|---|---|"]
     for pipeline, outcomes in groups.items():
         ordered = sorted(outcomes.items(), key=lambda item: -len(item[1]))
