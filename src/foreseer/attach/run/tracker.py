@@ -76,20 +76,16 @@ class Tracker:
         module: the denoiser.
         policy: attached to it.
         keep: where features are kept.
-        memory: by branch name, what all threads have learned of the denoiser's arguments.
 
     Attributes:
         computed_steps: the steps that a run has computed so far, by any of its denoisers.
         total: number of the scheduler's steps in the current run.
     """
 
-    def __init__(
-        self, module: nn.Module, policy: Policy, keep: Keep, memory: dict[str, ArgumentMemory] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, policy: Policy, keep: Keep) -> None:
         self._module = module
         self._policy = policy
         self._keep: Keep = keep
-        self._memory = {} if memory is None else memory
         self.computed_steps: Callable[[tuple[int, int]], Iterable[int]] = lambda run: ()
         self.reader = StepReader(module)
         self.reset()
@@ -105,6 +101,7 @@ class Tracker:
         self._runs: dict[int, PolicyRun] = {}
         self._refused: dict[tuple[int, int], str] = {}
         self._branches: dict[str, TrackedBranch] = {}
+        self._memory: dict[str, ArgumentMemory] = {}  # by branch name
         self._called: set[str] = set()
         self._timestep: float | None = None  # of the current step, where it can be read on the host
         self._direction = 0
