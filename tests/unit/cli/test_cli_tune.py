@@ -210,6 +210,7 @@ REFUSED = [
     ("bench emoji --height 63", "give 56 or 64"),
     ("bench --preset l2p-flux --random-weights --image none.png", "there is no such file"),
     ("bench emoji --nfe 20,50", "50 computed steps of 50 save nothing: ask for fewer steps, or give --force"),
+    ("bench emoji --nfe 50 --workers 2", "50 computed steps of 50 save nothing"),
     ("bench nobody/nothing", "is not in the local cache, and the Hub is switched off"),
     ("bench emoji --nfe 60", "do not fit a run of 50 steps"),
     ("bench emoji --methods unicp", "did you mean 'unipc'"),
