@@ -21,6 +21,7 @@ from benchmarks.sweep.calls import Calls, counted, modules_of
 from benchmarks.sweep.modular import ModularCase, lender
 
 STEPS = 8
+OURS = {own.FILE: "benchmarks.sweep.own", "benchmarks/sweep/kept.py": "benchmarks.sweep.kept"}
 MARKS = {"pipeline_class": "pipelines", "pretrained_model_name_or_path": "modular_pipelines"}
 _ADAPTERS = {"StableDiffusionMultiAdapterPipelineFastTests": "multi_adapter"}
 
@@ -162,8 +163,8 @@ def _components(case: Any) -> dict[str, Any]:
 
 def _case(fixture: Fixture) -> Any:
     """An instance of the fixture's class."""
-    if fixture.file == own.FILE:
-        return own.Case(fixture.name)
+    if fixture.file in OURS:
+        return importlib.import_module(OURS[fixture.file]).Case(fixture.name)
     if fixture.file == borrowed.FILE:
         others = {each.pipeline: each for each in _upstream() if not each.modular}
         return borrowed.Case(fixture.name, others, lambda name: borrowed.Lender(_case(others[name]), _components))
@@ -187,8 +188,13 @@ def borrowed_fixtures(pipelines: Iterable[str]) -> list[Fixture]:
 
 def own_fixtures(tried: Iterable[str]) -> list[Fixture]:
     """This project's fixtures of pipelines other than ``tried``, one each."""
+    from benchmarks.sweep import kept  # imports this project's tests
+
     kinds = {row.kind: name for name, row in reversed(own.rows().items())}
-    return [Fixture(own.FILE, name, kind) for kind, name in kinds.items() if kind not in set(tried)]
+    fixtures = [Fixture(own.FILE, name, kind) for kind, name in kinds.items()]
+    fixtures += [Fixture(kept.FILE, name, name) for name in kept.KEPT]
+    done = set(tried)
+    return [each for each in fixtures if each.pipeline not in done]
 
 
 def arrays(value: Any) -> Iterator[np.ndarray]:

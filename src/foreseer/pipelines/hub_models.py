@@ -9,7 +9,7 @@ from foreseer import zoo
 from foreseer.errors import in_one_line, naming_the_extra
 from foreseer.pipelines.loading import PipelineError, check_model
 
-INDEX = "model_index.json"
+INDEXES = ("model_index.json", "modular_model_index.json")
 CONFIGURED = ("vae", "transformer", "unet")
 PATIENCE = 10.0  # seconds
 
@@ -27,9 +27,10 @@ def locate_model(model: str) -> Path:
         return folder
     with naming_the_extra():
         from huggingface_hub import constants, try_to_load_from_cache
-    cached = try_to_load_from_cache(model, INDEX)
-    if isinstance(cached, str):
-        return Path(cached).parent
+    for index in INDEXES:
+        cached = try_to_load_from_cache(model, index)
+        if isinstance(cached, str):
+            return Path(cached).parent
     if constants.HF_HUB_OFFLINE:
         raise PipelineError(
             f"{model!r} is not in the local cache, and the Hub is switched off (HF_HUB_OFFLINE): unset it to download "
@@ -45,10 +46,11 @@ def _download(model: str) -> Path:
 
     try:
         files = _files(HfApi().model_info(model, timeout=PATIENCE))
-        if INDEX not in files:
-            raise PipelineError(f"{model!r} on the Hub holds no {INDEX}: it is not a diffusers pipeline.")
+        indexes = [name for name in INDEXES if name in files]
+        if not indexes:
+            raise PipelineError(f"{model!r} on the Hub holds no {INDEXES[0]}: it is not a diffusers pipeline.")
         named = [name for part in CONFIGURED if (name := f"{part}/config.json") in files]
-        return Path([hf_hub_download(model, name) for name in (*named, INDEX)][-1]).parent
+        return Path([hf_hub_download(model, name) for name in (*named, indexes[0])][-1]).parent
     except GatedRepoError as error:
         raise PipelineError(
             f"{model!r} is gated: accept its terms on its page on the Hub, and log in (hf auth login)."
