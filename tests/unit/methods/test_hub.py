@@ -43,6 +43,7 @@ for name in ("me/none", "me/empty"):
     answers[f"model {name}"] = attempt(lambda: locate_model(name))
 answers["size"] = attempt(lambda: check_call(locate_model("me/model"), {"height": 20}))
 answers["cached"] = [path.name for path in locate_model("me/model").iterdir()]
+answers["modular"] = [path.name for path in locate_model("me/modular").iterdir()]
 answers["torch"] = "torch" in sys.modules
 print(json.dumps(answers))
 """
@@ -73,6 +74,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, A
             ("me/kernel", "main", FILE_NAME): (folder / "kernel.safetensors").read_bytes(),
             **{("me/model", "main", name): content for name, content in model.items()},
             ("me/empty", "main", "README.md"): b"nothing else",
+            ("me/modular", "main", "modular_model_index.json"): b"{}",
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
@@ -98,6 +100,7 @@ def test_a_model_that_cannot_be_drawn_with_is_refused_before_torch_is_imported(
     assert "'me/empty' on the Hub holds no model_index.json" in answers["model me/empty"]
     assert answers["size"].startswith("height is 20; this model draws multiples of")
     assert sorted(answers["cached"]) == ["model_index.json", "transformer", "vae"]
+    assert answers["modular"] == ["modular_model_index.json"]
     assert not answers["torch"]
 
 
