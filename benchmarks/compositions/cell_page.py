@@ -1,4 +1,4 @@
-"""Writes ``results/compositions.json`` and ``docs/models/compositions.md`` from the lines of the cells."""
+"""Writes ``results/compositions.json`` and the page of compositions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packa
 - *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; what
   still ran is given.
 - *refused*: attaching or calibrating raised an error that names the remedy.
-- *not here*: the composition could not be made, or did not run without Foreseer.
+- *not here*, *not accepted*: the composition could not be made, or did not run without Foreseer.
 - *learned rows*: `fs.calibrate` with the same call, then a run with 4 computed steps.
 - *put in while attached*: at each site, the runs that follow equal those of the composition made before attaching.
 - *layers run*: linear and convolution layers (compiled graphs under torch.compile) that still ran at the last block and
@@ -44,9 +44,7 @@ second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packa
 def write_page(rows: list[Row], cells: list[Row]) -> None:
     """Write both files; ``rows`` of cells that no longer exist are left out."""
     by_cell = {row["cell"]: row for row in rows}
-    missing = [cell["cell"] for cell in cells if cell["cell"] not in by_cell]
-    if missing:
-        raise SystemExit(f"{len(missing)} cells were not run yet, the first of them: {missing[0]}")
+    waiting = {"outcome": "not here", "reason": "not run yet"}
     packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     about = {
         "date": datetime.date.today().isoformat(),
@@ -54,7 +52,7 @@ def write_page(rows: list[Row], cells: list[Row]) -> None:
         "environment": environment(),
         "packages": packages,
     }
-    kept = [_short(by_cell[cell["cell"]]) for cell in cells]
+    kept = [_short(by_cell.get(cell["cell"], {**cell, **waiting})) for cell in cells]
     text = ",\n".join(json.dumps(row) for row in kept)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "compositions.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
@@ -167,12 +165,16 @@ def _schedulers(rows: list[Row], notes: dict[str, int]) -> list[str]:
     """Schedulers by pipeline and outcome."""
     groups: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        cells = [_not_run(row, notes)] if row["outcome"] in NOT_RUN else _all_columns(row, notes)[:3]
-        named = [f"{name} {cell}" for name, cell in zip(SCHEDULER_COLUMNS, cells, strict=False)]
-        text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
-        groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(row["composition"])
+        name = row["composition"]
+        if row["outcome"] in NOT_RUN:
+            text, name = "not accepted", f"{name}{_not_run(row, notes).removeprefix('not here')}"
+        else:
+            cells = _all_columns(row, notes)[: len(SCHEDULER_COLUMNS)]
+            named = [f"{column} {cell}" for column, cell in zip(SCHEDULER_COLUMNS, cells, strict=True)]
+            text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
+        groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(name)
     lines = ["At the output, with learned rows, and put in while attached. Each is made from the configuration of the"]
-    lines += ["pipeline's own scheduler; [situations](../hardening.md) has each in the loop of its own pipelines.", ""]
+    lines += ["pipeline's own scheduler; [situations](../hardening.md) lists all schedulers.", ""]
     lines += ["| pipeline | outcome | schedulers |", "|---|---|---|"]
     for pipeline, outcomes in groups.items():
         ordered = sorted(outcomes.items(), key=lambda item: -len(item[1]))

@@ -65,7 +65,7 @@ def _collectives(built: Composed) -> int:
 
 
 def _while_attached(cell: Cell, composed: Composed) -> dict[str, str]:
-    """Put the composition in after attaching and after a run: the next runs are those of the composed pipeline."""
+    """Put the composition in after attaching and a run; compare the next runs."""
     outcomes = {}
     for site in cell.composition.sites:
         try:
@@ -98,7 +98,7 @@ def _digest(arrays: list[np.ndarray]) -> str:
 
 
 def _in_ranks(cell: Cell, world: int) -> dict[str, Any]:
-    """Try the cell in forks of this process that form a group; the first one's result, and whether all agree."""
+    """Try the cell in a group of processes; the result of rank 0, and whether all agree."""
     with tempfile.TemporaryDirectory() as folder:
         for child in _fork(cell, world, Path(folder)):
             os.waitpid(child, 0)
