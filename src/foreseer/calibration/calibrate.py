@@ -50,6 +50,9 @@ def calibrate(
     each branch can have separate rows. If the network returns several tensors (video and sound), the moments of each
     further one are recorded as well, so that it has separate rows. Memory holds one prompt's trajectory at a time.
 
+    A scheduler that visits noise levels more than once (Heun, PNDM) has a step for each call of the network, and rows
+    combine all visits. If a call makes several runs (chunks of a video, a second stage), the first is recorded.
+
     Args:
         pipe: a diffusers pipeline, not attached; or an ``fs.Sampler``; or, as workers need it, a name from which they
             build their own: see :class:`foreseer.scale.Model`.
@@ -134,8 +137,8 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
     grid = trajectory.grid
     if len(trajectory.outputs) != len(grid) or trajectory.sample is None:
         raise CalibrationError(
-            f"The run took {len(trajectory.outputs)} scheduler steps, its grid has {len(grid)}: this pipeline does not "
-            "step its scheduler once per noise level."
+            f"The run took {len(trajectory.outputs)} scheduler steps, its grid has {len(grid)}: this pipeline leaves "
+            "steps out, and rows cannot be learned on it. Use a method that needs no calibration (foreseer methods)."
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
     matrix = None
