@@ -139,8 +139,8 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
         steps = len(trajectory.outputs)
         early = "the run ended early (a callback that interrupts it?), or " if 0 < steps < len(grid) else ""
         raise CalibrationError(
-            f"The run took {steps} scheduler steps, its grid has {len(grid)}: {early}this pipeline leaves steps out, and "
-            "rows cannot be learned on it. Use a method that needs no calibration (foreseer methods)."
+            f"The run took {steps} scheduler steps, its grid has {len(grid)}: {early}this pipeline leaves steps out, "
+            "and rows cannot be learned on it. Use a method that needs no calibration (foreseer methods)."
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
     if not (np.isfinite(squares).all() and squares.all()):

@@ -157,7 +157,7 @@ class _OwnStep:
         self._step = step
         self._copies = copies
         # Pipelines read in the signature whether a step takes eta and a generator.
-        self.__signature__ = inspect.signature(MethodType(type(scheduler).step, scheduler))
+        self.__signature__ = inspect.signature(scheduler.step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._step(*args, **kwargs)
