@@ -1,4 +1,4 @@
-"""Tries compositions: adapters, precision, compilation, offload, parallelism, calls and every scheduler.
+"""Tries what users put around a pipeline, and every scheduler.
 
     python -m benchmarks.compositions --out FILE [--only TEXT ...] [--limit SECONDS] [--memory GB]
     python -m benchmarks.compositions --out FILE --page

@@ -1,9 +1,10 @@
-"""Writes ``results/compositions.json`` and ``docs/models/compositions.md`` from the lines of the cells."""
+"""Writes ``results/compositions.json`` and the page of compositions."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packa
 
 - *works*: with every step computed the bits equal those of the same composition without Foreseer; else half of the
   steps are forecast, and one seed, another and the first again give the same as in a fresh attachment.
-- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; the forward
-  passes that were left are given.
+- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; what
+  still ran is given.
 - *refused*: attaching or calibrating raised an error that names the remedy.
-- *not here*: the composition could not be made, or did not run without Foreseer.
+- *not here*, *not accepted*: the composition could not be made, or did not run without Foreseer.
 - *learned rows*: `fs.calibrate` with the same call, then a run with 4 computed steps.
 - *put in while attached*: at each site, the runs that follow equal those of the composition made before attaching.
 - *layers run*: linear and convolution layers (compiled graphs under torch.compile) that still ran at the last block and
@@ -43,9 +44,7 @@ second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packa
 def write_page(rows: list[Row], cells: list[Row]) -> None:
     """Write both files; ``rows`` of cells that no longer exist are left out."""
     by_cell = {row["cell"]: row for row in rows}
-    missing = [cell["cell"] for cell in cells if cell["cell"] not in by_cell]
-    if missing:
-        raise SystemExit(f"{len(missing)} cells were not run yet, the first of them: {missing[0]}")
+    waiting = {"outcome": "not here", "reason": "not run yet"}
     packages = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
     about = {
         "date": datetime.date.today().isoformat(),
@@ -53,7 +52,7 @@ def write_page(rows: list[Row], cells: list[Row]) -> None:
         "environment": environment(),
         "packages": packages,
     }
-    kept = [_short(by_cell[cell["cell"]]) for cell in cells]
+    kept = [_short(by_cell.get(cell["cell"], {**cell, **waiting})) for cell in cells]
     text = ",\n".join(json.dumps(row) for row in kept)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "compositions.json").write_text(json.dumps(about)[:-1] + f', "rows": [\n{text}\n]}}\n')
@@ -113,17 +112,32 @@ def _pipeline(row: Row) -> str:
 
 
 def _not_run(row: Row, notes: dict[str, int]) -> str:
-    return outcome_cell({"outcome": row["outcome"], "reason": row["reason"]}, notes)
+    """The outcome, with a reason that names no class: one reason for all schedulers."""
+    reason = re.sub(r"^(\w+): \1: ", r"\1: ", row["reason"])
+    reason = re.sub(r"<class '[^']*'>", "", reason).replace(f"{row['composition']}Scheduler", "Scheduler")
+    return outcome_cell({"outcome": row["outcome"], "reason": reason}, notes)
 
 
 def _columns(row: Row, notes: dict[str, int]) -> list[str]:
     """The sites and learned rows."""
     cells = []
-    for result in row["sites"].values():
-        left = f": {result['forward passes later']} of {result['calls']} passes" if "calls" in result else ""
+    for site, result in row["sites"].items():
         text = outcome_cell(result, notes)
-        cells.append(text if text == "works" or text.startswith("refused") else text + left)
-    return [*cells, outcome_cell(row["calibrated"], notes)]
+        measured = text != "works" and "calls" in result
+        cells.append(f"{text}: {_left(site, result)}" if measured else text)
+    learned = outcome_cell(row["calibrated"], notes)
+    return [*cells, f"more than planned: {learned} of {row['steps']}" if learned.endswith(" steps") else learned]
+
+
+def _left(site: str, result: Row) -> str:
+    """What a site still runs."""
+    if site == "output":
+        return f"{result['forward passes later']} of {result['calls']} passes"
+    return f"{_percent(result['layers run later'])} of the layers"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _all_columns(row: Row, notes: dict[str, int]) -> list[str]:
@@ -138,7 +152,7 @@ def _all_columns(row: Row, notes: dict[str, int]) -> list[str]:
             )
         )
     inside = [each.get("layers run later") for site, each in row["sites"].items() if site != "output"]
-    layers = " / ".join("-" if share is None else f"{100 * share:.0f} %" for share in inside)
+    layers = " / ".join("-" if share is None else _percent(share) for share in inside)
     return [*_columns(row, notes), late or "-", layers]
 
 
@@ -151,15 +165,16 @@ def _schedulers(rows: list[Row], notes: dict[str, int]) -> list[str]:
     """Schedulers by pipeline and outcome."""
     groups: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        cells = [_not_run(row, notes)] if row["outcome"] in NOT_RUN else _all_columns(row, notes)[:3]
-        named = [f"{name} {cell}" for name, cell in zip(SCHEDULER_COLUMNS, cells, strict=False)]
-        text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
-        groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(row["composition"])
-    lines = [
-        "At the output, with learned rows, and put in while attached. A scheduler is made from the configuration",
-        "",
-    ]
-    lines[0] += " of the pipeline's own."
+        name = row["composition"]
+        if row["outcome"] in NOT_RUN:
+            text, name = "not accepted", f"{name}{_not_run(row, notes).removeprefix('not here')}"
+        else:
+            cells = _all_columns(row, notes)[: len(SCHEDULER_COLUMNS)]
+            named = [f"{column} {cell}" for column, cell in zip(SCHEDULER_COLUMNS, cells, strict=True)]
+            text = cells[0] if len(set(cells)) == 1 else ", ".join(named)
+        groups.setdefault(_pipeline(row), {}).setdefault(text, []).append(name)
+    lines = ["At the output, with learned rows, and put in while attached. Each is made from the configuration of the"]
+    lines += ["pipeline's own scheduler; [situations](../hardening.md) lists all schedulers.", ""]
     lines += ["| pipeline | outcome | schedulers |", "|---|---|---|"]
     for pipeline, outcomes in groups.items():
         ordered = sorted(outcomes.items(), key=lambda item: -len(item[1]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import distributed
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.compositions.composed import Cell, Composed, NotHereError
 from benchmarks.sweep.fixtures import same
@@ -42,7 +42,7 @@ def _try(cell: Cell) -> dict[str, Any]:
     except NotHereError as error:
         return {**seen, "outcome": "not here", "reason": str(error)}
     except BaseException as error:  # noqa: BLE001 - without Foreseer: whatever it raises is the result
-        return {**seen, "outcome": "not here", "reason": f"{type(error).__name__}: {in_one_line(error)}"[:400]}
+        return {**seen, "outcome": "not here", "reason": in_one_line(error)[:400]}
     check(built, plain, seen, cell.composition.sites)
     # A latent and a decoded picture, or one picture and three, are not compared.
     alike = [a.shape for a in bare] == [b.shape for b in built.run()]
@@ -50,32 +50,22 @@ def _try(cell: Cell) -> dict[str, Any]:
     if cell.composition.late and seen["sites"]["output"]["outcome"] != "refused":
         seen["while attached"] = _while_attached(cell, built)
     if cell.composition.ranks > 1:
-        with Collectives() as collectives:
-            built.run()
-        if not collectives.calls:
+        if not _collectives(built):
             return {**seen, "outcome": "not here", "reason": "the processes exchange nothing"}
         with accelerate(built.pipe, policy("output", 2)):
             seen["digest"] = _digest(built.run())
     return seen
 
 
-class Collectives(TorchDispatchMode):
-    """Counts the operations by which processes exchange tensors.
-
-    Attributes:
-        calls: how many there were.
-    """
-
-    calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count, then call."""
-        self.calls += func.namespace in ("c10d", "_c10d_functional")
-        return func(*args, **(kwargs or {}))
+def _collectives(built: Composed) -> int:
+    """How often a run exchanges tensors between processes."""
+    with profile(activities=[ProfilerActivity.CPU]) as events:
+        built.run()
+    return sum(each.count for each in events.key_averages() if each.key.startswith("c10d::"))
 
 
 def _while_attached(cell: Cell, composed: Composed) -> dict[str, str]:
-    """Put the composition in after attaching and after a run: the next runs are those of the composed pipeline."""
+    """Put the composition in after attaching and a run; compare the next runs."""
     outcomes = {}
     for site in cell.composition.sites:
         try:
@@ -88,11 +78,12 @@ def _while_attached(cell: Cell, composed: Composed) -> dict[str, str]:
                 cell.composition.change(bare)
                 equal = [same(bare.run(), expected) for _ in range(2)]
                 failed = sorted({each.reason for each in handle.record.failed_open}) if handle.record else []
-            outcomes[site] = "as planned" if all(equal) and not failed else f"equal {equal} {failed}"
+            served = "as planned" if not failed else f"fails open: {failed[0]}"[:300]
+            outcomes[site] = served if all(equal) else f"other bits: {equal}"
         except ForeseerError as error:
             outcomes[site] = f"refused: {in_one_line(error)}"[:300]
         except Exception as error:  # noqa: BLE001 - a crash is a result too
-            outcomes[site] = f"crash: {type(error).__name__}: {in_one_line(error)}"[:300]
+            outcomes[site] = f"crash: {in_one_line(error)}"[:300]
     return outcomes
 
 
@@ -107,7 +98,7 @@ def _digest(arrays: list[np.ndarray]) -> str:
 
 
 def _in_ranks(cell: Cell, world: int) -> dict[str, Any]:
-    """Try the cell in forks of this process that form a group; the first one's result, and whether all agree."""
+    """Try the cell in a group of processes; the result of rank 0, and whether all agree."""
     with tempfile.TemporaryDirectory() as folder:
         for child in _fork(cell, world, Path(folder)):
             os.waitpid(child, 0)

@@ -60,6 +60,7 @@ class Graphs:
         """Count the calls inside the context."""
         with counted(pipe, inside=False, without=(self._name,) if self.in_place else ()) as self._calls:
             yield self._calls
+        self._calls = Calls()  # later runs are not those of this context
 
 
 class Composed(Built):

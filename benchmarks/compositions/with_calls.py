@@ -48,6 +48,20 @@ def both(built: Composed) -> None:
     pictures(built)
 
 
+def true_guidance(built: Composed) -> None:
+    """Guidance by a second call per step."""
+    row = ROWS[built.name]
+    arguments = row.arguments(1, row.size)
+    positive = {} if "negative_prompt_embeds" in arguments else arguments
+    other = {f"negative_{name}": embeds(*value.shape, seed=13) for name, value in positive.items() if "embeds" in name}
+    built.give(true_cfg_scale=3.0, **other)
+
+
+def rescaled(built: Composed) -> None:
+    """Guidance whose result is rescaled."""
+    built.give(guidance_rescale=0.7)
+
+
 def damped(built: Composed) -> None:
     """Latents that a callback changes."""
 
@@ -102,6 +116,8 @@ COMPOSITIONS = (
     Composition(AREA, "list of prompts", DIT_AND_UNET, prompts, with_text=True, late=True),
     Composition(AREA, "two pictures per prompt", DIT_AND_UNET, pictures, with_text=True, late=True),
     Composition(AREA, "two pictures for each of two prompts", DIT_AND_UNET, both, with_text=True, late=True),
+    Composition(AREA, "guidance by a second call", ("flux", "qwen_image"), true_guidance, late=True),
+    Composition(AREA, "guidance, rescaled", ("sdxl", "stable_diffusion"), rescaled, late=True),
     Composition(AREA, "callback that changes the latents", DIT_AND_UNET, damped, late=True),
     Composition(AREA, "callback that changes the prompt", DIT_AND_UNET, other_prompt, late=True),
     Composition(AREA, "callback that ends guidance", ("sd3", "sdxl"), guidance_ends, late=True),

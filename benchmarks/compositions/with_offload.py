@@ -1,4 +1,4 @@
-"""Memory: offload of every kind, tiling and slicing of the autoencoder, other memory formats."""
+"""Memory and layout: offload of every kind, tiling and slicing, other orders and layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tests.robustness.test_offload import as_parameters
 
 from benchmarks.compositions.composed import Composed, Composition
 
-AREA = "Memory"
-DIT_AND_UNET = ("flux", "sdxl")
+AREA = "Memory and layout"
+DIT_AND_UNET = ("flux", "stable_diffusion")
+WITH_TEXT = ("flux", "sdxl")
 CPU = torch.device("cpu")
 
 
@@ -63,6 +64,21 @@ def slicing(built: Composed) -> None:
     built.pipe.vae.enable_slicing()
 
 
+def fused_projections(built: Composed) -> None:
+    """Queries, keys and values by one layer."""
+    built.model.fuse_qkv_projections()
+
+
+def attention_slicing(built: Composed) -> None:
+    """Heads one by one."""
+    built.pipe.enable_attention_slicing(1)
+
+
+def free_u(built: Composed) -> None:
+    """Skip connections, scaled in the frequency domain."""
+    built.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+
+
 def channels_last(built: Composed) -> None:
     """Another order of the weights in memory."""
     built.model.to(memory_format=torch.channels_last)
@@ -76,7 +92,10 @@ COMPOSITIONS = (
         AREA, "group offload, blocks", DIT_AND_UNET, group_offload("block_level", num_blocks_per_group=1), late=True
     ),
     Composition(AREA, "group offload, blocks, to disk", DIT_AND_UNET, group_offload_to_disk, late=True),
-    Composition(AREA, "VAE tiling", DIT_AND_UNET, tiling, with_text=True, late=True),
-    Composition(AREA, "VAE slicing", DIT_AND_UNET, slicing, with_text=True, late=True),
+    Composition(AREA, "VAE tiling", WITH_TEXT, tiling, with_text=True, late=True),
+    Composition(AREA, "VAE slicing", WITH_TEXT, slicing, with_text=True, late=True),
+    Composition(AREA, "attention slicing", ("sdxl", "stable_diffusion"), attention_slicing, late=True),
     Composition(AREA, "channels last", DIT_AND_UNET, channels_last, late=True),
+    Composition(AREA, "fused projections", DIT_AND_UNET, fused_projections, late=True),
+    Composition(AREA, "FreeU", ("sdxl", "stable_diffusion"), free_u, late=True),
 )

@@ -1,4 +1,4 @@
-"""Two processes that share one run: parts of the tokens, of the weights, or one branch of guidance each."""
+"""Two processes that share one run: its tokens, its weights, or its branches of guidance."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import diffusers.schedulers
 from benchmarks.compositions.composed import Composed, Composition
 
 AREA = "Schedulers"
+PIPELINES = ("flux", "pixart_sigma", "stable_diffusion")
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 
@@ -29,15 +30,13 @@ def exported() -> dict[str, type]:
 def _as(kind: Any) -> Callable[[Composed], None]:
     def change(built: Composed) -> None:
         taken = inspect.signature(kind.__init__).parameters
-        flow = FLOW if built.denoiser == "transformer" and FLOW.keys() <= taken.keys() else {}
+        flow = FLOW if built.name == "flux" and FLOW.keys() <= taken.keys() else {}
         built.pipe.scheduler = kind.from_config(built.pipe.scheduler.config, **flow)
 
     return change
 
 
 COMPOSITIONS = tuple(
-    Composition(
-        AREA, name.removesuffix("Scheduler"), ("flux", "stable_diffusion"), _as(kind), late=True, sites=("output",)
-    )
+    Composition(AREA, name.removesuffix("Scheduler"), PIPELINES, _as(kind), late=True, sites=("output",))
     for name, kind in exported().items()
 )

@@ -160,7 +160,7 @@ def not_tried(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     missing = {}
     for name, reason in sorted(reasons.items()):
         why = cause_of(reason)
-        why = f"no fixture upstream, and of others' components: {why}" if name in made else why
+        why = f"no fixture upstream; of others' components: {why}" if name in made else why
         missing[name] = {"why": _plain(why)}
         if name in elsewhere:
             missing[name] |= {"network": elsewhere[name][0], "tried in": elsewhere[name][1]}
@@ -174,12 +174,19 @@ def _not_tried(missing: dict[str, dict[str, str]]) -> list[str]:
         network = each.get("network", "").rpartition(".")[2], each.get("tried in", "")
         causes.setdefault(each["why"], {}).setdefault(network, []).append(name)
     lines = ["By reason. In brackets: the pipeline in which the same network was tried.", ""]
+    single = {}  # reasons that one pipeline has
     for why, networks in sorted(causes.items(), key=lambda item: (-sum(map(len, item[1].values())), item[0])):
+        if sum(map(len, networks.values())) == 1:
+            ((network, (name,)),) = networks.items()
+            single[name] = (
+                f"- `{name}`" + (f" (`{network[0]}`, tried in `{network[1]}`)" if network[0] else "") + f": {why}"
+            )
+            continue
         lines += [f"**{why}**", ""]
         for (network, tried_in), names in sorted(networks.items(), key=lambda item: (-len(item[1]), item[0])):
             lines.append("- " + (f"`{network}` (tried in `{tried_in}`): " if network else "") + _names(names))
         lines.append("")
-    return lines[:-1]
+    return [*lines, "**One by one**", "", *(single[name] for name in sorted(single))]
 
 
 def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:

@@ -97,7 +97,7 @@ CHANGES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "PaintByExamplePipeline": {"unet": {"in_channels": 9}},
     "StableDiffusionUpscalePipeline": {"unet": {"in_channels": 7, "num_class_embeds": 1000}},
     "StableDiffusionLDM3DPipeline": {"vae": {"in_channels": 6, "out_channels": 6}},
-    "LucyEditPipeline": {"transformer": {"in_channels": 32}},
+    "LucyEditPipeline": {"transformer": {"in_channels": 96}},
     "QwenImageControlNetInpaintPipeline": {"controlnet": {"extra_condition_channels": 4}},
     "PIAPipeline": {"unet": {"in_channels": 9}},
 }

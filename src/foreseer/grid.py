@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from foreseer.checks import frozen
 from foreseer.errors import GridError
 
 Unit = Literal["sigma", "timestep"]
+VISIT = 1e-6  # a further visit of a level lies this share of the level below the visit before
+_SMALLEST = 1e-3  # of the largest level; smaller levels are taken for that large
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,55 @@ class Grid:
         spacing = timesteps[-2] - timesteps[-1] if timesteps.size > 1 else timesteps[-1] + 1.0
         return _named(name, timesteps, "timestep", float(timesteps[-1] - max(spacing, 0.0)))
 
+    @classmethod
+    def of_calls(cls, scheduler: Any) -> Grid:
+        """Read one level per call of the network; levels may be visited more than once in a row.
+
+        Each further visit (Heun's: t0, t1, t1, t2, t2, ...) becomes a separate level, a millionth below (``VISIT``).
+        For a scheduler with one visit per level this is :meth:`from_scheduler`.
+
+        Raises:
+            GridError: ``set_timesteps`` was not called, or levels rise.
+
+        >>> from types import SimpleNamespace
+        >>> grid = Grid.of_calls(SimpleNamespace(timesteps=[9.0, 6.0, 6.0, 3.0], num_inference_steps=3))
+        >>> grid.visits, grid.lengths.round(3).tolist()
+        ((0, 0, 1, 0), [3.0, 1.5, 1.5, 3.0])
+        """
+        try:
+            return cls.from_scheduler(scheduler)
+        except GridError:
+            if not has_steps(scheduler):
+                raise
+            levels, unit = _repeated_levels(scheduler)
+            apart = levels[:-1].copy()
+            for step in range(1, apart.size):
+                if f"{levels[step]:.6g}" == f"{levels[step - 1]:.6g}":  # each visit has its own rounding
+                    apart[step] = apart[step - 1] - VISIT * max(abs(apart[step - 1]), _SMALLEST * np.abs(apart).max())
+            return _named(type(scheduler).__name__, apart, unit, float(min(levels[-1], apart[-1])))
+
+    @cached_property
+    def visits(self) -> tuple[int, ...]:
+        """For each step, how many steps directly before it are at the same level; all 0 unless levels repeat."""
+        levels, visits = self.levels, [0]
+        close = 2 * VISIT * np.maximum(np.abs(levels), _SMALLEST * np.abs(levels).max())
+        for near in (levels[:-1] - levels[1:] <= close[:-1]).tolist():
+            visits.append(visits[-1] + 1 if near else 0)
+        return tuple(visits)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a level is visited more than once."""
+        return any(self.visits)
+
+    @property
+    def lengths(self) -> Float64[np.ndarray, " T"]:
+        """Length of each step in noise level, shape (T,); the visits of a level share its length equally."""
+        first = np.flatnonzero(np.array(self.visits) == 0)
+        between = -np.diff(np.append(self.levels[first], self.final_level))
+        counts = np.diff(np.append(first, len(self)))
+        return np.repeat(between / counts, counts)
+
     def tail(self, first_step: int) -> Grid:
         """Return the grid from ``first_step`` on (image to image, or a branch that starts late)."""
         if not 0 <= first_step < len(self):
@@ -141,11 +193,17 @@ def inverts_sigmas(scheduler: Any) -> bool:
     return bool(found)
 
 
-def level_sequences(scheduler: Any) -> tuple[tuple[Grid, ...], tuple[tuple[int, int], ...]]:
+def level_sequences(
+    scheduler: Any, joined: bool = False, first: int = 0
+) -> tuple[tuple[Grid, ...], tuple[tuple[int, int], ...]]:
     """Split the levels of a scheduler into sequences without repeats: first visits, second visits, ...
 
-    A scheduler with one visit per level has one sequence, :meth:`Grid.from_scheduler`. Heun's method calls the network
-    twice at each level but the first, PNDM twice at its second level; each sequence of visits is smooth for itself.
+    Heun's method calls the network twice at each level but the first; each sequence of visits is smooth for itself.
+
+    Args:
+        scheduler: after ``set_timesteps``.
+        joined: whether visits of a level that follow each other stay in one sequence, :meth:`Grid.of_calls`.
+        first: the run's first step (image to image).
 
     Returns:
         The sequences' grids, and for each step of the scheduler (sequence, position in it).
@@ -158,26 +216,29 @@ def level_sequences(scheduler: Any) -> tuple[tuple[Grid, ...], tuple[tuple[int, 
     >>> [grid.noise_levels.tolist() for grid in grids], places
     ([[9.0, 6.0, 3.0], [6.0]], ((0, 0), (0, 1), (1, 0), (0, 2)))
     """
+    rises = None
     try:
-        grid = Grid.from_scheduler(scheduler)
-        return (grid,), tuple((0, step) for step in range(len(grid)))
-    except GridError:
+        grid = Grid.of_calls(scheduler)
+        if joined or not grid.tail(min(first, len(grid) - 1)).repeats:
+            return (grid,), tuple((0, step) for step in range(len(grid)))
+    except GridError as error:
         if not has_steps(scheduler):
             raise
-        levels, unit = _repeated_levels(scheduler)
-        visits: dict[str, int] = {}
-        sequences: list[list[float]] = []
-        places: list[tuple[int, int]] = []
-        for level in levels[:-1].tolist():
-            rounded = f"{level:.6g}"  # some schedulers compute the same level twice, each with its own rounding
-            visit = visits.get(rounded, 0)
-            visits[rounded] = visit + 1
-            if visit == len(sequences):
-                sequences.append([])
-            places.append((visit, len(sequences[visit])))
-            sequences[visit].append(level)
-        if len(sequences) < 2:
-            raise
+        rises = error
+    levels, unit = _repeated_levels(scheduler)
+    visits: dict[str, int] = {}
+    sequences: list[list[float]] = []
+    places: list[tuple[int, int]] = []
+    for level in levels[:-1].tolist():
+        rounded = f"{level:.6g}"  # some schedulers compute the same level twice, each with its own rounding
+        visit = visits.get(rounded, 0)
+        visits[rounded] = visit + 1
+        if visit == len(sequences):
+            sequences.append([])
+        places.append((visit, len(sequences[visit])))
+        sequences[visit].append(level)
+    if rises is not None and len(sequences) < 2:
+        raise rises
     final = min(float(levels[-1]), float(levels[-2]))
     return tuple(_named(type(scheduler).__name__, np.asarray(each), unit, final) for each in sequences), tuple(places)
 

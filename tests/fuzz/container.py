@@ -46,7 +46,7 @@ WORDS = (
     *("sigma", "timestep", "output", "last_block", "change(blocks=[0, 1])", "change(blocks=" + "[" * 5000, "output("),
     *("foreseer.plan", "foreseer.kernel", "__import__('os').system('true')", "c" * 64),
 )
-WIDTHS = {"F64": (8, "<d"), "F32": (4, "<f"), "I64": (8, "<q")}
+WIDTHS = {"F64": (8, "<d"), "F32": (4, "<f"), "I64": (8, "<q"), "U8": (1, "B")}
 
 
 @dataclass
@@ -97,6 +97,8 @@ def values(parts, rng):
         if end > begin:
             place = begin + width * rng.randrange((end - begin) // width)
             value = rng.choice(SPECIAL_INTS if entry["dtype"] == "I64" else SPECIAL_FLOATS)
+            if code == "B":
+                value = rng.randrange(256)
             if code == "<f" and math.isfinite(value):
                 value = max(min(value, 3e38), -3e38)
             parts.data[place : place + width] = struct.pack(code, value)

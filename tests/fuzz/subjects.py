@@ -13,15 +13,19 @@ import numpy as np
 import foreseer as fs
 from foreseer.errors import PlanFileError
 from foreseer.evaluate.bench.result_store import ResultStore
+from foreseer.files import MOST_PNG_BYTES
+from foreseer.files.png import SIGNATURE
 from foreseer.forecast.l2p import read_weight_text
 from foreseer.kernel.branches import Branches
 from foreseer.kernel.kernel import Kernel
 from foreseer.kernel.kernel_file import KernelFileError
+from foreseer.methods.profile import Profile, ProfileError
 from foreseer.pipelines import PipelineError, read_prompts
 from foreseer.plan import Plan
 from foreseer.plan.mixing import ChannelMixing, MixedSegment
 from foreseer.zoo import ZooError, sampling
 
+PICTURE = SIGNATURE + b"\0\0\0\rIHDR" + (4).to_bytes(4, "big") * 2 + bytes(64)  # never decoded
 SITES = ("output", "last_block", "modules", "change")
 
 
@@ -192,6 +196,25 @@ def same_kernel(one, other):
     )
 
 
+def profile_fault(profile):
+    """What is wrong with a profile."""
+    faults = [kernel_fault(profile.kernel), *map(plan_fault, profile.plans)]
+    sites = {part.site for part in (profile.kernel, *profile.plans)}
+    picture = profile.thumbnail
+    good = picture is None or (picture.startswith(SIGNATURE) and len(picture) <= MOST_PNG_BYTES)
+    return next(filter(None, faults), "") or ("" if len(sites) == 1 and good else "site or thumbnail")
+
+
+def same_profile(one, other):
+    """Equal in all that a file keeps."""
+    return (
+        same_kernel(one.kernel, other.kernel)
+        and len(one.plans) == len(other.plans)
+        and all(map(same_plan, one.plans, other.plans))
+        and (dict(one.provenance), one.thumbnail) == (dict(other.provenance), other.thumbnail)
+    )
+
+
 def _matrix_fault(matrix):
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and 1 <= matrix.shape[0] <= 1000
     return "" if square and np.all(np.isfinite(matrix)) and not np.any(np.triu(matrix, 1)) else "matrix"
@@ -257,6 +280,16 @@ def make_subjects(folder: Path) -> list[Subject]:
         ),
         Subject("kernel", _saved(folder, make_kernel(6, 3)), "a.kernel", **kernel),
         Subject("plan that mixes channels", _saved(folder, make_mixed_plan(8, 4)), "c.plan", **plan),
+        Subject(
+            "profile",
+            _saved(folder, Profile(make_kernel(5, 2), (make_plan(5, 3),), {"model": "m"}, PICTURE)),
+            "a.profile",
+            Profile.load,
+            ProfileError,
+            profile_fault,
+            same_profile,
+            structured=True,
+        ),
         Subject("kernel with branches", _saved(folder, make_kernel(4, 2, ("a", "b"))), "b.kernel", **kernel),
         Subject(
             "cell",

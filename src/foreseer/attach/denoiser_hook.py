@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foreseer.attach.interception import CacheContext, Forward, Interception, Listener, is_compiled, listen, unlisten
 from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.network.site_errors import NoFeatureError, SiteError
-from foreseer.attach.run.guard import GRADIENTS, ArgumentMemory
+from foreseer.attach.run.guard import GRADIENTS
 from foreseer.attach.run.scheduler_watch import SchedulerWatch
 from foreseer.attach.run.tracker import Call, TrackedBranch, Tracker
 from foreseer.attach.run_record import FailOpen, RunRecord, describe_parts
@@ -52,7 +52,7 @@ class DenoiserHook(Listener):
     ) -> None:
         super().__init__()
         self.context = CacheContext()
-        self.site = site
+        self.site = self._asked_site = site
         self.signal = signal
         self.handle: Handle | None = None
         self._module = module
@@ -62,7 +62,6 @@ class DenoiserHook(Listener):
         self._scheduler: Any = None
         self._policy = policy
         self._keep: Keep = keep
-        self._memory: dict[str, ArgumentMemory] = {}
         self._threads = threading.local()
         self._lock = threading.RLock()
         self._modules: list[Any] | None = None
@@ -76,7 +75,7 @@ class DenoiserHook(Listener):
         """This thread's tracker."""
         tracker = getattr(self._threads, "tracker", None)
         if tracker is None:
-            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep, self._memory)
+            tracker = self._threads.tracker = Tracker(self._module, self._policy, self._keep)
             tracker.computed_steps = self._computed_steps
         return tracker
 
@@ -86,6 +85,8 @@ class DenoiserHook(Listener):
     def reset_state(self, module: nn.Module) -> nn.Module:
         """Free the state of the last run; diffusers calls this after a pipeline's run."""
         self.tracker().reset()
+        if self.signal is not None:
+            self.signal.forget()
         return module
 
     def attach(self, no_compile: str | None) -> None:
@@ -113,9 +114,13 @@ class DenoiserHook(Listener):
         scheduler = self._find_scheduler()
         if scheduler is not self._scheduler and scheduler is not None:
             self._follow_scheduler(scheduler)
+        if self.signal is not None:
+            self.signal.forget()
         call, fresh = tracker.enter(self._scheduler, self.context.name, args, kwargs)
         if fresh:
-            handle.check_guidance(self._find_guidance)
+            other_guidance = handle.check_guidance(self._find_guidance)
+            if other_guidance is not None:
+                tracker.end(other_guidance)
             self._begin_run(tracker)
             record = handle.begin_run(tracker.reader.run, self._name)
         else:
@@ -147,9 +152,10 @@ class DenoiserHook(Listener):
     def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
         """Switch to the output site if the fallback is enabled; return the feature of this call.
 
-        Return ``None`` if the site was not switched or the output has no feature.
+        The next run tries the site again unless the reason is lasting. Return ``None`` if the site was not switched or
+        the output has no feature.
         """
-        if not self._fallback or not error.lasting or isinstance(self.site, OutputSite) or self.handle is None:
+        if not self._fallback or isinstance(self.site, OutputSite) or self.handle is None:
             return None
         self.site.detach()
         self.site = OutputSite()
@@ -180,7 +186,8 @@ class DenoiserHook(Listener):
             modules, self._modules = self._modules, tracker.network.modules
             if modules == self._modules and not self._tries_again:
                 return
-            self._tries_again = False
+            if self._tries_again:
+                self._tries_again, self.site = False, self._asked_site
             self.site.detach()
             if self.signal is not None:
                 self.signal.detach()
@@ -218,9 +225,9 @@ class DenoiserHook(Listener):
         try:
             output, feature = self.site.compute(network_call, branch)
         except NoFeatureError as error:
+            self._tries_again = self._tries_again or not error.lasting
             replacement = self._fall_back(error, branch)
             if replacement is None:
-                self._tries_again = self._tries_again or not error.lasting
                 handle.failed_open(call.step, name, str(error), instead_of=failed)
                 record.note_computed(name, call.step, tracker.total)
                 record.plans[name] = branch.run.rows

@@ -18,7 +18,7 @@ from foreseer.guidance import OTHER_GUIDANCE, Guidance, difference, distance, re
 from foreseer.plan import CompiledRows, FixedPlan, Policy
 from foreseer.plan.explain import MUCH_ROUNDING, NO_SCHEDULER, worst_rounding
 
-OnOtherGuidance = Literal["refuse", "warn", "ignore"]
+OnOtherGuidance = Literal["refuse", "warn", "compute", "ignore"]
 FINER = 2  # times the steps of a kernel's recording, up to which its rows and expected errors were seen to hold
 
 
@@ -56,8 +56,8 @@ class Handle:
         self._said_replaced = False
         self._said_fallback = False
         self._said_scheduler = False
-        self._said_guidance = on_other_guidance == "ignore"
-        self._refuses_guidance = on_other_guidance == "refuse"
+        self._said_guidance = False
+        self._on_other_guidance = on_other_guidance
         self._learned_guidance = read_guidance(policy.learned_on.get("guidance"))
 
     @property
@@ -219,24 +219,31 @@ class Handle:
             stacklevel=2,
         )
 
-    def check_guidance(self, find_guidance: Callable[[], Guidance | None]) -> None:
-        """Raise, or warn once, where a run's guidance is not the one that its rows were learned with.
+    def check_guidance(self, find_guidance: Callable[[], Guidance | None]) -> str | None:
+        """Compare a run's guidance with the one that its rows were learned with.
+
+        Returns:
+            Why the run must compute every step, else ``None``.
 
         Raises:
-            AttachError: it is far from it, and this was not allowed.
+            AttachError: the two are far apart, and this is refused.
         """
-        learned = self._learned_guidance
-        if learned is None or (self._said_guidance and not self._refuses_guidance):
-            return
+        learned, mode = self._learned_guidance, self._on_other_guidance
+        if learned is None or mode == "ignore" or (mode == "warn" and self._said_guidance):
+            return None
         now = find_guidance()
         apart = 0.0 if now is None else distance(learned, now)
-        if now is None or not apart or (apart <= 1 and self._said_guidance):
-            return
+        if now is None or not apart:
+            return None
         message = difference(learned, now)
-        if apart > 1 and self._refuses_guidance:
+        if apart > 1 and mode == "compute":
+            return message
+        if apart > 1 and mode == "refuse":
             raise AttachError(f"{message} {OTHER_GUIDANCE}")
-        self._said_guidance = True
-        warnings.warn(f"{message} Forecasts may be poorer. Said once.", ForeseerWarning, stacklevel=2)
+        if not self._said_guidance:
+            self._said_guidance = True
+            warnings.warn(f"{message} Forecasts may be poorer. Said once.", ForeseerWarning, stacklevel=2)
+        return None
 
     def check_scheduler(self, rows: CompiledRows, scheduler: Any) -> None:
         """Warn once where the plan that was attached was made for another scheduler than the run's."""

@@ -52,6 +52,8 @@ class BranchRecorder(OutputSite):
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Run the network and store its output; branches are of its first tensor."""
         output, tensors = super().compute(call, branch)
+        if self._trajectory.complete:
+            return output, tensors
         self._further.keep(tensors[1:], tensor_names(len(tensors))[1:])
         self._sizes.update(tensor.numel() for tensor in tensors[:1])
         step = len(self._trajectory.outputs)

@@ -50,6 +50,9 @@ def calibrate(
     each branch can have separate rows. If the network returns several tensors (video and sound), the moments of each
     further one are recorded as well, so that it has separate rows. Memory holds one prompt's trajectory at a time.
 
+    A scheduler that visits noise levels more than once (Heun, PNDM) has a step for each call of the network, and rows
+    combine all visits. If a call makes several runs (chunks of a video, a second stage), the first is recorded.
+
     Args:
         pipe: a diffusers pipeline, not attached; or an ``fs.Sampler``; or, as workers need it, a name from which they
             build their own: see :class:`foreseer.scale.Model`.
@@ -136,10 +139,15 @@ def _kernel_of(trajectory: Trajectory, recorder: BranchRecorder | SiteRecorder, 
         steps = len(trajectory.outputs)
         early = "the run ended early (a callback that interrupts it?), or " if 0 < steps < len(grid) else ""
         raise CalibrationError(
-            f"The run took {steps} scheduler steps, its grid has {len(grid)}: {early}this pipeline does not step its "
-            "scheduler once per noise level."
+            f"The run took {steps} scheduler steps, its grid has {len(grid)}: {early}this pipeline leaves steps out, and "
+            "rows cannot be learned on it. Use a method that needs no calibration (foreseer methods)."
         )
     squares = np.array([float(trajectory.sample.double().square().mean())])
+    if not (np.isfinite(squares).all() and squares.all()):
+        raise CalibrationError(
+            "The run ended with a sample that is not finite (NaN), or all zeros: there is nothing to learn from. Try "
+            "float32, and the sizes and the number of frames that the model was made for."
+        )
     matrix = None
     provenance = {**identity, "guidance": trajectory.guidance}
     try:

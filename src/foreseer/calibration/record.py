@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreseer.attach.run.step_reader import index_of_view
 from foreseer.errors import CalibrationError, GridError
 from foreseer.grid import Grid
 from foreseer.guidance import guidance_text
@@ -29,6 +30,8 @@ class StopRun(BaseException):  # so that nothing on the way takes it for a failu
 @dataclass
 class Trajectory:
     """One run as its scheduler saw it.
+
+    If a call makes several runs (chunks of a video, a second stage), it is the first.
 
     Attributes:
         outputs: one flattened tensor per step: the guided network output passed to ``scheduler.step``.
@@ -50,13 +53,20 @@ class Trajectory:
     sample: Tensor | None = None
     guidance: str = ""
     copies: list[list[Tensor]] = field(default_factory=list)
+    _steps: int | None = None
+    _last_index: int | None = None  # the scheduler's step_index at the last step
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended: later calls of the network and steps belong to another."""
+        return len(self.outputs) == self._steps
 
     @property
     def grid(self) -> Grid:
         """The noise levels of the run.
 
         Raises:
-            CalibrationError: the pipeline's own scheduler made no step, or visits noise levels twice.
+            CalibrationError: the pipeline's own scheduler made no step, or goes back to more noise.
         """
         if self.scheduler is None:
             raise CalibrationError(
@@ -64,11 +74,11 @@ class Trajectory:
                 "it. Use a method that needs no calibration (foreseer methods)."
             )
         try:
-            return Grid.from_scheduler(self.scheduler).tail(self.first_step)
+            return Grid.of_calls(self.scheduler).tail(self.first_step)
         except GridError as error:
             raise CalibrationError(
-                f"{error} To calibrate, give the pipeline a scheduler that visits every noise level once, Euler or "
-                "DDIM in place of Heun or PNDM: pipe.scheduler = ....from_config(pipe.scheduler.config)."
+                f"{error} To calibrate, give the pipeline a scheduler that never goes back to more noise, such as "
+                "Euler or DDIM: pipe.scheduler = ....from_config(pipe.scheduler.config)."
             ) from error
 
 
@@ -85,6 +95,10 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
     step = scheduler.step
 
     def recorded_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        index = getattr(scheduler, "step_index", None)
+        again = index is not None and index == trajectory._last_index  # Cosmos steps back, to guide clean samples
+        if trajectory.complete and not again:
+            return step(model_output, timestep, sample, *args, **kwargs)
         if trajectory.scheduler is None:
             trajectory.scheduler = copy.deepcopy(scheduler)
             vars(trajectory.scheduler).pop("step", None)
@@ -92,10 +106,15 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
             trajectory.start = sample.detach().reshape(-1).clone()
             trajectory.shape = tuple(sample.shape)
             trajectory.guidance = guidance_text(guidance_of_run(pipe))
-        trajectory.outputs.append(model_output.detach().reshape(-1).clone())
+            with suppress(CalibrationError):
+                trajectory._steps = len(trajectory.grid)
+        if not again:
+            trajectory.outputs.append(model_output.detach().reshape(-1).clone())
         if len(trajectory.outputs) == stop_after:
             raise StopRun
         result = step(model_output, timestep, sample, *args, **kwargs)
+        index = getattr(scheduler, "step_index", None)
+        trajectory._last_index = None if index is None else index - 1
         trajectory.sample = result[0] if isinstance(result, tuple) else result.prev_sample
         return result
 
@@ -104,8 +123,9 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
 
 
 def _first_step(scheduler: Any, timestep: Any) -> int:
-    """First step of a run: the scheduler's ``begin_index``, else the index of ``timestep`` in its list."""
+    """First step of a run: the scheduler's ``begin_index``, else the place of ``timestep`` in its list."""
     begin = getattr(scheduler, "begin_index", None)
+    begin = index_of_view(timestep, scheduler.timesteps) if begin is None else begin
     if begin is not None:
         return int(begin)
     value = float(torch.as_tensor(timestep).reshape(-1)[0])

@@ -43,6 +43,11 @@ class SiteRecorder:
         self._trajectory = trajectory
         self._calls: dict[str, dict[int, list[Tensor]]] = {}
 
+    @property
+    def complete(self) -> bool:
+        """Whether the recorded run has ended."""
+        return self._trajectory.complete
+
     def keep(self, tensors: Sequence[Tensor], names: Sequence[str], most: int | None = None) -> None:
         """Store tensors of one call at the current step of the run, by name.
 
@@ -53,7 +58,7 @@ class SiteRecorder:
                 leaves the expected moments unchanged.
         """
         step = len(self._trajectory.outputs)
-        for tensor, name in zip(tensors, names, strict=True):
+        for tensor, name in zip(tensors, names, strict=True) if not self._trajectory.complete else ():
             flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
             if most is not None and flat.numel() > most:
                 chosen = torch.randint(flat.numel(), (most,), generator=torch.Generator().manual_seed(0))
@@ -142,7 +147,8 @@ class _RecordedSite:
         try:
             output, tensors = self._site.compute(call, branch)
         except NoFeatureError as error:
-            self._recorder.trouble = str(error)
+            if not self._recorder.complete:
+                self._recorder.trouble = str(error)
             raise
         modules = branch.memory.get("names", ())
         self._recorder.keep(tensors, modules or tensor_names(len(tensors)), SAMPLED if modules else None)

@@ -27,7 +27,7 @@ from foreseer.cli.common import (
     folder_to_write,
     no_savings,
 )
-from foreseer.cli.pipeline_options import Prompts, Setup, runs_pipeline
+from foreseer.cli.pipeline_options import DEFAULT_STEPS, Prompts, Setup, runs_pipeline
 from foreseer.cli.workers import work_bar
 from foreseer.kernel import Kernel
 
@@ -167,7 +167,7 @@ def _methods(
     request: BenchRequest,
     model: str | None,
     methods: list[str] | None,
-    budgets: Callable[[int | None], list[int | None]],
+    budgets: Callable[[int], list[int | None]],
     *,
     files: Files,
     **more: Any,
@@ -175,12 +175,14 @@ def _methods(
     """Prepare methods at budgets."""
     from foreseer.evaluate.bench.prepare import compare_methods
     from foreseer.evaluate.bench.selection import Selection
+    from foreseer.pipelines import sampling_of
 
     if model is None:
         raise typer.BadParameter("give a MODEL ('emoji', a folder, a hub id), or --preset.", param_hint="MODEL")
     kernels, plans, matrix = files
     selection = Selection(0, (), methods, kernels, plans, matrix, **more)
-    budgets(None)  # bad usage is reported before a worker starts
+    # Bad usage is reported before a worker starts.
+    budgets(request.steps or int(sampling_of(model).get("num_inference_steps", DEFAULT_STEPS)))
     return partial(compare_methods, request, model, selection, budgets)
 
 
@@ -263,14 +265,14 @@ def _passes(text: str | None) -> list[int]:
     return passes
 
 
-def _budgets(text: str | None, force: bool, steps: int | None) -> list[int | None]:
-    """The budgets; without ``force`` none may be the whole run, where its steps are known."""
+def _budgets(text: str | None, force: bool, steps: int) -> list[int | None]:
+    """The budgets of a run; without ``force`` none may be the whole run."""
     names = _names(text)
     if not names:
-        return [max(1, round((steps or 1) / BUDGET_FRACTION))]
+        return [max(1, round(steps / BUDGET_FRACTION))]
     try:
         budgets = [None if name == PUBLISHED else int(name) for name in dict.fromkeys(names)]
-        if steps in budgets and steps is not None and not force:
+        if steps in budgets and not force:
             raise no_savings(steps, steps, "--nfe", "ask for fewer steps, or give --force to measure it")
         return budgets
     except ValueError as error:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from foreseer.errors import PlanError
+from foreseer.schedule.base import budget_at
 from foreseer.site import SITES, read_site
 
 if TYPE_CHECKING:
@@ -93,6 +94,20 @@ def created(path: Path) -> Path:
 def no_savings(computed: int, of: int, option: str, remedy: str, unit: str = "computed steps") -> typer.BadParameter:
     """Make the refusal of a budget, given as ``option``, that leaves no step to forecast."""
     return typer.BadParameter(f"{computed} {unit} of {of} save nothing: {remedy}.", param_hint=option)
+
+
+def budget_of_speedup(steps: int, speedup: float) -> int:
+    """Return the computed steps of a run that ``--speedup`` asks for.
+
+    Raises:
+        BadParameter: fewer than one step would have to be computed.
+    """
+    if speedup > steps:
+        raise typer.BadParameter(
+            f"{speedup:g} is out of reach: a run of {steps} steps computes one at least. Give at most {steps}.",
+            param_hint="--speedup",
+        )
+    return budget_at(steps, None, speedup)
 
 
 def check_budget(computed: int, of: int, option: str, unit: str = "computed steps") -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from foreseer.cli.bench_table import show_results
-from foreseer.cli.common import Dtype, Json, SiteOption, bench_progress, folder_to_write
+from foreseer.cli.common import Dtype, Json, SiteOption, bench_progress, check_budget, folder_to_write
 
 
 def demo(
@@ -24,8 +24,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Draw with the bundled model: every step, and each method at fewer steps, side by side."""
-    if nfe > steps:
-        raise typer.BadParameter(f"{nfe} computed steps do not fit {steps} steps.", param_hint="--nfe")
+    check_budget(nfe, steps, "--nfe")
     folder_to_write(out)
     import torch
 

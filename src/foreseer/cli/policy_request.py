@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 
-from foreseer.checks import one_target
-from foreseer.cli.common import LESS, no_savings
+from foreseer.checks import check_target, one_target
+from foreseer.cli.common import LESS, budget_of_speedup, no_savings
+from foreseer.errors import PlanError
 from foreseer.grid import Grid
 from foreseer.hosts.offered import load_profile
 from foreseer.kernel import Kernel, KernelError
@@ -125,11 +126,13 @@ class PolicyRequest:
         """Refuse a budget that saves nothing in a run of ``steps``; nothing is loaded or imported for it.
 
         Raises:
-            BadParameter: it does not save a step, or it is less than a gate needs.
+            BadParameter: it does not save a step, it is out of reach, or it is less than a gate needs.
+            PlanError: it is out of range.
         """
+        check_target(self.target, PlanError)
         option = next((option for option, value in self.targets.items() if value is not None), "")
         nfe, speedup = self.target.get("nfe"), self.target.get("speedup")
-        computed = nfe if speedup is None else budget_at(steps, None, speedup)
+        computed = nfe if speedup is None else budget_of_speedup(steps, speedup)
         if computed is not None and computed >= steps:
             raise no_savings(computed, steps, option, f"{LESS}, {AT_ALL}")
         if self.gated and nfe == 1:

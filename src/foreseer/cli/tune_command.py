@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foreseer.checks import one_target
-from foreseer.cli.common import Seed, check_budget, no_savings, out_file, print_line
+from foreseer.cli.common import Seed, budget_of_speedup, check_budget, no_savings, out_file, print_line
 from foreseer.cli.pipeline_options import ModelName, Setup, runs_pipeline
 from foreseer.cli.workers import resumable
-from foreseer.schedule.base import budget_at
 
 if TYPE_CHECKING:
     from foreseer.methods.profile import Profile
@@ -70,7 +69,7 @@ def tune(
 def _budgets(text: str | None, speedup: float | None, steps: int) -> list[int] | None:
     """Numbers of computed steps, ``None`` for the default; refused unless fewer than the steps."""
     if speedup is not None:
-        budgets, option = [budget_at(steps, None, speedup)], "--speedup"
+        budgets, option = [budget_of_speedup(steps, speedup)], "--speedup"
         if budgets[0] >= steps:
             raise no_savings(budgets[0], steps, option, "give a larger one")
     elif text is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -28,6 +28,16 @@ class Forecaster(ABC):
     def learned_on(self) -> Mapping[str, str]:
         """Provenance of learned rows, as in a kernel; empty for a formula."""
         return NOTHING
+
+    ignores_levels: ClassVar[bool] = False  # whether rows depend on the computed steps alone, not on the noise levels
+
+    @property
+    def joins_visits(self) -> bool:
+        """Whether rows combine all visits of a level that the scheduler visits more than once (Heun, PNDM).
+
+        Formulas are applied to first visits, second visits, ... apart.
+        """
+        return False
 
     @property
     def depends_on_next_step(self) -> bool:

@@ -77,6 +77,11 @@ class KernelRows(Forecaster):
         return f"KernelRows({arguments})"
 
     @property
+    def joins_visits(self) -> bool:
+        """Whether the kernel was recorded with a scheduler that visits levels more than once."""
+        return self.kernel.grid.repeats
+
+    @property
     def depends_on_next_step(self) -> bool:
         """True with error feedback, which corrects the sample by the next computed step."""
         return bool(self.feedback_gain) and not self.kernel.is_balanced

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -40,6 +41,7 @@ class L2P(Forecaster):
     [2.0]
     """
 
+    ignores_levels: ClassVar[bool] = True
     matrix: Float[np.ndarray, "T T"] | Sequence[Sequence[float]] = field(repr=False)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class Reuse(Forecaster):
     >>> Reuse().row((0, 1, 4), 6, Grid.uniform(10)).tolist()
     [0.0, 0.0, 1.0]
     """
+
+    ignores_levels: ClassVar[bool] = True
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         weights = np.zeros((steps.size, computed.size))

@@ -18,6 +18,7 @@ from foreseer.gate.squared_errors import squared_errors
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.notices import said_if_slow
+from foreseer.schedule.continued import Kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ class _Run(GateRun):
         self._computed: tuple[int, ...] = ()
         self._told: list[Ratios] = []
         self._steps: tuple[int, ...] | None = None
+        self._kept: Kept = {}
         self._settled = False
 
     def computes(self, step: int, left: int | None, signal: Sequence[Tensor]) -> bool:
@@ -103,7 +105,9 @@ class _Run(GateRun):
             # Only the first search of a run is long; a timer at every step would be waste.
             first = said_if_slow("Searching which of the next steps to compute ...") if guess is None else nullcontext()
             with first:
-                self._steps = self._replanner.steps_after(self._computed, difficulty, self._max_error, left, guess)
+                self._steps = self._replanner.steps_after(
+                    self._computed, difficulty, self._max_error, left, guess=guess, kept=self._kept
+                )
             self._settled = True
         assert self._steps is not None
         return self._steps

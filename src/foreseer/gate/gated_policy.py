@@ -70,6 +70,11 @@ class GatedPolicy(Policy):
         """The forecaster's."""
         return self.forecaster.learned_on
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the rows do."""
+        return self.forecaster.joins_visits
+
     def begin(self, grid: Grid) -> RunDecisions:
         """The gate's decisions during one run."""
         return GatedRun(self, grid)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
-from foreseer.schedule.continued import Continued
+from foreseer.schedule.continued import Continued, Kept
 from foreseer.schedule.optimal import FINE
 
 FARTHEST = math.log(8.0)  # bound on one log ratio: a comparison counts as at most 8 times harder or easier
@@ -65,7 +65,9 @@ class Replanner:
         difficulty: float,
         max_error: float,
         left: int | None = None,
+        *,
         guess: int | None = None,
+        kept: Kept | None = None,
     ) -> tuple[int, ...]:
         """Return the planned set of computed steps, which begins with ``computed``.
 
@@ -75,10 +77,12 @@ class Replanner:
             max_error: maximum expected relative error of the final sample.
             left: forward passes that the maximum still allows; ``None`` for no limit.
             guess: number of steps of the previous plan.
+            kept: sets of steps that the run found before; extended.
         """
         most = self.search.total if left is None else len(computed) + left
         allowed = max_error * self.scale / difficulty
-        return self.search.fewest_within(computed, allowed, most, guess or max(2, min(self.search.total, FINE) // 6))
+        guess = guess or max(2, min(self.search.total, FINE) // 6)
+        return self.search.fewest_within(computed, allowed, most, guess, kept)
 
     def simulate(self, max_error: float, prompts: Sequence[int] | None = None) -> Simulation:
         """Run the gate on the kernel's own prompts, or on some of them by index."""
@@ -88,14 +92,15 @@ class Replanner:
     def _run(self, prompt: int, max_error: float) -> tuple[tuple[int, ...], float]:
         grid, gram = self.kernel.grid, self.kernel.grams[prompt]
         told: list[Ratios] = []
-        steps = self.steps_after((0,), 1.0, max_error)
+        kept: Kept = {}
+        steps = self.steps_after((0,), 1.0, max_error, kept=kept)
         count = 1
         while count < len(steps):
             computed, step = steps[:count], steps[count]
             miss = missing(self._forecaster.row(computed, step, grid), computed, step, len(grid))
             told.append(log_ratios(np.atleast_1d(miss @ gram @ miss), expected_log(self.kernel.grams, miss)))
             count += 1
-            steps = self.steps_after(steps[:count], self.difficulty(told), max_error, guess=len(steps))
+            steps = self.steps_after(steps[:count], self.difficulty(told), max_error, guess=len(steps), kept=kept)
         rows, of_branches = self._forecaster.rows(steps, grid), self._forecaster.branch_rows(steps, grid)
         return steps, float(final_errors(self.kernel.subset([prompt]), rows, of_branches)[0]) / self.scale
 

@@ -127,6 +127,12 @@ class ChoicePolicy(Policy):
         profile = self.choice.profile
         return profile.kernel.provenance if isinstance(profile, Profile) and not self.choice.method else {}
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the profile's kernel was recorded with a scheduler that visits levels more than once."""
+        profile = self.choice.profile
+        return isinstance(profile, Profile) and not self.choice.method and profile.kernel.grid.repeats
+
     def begin(self, grid: Grid) -> RunDecisions:
         """Decisions of the choice for this grid."""
         return self._on(grid).begin(grid)

@@ -104,10 +104,11 @@ class SGLangHooks:
 
     def run_diffusers(self, original: Callable[..., Any], stage: Any, batch: Any, server_args: Any) -> Any:
         """The diffusers back end runs a whole pipeline per request."""
-        from foreseer.attach.accelerate import accelerate
+        from foreseer.attach.accelerate import attach
 
-        served = self._serves(batch) and self._policy is not None
-        with accelerate(stage.diffusers_pipe, self._policy) if served else nullcontext():  # pyright: ignore[reportArgumentType]
+        policy = self._policy if self._serves(batch) else None
+        pipe = stage.diffusers_pipe
+        with nullcontext() if policy is None else attach(pipe, policy, on_other_guidance="compute"):
             return original(stage, batch, server_args)
 
     def _serves(self, batch: Any) -> bool:

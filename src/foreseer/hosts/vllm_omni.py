@@ -44,9 +44,9 @@ def attach_to_adapter(adapter: Any, options: Mapping[str, Any]) -> None:
     def load_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_weights(self, *args, **kwargs)
         if policy is not None:
-            from foreseer.attach.accelerate import accelerate
+            from foreseer.attach.accelerate import attach
 
-            self._foreseer = accelerate(self._pipeline, policy)
+            self._foreseer = attach(self._pipeline, policy, on_other_guidance="compute")
         return result
 
     adapter.load_weights = load_and_attach

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from foreseer.errors import GridError
 from foreseer.grid import Grid
 from foreseer.kernel.kernel import Kernel, KernelError
 from foreseer.kernel.level_interpolation import LevelError, LevelInterpolation
@@ -25,15 +26,15 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     if grid.unit != kernel.grid.unit:
         raise KernelError(f"The kernel's levels are in {kernel.grid.unit}, the run's in {grid.unit}: calibrate there.")
     try:
-        interpolation = LevelInterpolation.levels(kernel.grid.levels, grid.levels, kernel.pooled)
+        interpolation = LevelInterpolation.grids(kernel.grid, grid, kernel.pooled)
     except LevelError as error:
         raise KernelError(str(error)) from None
-    known, wanted = _lengths(kernel.grid), _lengths(grid)
+    known, wanted = kernel.grid.lengths, grid.lengths
     density = np.divide(kernel.output_effects, known, out=np.zeros_like(known), where=known > 0)
-    effects = np.interp(-grid.levels, -kernel.grid.levels, density) * wanted
+    effects = _by_visit(kernel.grid, grid, density) * wanted
     outputs = kernel.output_squares
     if outputs is not None:
-        outputs = np.stack([np.interp(-grid.levels, -kernel.grid.levels, squares) for squares in outputs])
+        outputs = np.stack([_by_visit(kernel.grid, grid, squares) for squares in outputs])
     return replace(
         kernel,
         grid=grid,
@@ -46,13 +47,23 @@ def interpolate(kernel: Kernel, grid: Grid) -> Kernel:
     )
 
 
-def _lengths(grid: Grid) -> np.ndarray:
-    """Return the length of each step in noise level."""
-    return -np.diff(np.append(grid.levels, grid.final_level))
+def _by_visit(known: Grid, wanted: Grid, values: np.ndarray) -> np.ndarray:
+    """Interpolate a value per step linearly along the noise level, each visit of the levels by itself."""
+    visits, result = np.array(known.visits), np.empty(len(wanted))
+    for visit in set(wanted.visits):
+        steps, rows = visits == min(visit, visits.max()), np.array(wanted.visits) == visit
+        result[rows] = np.interp(-wanted.levels[rows], -known.levels[steps], values[steps])
+    return result
 
 
 def resampled(grid: Grid, steps: int) -> Grid:
-    """Resample ``grid`` to ``steps`` levels: its levels as a function of step / T, evaluated at i / steps."""
+    """Resample ``grid`` to ``steps`` levels: its levels as a function of step / T, evaluated at i / steps.
+
+    Raises:
+        GridError: the grid visits a level more than once, so that the visits of another step count are unknown.
+    """
+    if grid.repeats:
+        raise GridError("This kernel's scheduler visits noise levels more than once: its plans are for its own steps.")
     at = np.arange(len(grid) + 1) / len(grid)
     levels = np.interp(np.arange(steps) / steps, at, np.append(grid.levels, grid.final_level))
     return Grid(levels, grid.unit, grid.final_level)

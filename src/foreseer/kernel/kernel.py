@@ -157,7 +157,7 @@ class Kernel:
             return self.sampler[-1, 1:]
         if self.effects is not None:
             return self.effects
-        return -np.diff(np.append(self.grid.levels, self.grid.final_level))
+        return self.grid.lengths
 
     @cached_property
     def remaining(self) -> Float64[np.ndarray, " T1"]:

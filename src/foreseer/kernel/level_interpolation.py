@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.errors import ForeseerError
+from foreseer.grid import Grid
 
 POINTS = 4  # cubic: the features are smooth along the trajectory
 REACH = 1.0  # extrapolation limit beyond the recorded levels, in units of the spacing at that end
@@ -35,6 +36,40 @@ class LevelInterpolation:
     weights: Float64[np.ndarray, "N T"]
     residuals: Float64[np.ndarray, "T T"]
     bumps: Float64[np.ndarray, "N T"]
+
+    @classmethod
+    def grids(cls, known: Grid, wanted: Grid, moments: Float64[np.ndarray, "T T"]) -> LevelInterpolation:
+        r"""Interpolate from one grid to another, where levels may be visited more than once.
+
+        First visits are interpolated as in :meth:`levels`. A further visit v of level w is the first visit plus the
+        interpolated difference of the visits, $F^v(w) = F(w) + \sum_j D_{wj} (F^v_j - F_j)$ with D linear: the
+        visits of a level differ little.
+
+        Args:
+            known: recorded grid of T steps.
+            wanted: new grid of N steps.
+            moments: as for :meth:`levels`.
+
+        Raises:
+            LevelError: a wanted level lies too far outside the recorded ones.
+        """
+        if not (known.repeats or wanted.repeats):
+            return cls.levels(known.levels, wanted.levels, moments)
+        visits, wanted_visits = np.array(known.visits), np.array(wanted.visits)
+        first = np.flatnonzero(visits == 0)
+        at, wanted_at = (grid.levels[np.arange(len(grid)) - np.array(grid.visits)] for grid in (known, wanted))
+        plain = cls.levels(known.levels[first], wanted_at, moments[np.ix_(first, first)])
+        weights, bumps = (np.zeros((len(wanted), len(known))) for _ in range(2))
+        residuals = np.zeros((len(known), len(known)))
+        weights[:, first], bumps[:, first] = plain.weights, plain.bumps
+        residuals[np.ix_(first, first)] = plain.residuals
+        for row in np.flatnonzero(wanted_visits).tolist() if known.repeats else ():
+            visit = min(wanted_visits[row], visits.max())
+            steps = np.flatnonzero(visits == visit)
+            shares = np.array([np.interp(-wanted_at[row], -at[steps], unit) for unit in np.eye(steps.size)])
+            weights[row, steps] += shares
+            weights[row, steps - visit] -= shares
+        return cls(weights, residuals, bumps)
 
     @classmethod
     def levels(

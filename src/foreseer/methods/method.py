@@ -191,6 +191,11 @@ class BudgetPolicy(Policy):
         """The method's."""
         return self._any.learned_on
 
+    @property
+    def joins_visits(self) -> bool:
+        """The method's."""
+        return self._any.joins_visits
+
     def begin(self, grid: Grid) -> RunDecisions:
         """Decisions of the method at this budget for the run's step count."""
         return self.of_run(len(grid)).begin(grid)

@@ -96,12 +96,17 @@ def accepted_arguments(pipe: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _check_arguments(pipeline: str, arguments: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
-    """Refuse arguments that the call of ``pipeline`` does not have, and guidance that it would drop."""
+    """Refuse arguments that ``pipeline`` does not take or read, and guidance that it would drop."""
     unknown = [name for name in arguments if name not in accepted]
     if unknown:
         near = nearest_name(unknown[0], accepted)
         remedy = f": did you mean {near!r}? Otherwise leave the option out" if near else "; leave the option out"
         raise PipelineError(f"{pipeline} takes no {', '.join(unknown)}{remedy}.")
+    for name, value in arguments.items():
+        default = accepted[name].default
+        if isinstance(value, str) and isinstance(default, int | float):
+            kind = "true or false" if isinstance(default, bool) else "a number"
+            raise PipelineError(f"{name} is {value!r}; {pipeline} expects {kind}.")
     _check_guidance({name: value for name, value in arguments.items() if value is not None}, accepted)
 
 

@@ -56,6 +56,11 @@ class FixedPlan(Policy):
         """True: a plan lists its steps."""
         return True
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the plan's grid has levels that are visited more than once."""
+        return self.plan.grid.repeats
+
     def begin(self, grid: Grid) -> RunDecisions:
         """The plan's steps."""
         return Scheduled(self, grid)

@@ -118,6 +118,14 @@ class Policy:
         """Whether decisions depend on what the network computes, so that there is no plan before the run."""
         return False
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether all visits of a noise level are steps of one run: :meth:`foreseer.Grid.of_calls`.
+
+        Otherwise first visits, second visits, ... are separate runs.
+        """
+        return False
+
     def begin(self, grid: Grid) -> RunDecisions:
         """Decisions for one run on ``grid``; every policy defines them.
 
@@ -204,6 +212,11 @@ class ScheduledPolicy(Policy):
         """Whether the schedule lists its steps, or is asked to compute all of them."""
         rule = self.schedule
         return isinstance(rule, Explicit) or (isinstance(rule, Uniform) and rule.interval == 1)
+
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the rows do, or the searched steps of rows that do not depend on the levels."""
+        return self.forecaster.joins_visits or (self.forecaster.ignores_levels and self.schedule.joins_visits)
 
     def begin(self, grid: Grid) -> RunDecisions:
         """The plan's steps."""

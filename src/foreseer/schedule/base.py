@@ -14,6 +14,11 @@ from foreseer.grid import Grid
 class Schedule(ABC):
     """A rule that chooses the steps of a run that compute; the others are forecast."""
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the steps were searched on all visits of each noise level together."""
+        return False
+
     def computed_steps(self, steps: int) -> tuple[int, ...]:
         """Return the computed steps of a run of ``steps`` steps, ascending from 0.
 

@@ -13,13 +13,15 @@ from foreseer.schedule.optimal import REFINED, Search, spread, stride
 KEPT = 2  # prefixes kept per length and last step
 LONGEST_GAP = 3  # between two computed steps, in mean gaps of the remaining run
 
+Kept = dict[tuple[tuple[int, ...], int], tuple[int, ...]]
+
 
 class Continued(Search):
     """Search for the sets of steps with the least expected final error that extend a given prefix.
 
-    Results are cached. A set found for a prefix is reused for its own longer prefixes, so a run that behaves as
-    expected keeps its initial set. Long runs are searched on every n-th step first, as in
-    :class:`foreseer.schedule.Optimal`.
+    Results are cached by prefix, and depend on it alone. A run also keeps the sets found for its own prefixes
+    (``kept``), so that a run that behaves as expected stays with its initial set. Long runs are searched on every n-th
+    step first, as in :class:`foreseer.schedule.Optimal`.
 
     Args:
         kernel: second moments on the run's grid.
@@ -30,27 +32,33 @@ class Continued(Search):
         super().__init__(kernel, forecaster)
         self.total = len(kernel.grid)
         self._every = stride(self.total)
-        self._best_after: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
+        self._best_after: Kept = {}
 
-    def best_after(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
+    def best_after(self, begun: tuple[int, ...], nfe: int, kept: Kept | None = None) -> tuple[int, ...]:
         """Return the best set found of ``nfe`` steps that starts with ``begun``.
 
         Args:
             begun: the steps computed so far, ascending from 0.
             nfe: total number of computed steps, from ``len(begun)`` to :meth:`most_after`.
+            kept: sets that the run found before, by prefix and number of steps; extended.
         """
-        best = self._best_after.get((begun, nfe))
+        kept = {} if kept is None else kept
+        best = kept.get((begun, nfe))
         if best is None:
-            best = self._extended(begun, nfe) if nfe > len(begun) else begun
+            best = self._best_after.get((begun, nfe))
+            if best is None:
+                best = self._best_after[begun, nfe] = self._extended(begun, nfe) if nfe > len(begun) else begun
             for length in range(len(begun), nfe + 1):
-                self._best_after.setdefault((best[:length], nfe), best)
+                kept.setdefault((best[:length], nfe), best)
         return best
 
     def most_after(self, begun: tuple[int, ...]) -> int:
         """Return the largest possible total of computed steps after ``begun``."""
         return len(begun) + self.total - 1 - begun[-1]
 
-    def fewest_within(self, begun: tuple[int, ...], error: float, most: int, guess: int) -> tuple[int, ...]:
+    def fewest_within(
+        self, begun: tuple[int, ...], error: float, most: int, guess: int, kept: Kept | None = None
+    ) -> tuple[int, ...]:
         """Return the smallest set with expected error at most ``error``, else the best set of ``most`` steps.
 
         Args:
@@ -58,17 +66,19 @@ class Continued(Search):
             error: expected root mean square error of the final sample.
             most: maximum total number of computed steps.
             guess: initial guess of that number.
+            kept: as for :meth:`best_after`.
         """
+        kept = {} if kept is None else kept
         most = max(len(begun), min(most, self.most_after(begun)))
         count = max(len(begun), min(guess, most))
         pace = self._every
-        while count < most and self.cost(self.best_after(begun, count)) > error:
+        while count < most and self.cost(self.best_after(begun, count, kept)) > error:
             count = min(count + pace, most)
         while pace:
-            while count - pace >= len(begun) and self.cost(self.best_after(begun, count - pace)) <= error:
+            while count - pace >= len(begun) and self.cost(self.best_after(begun, count - pace, kept)) <= error:
                 count -= pace
             pace //= 2
-        return self.best_after(begun, count)
+        return self.best_after(begun, count, kept)
 
     def _extended(self, begun: tuple[int, ...], nfe: int) -> tuple[int, ...]:
         if self._every == 1:

@@ -52,6 +52,11 @@ class Joint(Schedule):
                 f"{self.forward_passes} forward passes are too few; expected at least one for each of {branches.names}."
             )
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the kernel was recorded with a scheduler that visits levels more than once."""
+        return self.kernel.grid.repeats
+
     def on(self, grid: Grid, first_step: int = 0, spent: int = 0) -> tuple[int, ...]:
         """Return the steps at which any branch computes."""
         return tuple(step for step, _ in self._calls(grid.tail(first_step)))

@@ -64,6 +64,11 @@ class Optimal(Schedule):
         if self.max_error is not None and not self.kernel.has_final_error:
             raise ScheduleError("This kernel has no final error (stochastic scheduler): give nfe or speedup.")
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the kernel was recorded with a scheduler that visits levels more than once."""
+        return self.kernel.grid.repeats
+
     def __repr__(self) -> str:
         targets = {"nfe": self.nfe, "speedup": self.speedup, "max_error": self.max_error, "forecaster": self.forecaster}
         given = ", ".join(f"{name}={value!r}" for name, value in targets.items() if value is not None)

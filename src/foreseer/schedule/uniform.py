@@ -68,6 +68,11 @@ class Uniform(Schedule):
             return self.computed_steps(steps)
         return self.for_nfe(remaining_budget(self.nfe, spent, steps), steps, self.warmup).computed_steps(steps)
 
+    @property
+    def joins_visits(self) -> bool:
+        """Whether every step computes: then visits need not be kept apart."""
+        return self.interval == 1
+
     def _computed_steps(self, steps: int) -> Iterable[int]:
         computed = set(range(min(self.warmup, steps))) | set(range(max(0, steps - self.last), steps))
         k = 1

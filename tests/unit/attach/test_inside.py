@@ -230,7 +230,7 @@ def test_the_first_block_is_the_one_that_the_sample_reaches_and_runs_once_a_step
         (first,) = probe._first_blocks.values()
         assert first.block_call.module is model.blocks[0]
         if isinstance(gate, TeaCache):
-            assert probe._matrices == {model.blocks[0]: model.blocks[0].layer}
+            assert probe._matrices == {(model.blocks[0], 5): model.blocks[0].layer}
         for block in (*model.refiners, *model.blocks):
             block.runs = 0
         sample(model, scheduler)

@@ -11,6 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import foreseer as fs
+from foreseer.attach.accelerate import attach
 from foreseer.errors import AttachError, ForeseerWarning
 from foreseer.guidance import distance, guidance_of, read_guidance
 from foreseer.kernel.kernel import KernelError
@@ -61,6 +62,20 @@ def test_a_near_scale_or_an_allowed_one_gives_a_warning(pipe: Any, kernel: fs.Ke
     ):
         draw(pipe)
     assert handle.record.nfe == 4
+
+
+def test_a_server_computes_every_step_instead(pipe: Any, kernel: fs.Kernel) -> None:
+    with (
+        attach(pipe, fs.learned(kernel, nfe=4), on_other_guidance="compute") as handle,
+        pytest.warns(ForeseerWarning, match="computed instead of forecast: .* this run has no guidance"),
+    ):
+        guided = draw(pipe, guidance_scale=3.0)
+        assert handle.record is not None
+        assert handle.record.nfe == 4
+        drawn = draw(pipe)
+        assert handle.record.nfe == STEPS
+        assert torch.equal(draw(pipe, guidance_scale=3.0).images, guided.images)
+    assert torch.equal(drawn.images, draw(pipe).images)
 
 
 def test_fitted_plans_state_the_guidance_of_their_fit(pipe: Any, kernel: fs.Kernel) -> None:

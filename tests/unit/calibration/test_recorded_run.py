@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 
 import foreseer as fs
+from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.record import record_run
 from tests.support.pipelines import build, randomise
 
@@ -20,6 +21,9 @@ def test_a_step_s_eta_and_generator_are_passed_on(eta):
     with record_run(tiny.pipe):
         recorded = tiny.run(steps=4, eta=eta)
     assert torch.equal(recorded, plain)
+
+
+BLOCKS = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
 
 
 class Drawing(DiffusionPipeline):
@@ -39,8 +43,7 @@ class Drawing(DiffusionPipeline):
 
 
 def test_a_pipeline_without_output_type_is_calibrated():
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **blocks)
+    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **BLOCKS)
     pipe = Drawing(randomise(unet), DDIMScheduler())
     kernel = fs.calibrate(pipe, [""], num_inference_steps=8, sensitivity_prompts=0)
     assert len(kernel.grid) == 8
@@ -59,3 +62,16 @@ def test_a_pipeline_may_copy_its_scheduler_s_attributes_and_set_them_back():
         scheduler.step(torch.zeros(1, 4, 8, 8), scheduler.timesteps[0], torch.zeros(1, 4, 8, 8))
     assert len(trajectory.outputs) == 2
     assert "step" not in vars(tiny.pipe.scheduler)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_run_that_draws_nothing_finite_is_refused_in_words(value):
+    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, **BLOCKS)
+    pipe = Drawing(randomise(unet), DDIMScheduler(clip_sample=False))
+
+    def spoil(module, inputs, output):
+        output.sample.fill_(value)
+
+    pipe.unet.register_forward_hook(spoil)
+    with pytest.raises(CalibrationError, match="not finite"):
+        fs.calibrate(pipe, [""], num_inference_steps=4, sensitivity_prompts=0)

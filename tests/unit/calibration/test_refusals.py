@@ -137,9 +137,9 @@ def test_a_first_step_before_the_run_is_refused(as_users_call):
 
 
 def test_a_scheduler_that_cannot_be_calibrated_on_is_refused_with_a_remedy():
-    scheduler = diffusers.PNDMScheduler(skip_prk_steps=True)
-    scheduler.set_timesteps(4)
-    with pytest.raises(CalibrationError, match="Euler or DDIM in place of Heun or PNDM"):
+    scheduler = diffusers.RePaintScheduler()
+    scheduler.set_timesteps(20, jump_length=2)
+    with pytest.raises(CalibrationError, match="never goes back to more noise, such as Euler or DDIM"):
         _ = Trajectory(scheduler=scheduler).grid
     with pytest.raises(CalibrationError, match="no step with its own scheduler"):
         _ = Trajectory().grid

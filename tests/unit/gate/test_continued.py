@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+import foreseer as fs
 from foreseer.forecast import KernelRows, Newton
 from foreseer.schedule.continued import Continued
 from foreseer.schedule.optimal import Search
@@ -31,9 +32,18 @@ def test_costs_of_many_ends_are_those_of_the_search_one_by_one(search):
         assert search._squares(begun, ends) == pytest.approx([plain._so_far(begun, end) for end in ends], rel=1e-9)
 
 
-def test_a_set_serves_its_own_longer_beginnings(search):
-    found = search.best_after((0,), 6)
-    assert all(search.best_after(found[:known], 6) == found for known in range(1, 7))
+def test_a_set_serves_its_own_longer_beginnings_in_its_run(search):
+    kept = {}
+    found = search.best_after((0,), 6, kept)
+    assert all(search.best_after(found[:known], 6, kept) == found for known in range(1, 7))
+
+
+def test_what_one_run_finds_does_not_depend_on_another_run():
+    kernel = fs.Kernel.load(fs.zoo.kernel_path())
+    shared, alone = (Continued(kernel, KernelRows(kernel)) for _ in range(2))
+    kept = {}
+    begun = shared.best_after((0,), 7, kept)[:3]  # one run plans, another has come to the same steps otherwise
+    assert shared.best_after(begun, 7) == alone.best_after(begun, 7) != shared.best_after(begun, 7, kept)
 
 
 @pytest.mark.parametrize("guess", [1, 4, 12])

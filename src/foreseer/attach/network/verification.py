@@ -65,4 +65,5 @@ def cannot_rehearse(call: NetworkCall) -> Unsupported | None:
     stateful = call.stateful_argument()
     if stateful is None:
         return None
-    return Unsupported(f"the network is given a {stateful}, which may keep state; use site='output' for this model")
+    reason = f"the network is given a {stateful}, which may keep state; use site='output' for this model"
+    return Unsupported(reason, lasting=False)  # later runs may be called without it

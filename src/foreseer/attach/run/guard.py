@@ -74,7 +74,7 @@ class CallInputs:
 
 @dataclass
 class ArgumentMemory:
-    """Arguments that earlier runs of a branch found constant or rebuilt.
+    """Arguments that a branch found constant or rebuilt before it was restarted in the same run.
 
     Attributes:
         constant: places that held the same tensor at every call.
@@ -85,7 +85,7 @@ class ArgumentMemory:
     rebuilt: set[Place] = field(default_factory=set)
 
     def note_rebuilt(self, place: Place) -> None:
-        """Expect another tensor at ``place`` in calls to come."""
+        """Expect another tensor at ``place`` in later calls."""
         self.rebuilt.add(place)
         self.constant.discard(place)
 
@@ -99,7 +99,7 @@ class ConstantArguments:
 
     Args:
         inputs: the branch's first call.
-        memory: the findings of earlier runs.
+        memory: the findings of earlier calls of the run; never of earlier runs, on which no run may depend.
     """
 
     def __init__(self, inputs: CallInputs, memory: ArgumentMemory) -> None:
@@ -137,7 +137,7 @@ class ConstantArguments:
             if reference() is tensor and _version(tensor) == version:
                 same += 1
             elif place not in self.memory.rebuilt and (place in self.memory.constant or reference() is tensor):
-                self.memory.note_rebuilt(place)  # so that the next run expects it
+                self.memory.note_rebuilt(place)  # so that the restarted branch expects it
                 return -1
         return same
 

@@ -85,14 +85,19 @@ class StepReader:
         self._count = len(timesteps) if timesteps is not None else 0
         return True
 
-    def levels(self, scheduler: Any) -> RunLevels:
-        """The noise levels of the current run.
+    def levels(self, scheduler: Any, joined: bool = False, first: int = 0) -> RunLevels:
+        """The noise levels of the current run, which begins at step ``first``.
+
+        Args:
+            scheduler: after ``set_timesteps``.
+            joined: whether all visits of a level are one sequence, if levels never rise.
+            first: the run's first step.
 
         Raises:
             UnknownStepError: the scheduler has none, or they neither fall nor repeat.
         """
         try:
-            return RunLevels(*level_sequences(scheduler))
+            return RunLevels(*level_sequences(scheduler, joined, first))
         except GridError as error:
             raise UnknownStepError(str(error)) from error
 
@@ -122,16 +127,12 @@ class StepReader:
 
     def place_of(self, argument: Any) -> int | None:
         """Index of a timestep argument that is a view of the run's timesteps, else ``None``. Reads no device."""
-        if not isinstance(argument, Tensor) or self._watch is None or argument.numel() == 0:
+        if self._watch is None:
             return None
         for timesteps in (self._timesteps, self._watch.seen.timesteps):
-            if (
-                isinstance(timesteps, Tensor)
-                and timesteps.dim() == 1
-                and argument.dtype == timesteps.dtype
-                and argument.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr() != 0
-            ):
-                return (argument.storage_offset() - timesteps.storage_offset()) // max(1, timesteps.stride(0))
+            place = index_of_view(argument, timesteps)
+            if place is not None:
+                return place
         return None
 
     def matches(self, step: int, argument: Any, value: float | None) -> bool | None:
@@ -194,6 +195,16 @@ class StepReader:
         if timesteps is None or self._timesteps is None or len(timesteps) != self._count:
             return False
         return np.array_equal(np.asarray([float(value) for value in timesteps], dtype=np.float64), self._read())
+
+
+def index_of_view(argument: Any, timesteps: Any) -> int | None:
+    """Index of ``argument`` in ``timesteps`` if it is a view of them, else ``None``. Reads no device."""
+    if not isinstance(argument, Tensor) or not isinstance(timesteps, Tensor) or argument.numel() == 0:
+        return None
+    same = timesteps.dim() == 1 and argument.dtype == timesteps.dtype
+    if same and argument.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr() != 0:
+        return (argument.storage_offset() - timesteps.storage_offset()) // max(1, timesteps.stride(0))
+    return None
 
 
 def reading_on_host(argument: Any) -> float | None:

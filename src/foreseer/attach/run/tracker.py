@@ -12,7 +12,7 @@ from torch import nn
 from foreseer.attach.run.guard import TRANSFORMED, ArgumentMemory, CallInputs, ConstantArguments, is_transformed
 from foreseer.attach.run.network_state import NetworkState
 from foreseer.attach.run.step_reader import RunLevels, StepReader, UnknownStepError, reading_on_host
-from foreseer.errors import ForeseerError
+from foreseer.errors import ForeseerError, ScheduleError
 from foreseer.plan import Policy
 from foreseer.runtime import BranchRun, Keep, PolicyRun
 
@@ -76,20 +76,16 @@ class Tracker:
         module: the denoiser.
         policy: attached to it.
         keep: where features are kept.
-        memory: by branch name, what all threads have learned of the denoiser's arguments.
 
     Attributes:
         computed_steps: the steps that a run has computed so far, by any of its denoisers.
         total: number of the scheduler's steps in the current run.
     """
 
-    def __init__(
-        self, module: nn.Module, policy: Policy, keep: Keep, memory: dict[str, ArgumentMemory] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, policy: Policy, keep: Keep) -> None:
         self._module = module
         self._policy = policy
         self._keep: Keep = keep
-        self._memory = {} if memory is None else memory
         self.computed_steps: Callable[[tuple[int, int]], Iterable[int]] = lambda run: ()
         self.reader = StepReader(module)
         self.reset()
@@ -103,8 +99,9 @@ class Tracker:
         self._no_levels: str | None = None
         self._first = self._step = -1
         self._runs: dict[int, PolicyRun] = {}
-        self._refused: dict[tuple[int, int], str] = {}
+        self._refused: dict[tuple[int, int], str | None] = {}
         self._branches: dict[str, TrackedBranch] = {}
+        self._memory: dict[str, ArgumentMemory] = {}  # by branch name
         self._called: set[str] = set()
         self._timestep: float | None = None  # of the current step, where it can be read on the host
         self._direction = 0
@@ -163,7 +160,7 @@ class Tracker:
             self._first = step
             self.network = NetworkState(self._module)
             try:
-                self._levels = self.reader.levels(scheduler)
+                self._levels = self.reader.levels(scheduler, self._policy.joins_visits, step)
                 self.total = len(self._levels.places)
                 self._several = len(self._levels.grids) > 1
             except UnknownStepError as error:
@@ -249,7 +246,8 @@ class Tracker:
                     self._runs[sequence] = PolicyRun(self._policy, self._levels.grids[sequence], self._keep)
                 run = self._runs[sequence].branch(name, position, self._spent(sequence, step))
             except ForeseerError as error:
-                self._refused[key] = str(error)
+                # Fewer further visits than the budget: all of them are computed, as planned.
+                self._refused[key] = None if sequence and isinstance(error, ScheduleError) else str(error)
             else:
                 arguments = ConstantArguments(inputs, self._memory.setdefault(name, ArgumentMemory()))
                 steps = len(self._levels.grids[sequence])

@@ -23,6 +23,10 @@ class SignalProbe(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Free what the measurement of this thread's last call left for the rest of that call."""
+        ...
+
     def detach(self) -> None:
         """Remove everything that was put on the model."""
         ...

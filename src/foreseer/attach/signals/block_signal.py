@@ -85,6 +85,10 @@ class BlockSignal(ABC):
         Return the signal and the block's output, or ``None`` in place of the output if the block did not finish.
         """
 
+    def forget(self) -> None:
+        """Free the outputs of the blocks that ran for this thread's last measurement."""
+        self._blocks.forget()
+
     def detach(self) -> None:
         """Remove everything that was put on the model."""
         self._blocks.remove()
@@ -128,23 +132,24 @@ class ModulatedInput(BlockSignal):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._matrices: dict[nn.Module, nn.Module] = {}
+        self._matrices: dict[tuple[nn.Module, int], nn.Module] = {}  # by block and number of tokens
 
     def look(self, first: FirstBlockCall, call: NetworkCall) -> tuple[Tensor, Any]:
         """Run the block up to the matrix."""
         block = first.block_call.module
         plain = NetworkCall(block._call_impl, call.args, call.kwargs)  # a compiled block would not stop
-        if block not in self._matrices:
-            stream = tensor_arguments(block, call)[first.stream]
+        stream = tensor_arguments(block, call)[first.stream]
+        tokens = stream.numel() // stream.shape[-1]
+        if (block, tokens) not in self._matrices:
             with self._lock:
-                self._matrices[block] = _first_matrix(block, plain, stream)
+                self._matrices[block, tokens] = _first_matrix(block, plain, tokens)
         thread = threading.get_ident()
 
         def stop_there(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if threading.get_ident() == thread:
                 raise _ReachedError(_first_tensor(args, kwargs))
 
-        hook = self._matrices[block].register_forward_pre_hook(stop_there, with_kwargs=True)
+        hook = self._matrices[block, tokens].register_forward_pre_hook(stop_there, with_kwargs=True)
         try:
             plain.rehearse()
         except _ReachedError as reached:
@@ -181,13 +186,13 @@ def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
 
 
-def _first_matrix(block: nn.Module, call: NetworkCall, stream: Tensor) -> nn.Module:
+def _first_matrix(block: nn.Module, call: NetworkCall, tokens: int) -> nn.Module:
     """Return the first layer called in ``block`` with a weight matrix that receives all of its tokens.
 
-    A layer qualifies if its input has at least as many tokens as ``stream``.
+    A layer qualifies if its input has at least ``tokens`` tokens.
     """
     matrices: list[nn.Module] = []
-    tokens, thread = stream.numel() // stream.shape[-1], threading.get_ident()
+    thread = threading.get_ident()
 
     def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         value = _first_tensor(args, kwargs)
