@@ -225,7 +225,7 @@ def _is_whole(argument: Any) -> bool:
 
 def _largest(argument: Any) -> float | None:
     if isinstance(argument, Tensor):
-        return float(argument.detach().max()) if argument.numel() else None
+        return float(argument.detach().max()) if argument.numel() and not argument.is_meta else None
     return float(argument) if isinstance(argument, int | float) else None
 
 
