@@ -1,4 +1,4 @@
-"""Sites that skip the network leave attention maps that a pipeline reads as they were: such steps are computed."""
+"""Attention maps that a pipeline reads: where a network keeps them, every step is computed."""
 
 from __future__ import annotations
 
