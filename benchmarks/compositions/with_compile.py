@@ -15,6 +15,7 @@ DIT_AND_UNET = ("flux", "stable_diffusion")
 def _graphs(built: Composed, in_place: bool = False) -> Graphs:
     """The backend; one thread compiles, with no pool of processes."""
     torch._inductor.config.compile_threads = 1
+    torch._dynamo.reset()  # the pipelines of one cell share their code, whose compilations are limited in number
     built.graphs = Graphs(built.denoiser, in_place)
     return built.graphs
 

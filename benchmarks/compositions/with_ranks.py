@@ -58,7 +58,7 @@ def fully_sharded(built: Composed) -> None:
     if built.denoiser == "transformer":
         for block in (*built.model.transformer_blocks, *built.model.single_transformer_blocks):
             fully_shard(block)
-    fully_shard(built.model)
+    fully_shard(built.model, reshard_after_forward=True)  # the outermost one keeps its weights otherwise
 
 
 class GuidanceByRank:
