@@ -1,4 +1,4 @@
-"""Size of the source at two revisions, and the Python frames of one call in the working tree.
+"""Size of the source at two revisions; Python frames of a call and start of a run in the working tree.
 
 python -m benchmarks.measures BEFORE [AFTER]
 """
@@ -7,10 +7,12 @@ import ast
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from tests.support.loop_pipeline import LoopPipeline
 from torch import nn
 
@@ -73,6 +75,25 @@ def frames() -> dict[str, float]:
     return {name: statistics.median(counts[step] for step in at) for name, at in steps.items()}
 
 
+def run_start(repeats: int = 9) -> float:
+    """Median processor time, in ms, of a run's first call on FLUX's modules, the network itself left out."""
+    with torch.device("meta"):
+        network = FluxTransformer2DModel()
+    stored = (torch.zeros(1, 4, 64),)
+    network.forward = lambda *args, **kwargs: stored
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    policy = fs.Policy(fs.schedule.Uniform(interval=2), fs.forecast.Newton(order=1))
+    times = []
+    with torch.no_grad(), fs.accelerate(network, policy, scheduler=scheduler):
+        for _ in range(repeats):
+            scheduler.set_timesteps(20)
+            scheduler.set_begin_index(0)
+            began = time.process_time()
+            network(hidden_states=stored[0], timestep=scheduler.timesteps[0].expand(1))
+            times.append(1e3 * (time.process_time() - began))
+    return statistics.median(times[1:])
+
+
 def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
@@ -85,6 +106,7 @@ def main() -> None:
         print(f"| {name} | {old[name]} | {new[name]} |")
     for name, count in frames().items():
         print(f"| Python frames at a {name} step of the output | | {count:g} |")
+    print(f"| start of a run on FLUX's modules, ms | | {run_start():.0f} |")
 
 
 if __name__ == "__main__":

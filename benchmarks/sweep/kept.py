@@ -1,4 +1,4 @@
-"""Fixtures of deprecated pipelines that no other fixture's components fit, from configuration alone."""
+"""Fixtures of pipelines that no other fixture's components fit, most of them deprecated."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.sweep.own import ROOT, use_tests_of
 
 FILE = "benchmarks/sweep/kept.py"
 use_tests_of(ROOT)
-text, newest, nets, parts = (
+text, newest, sounds, nets, parts = (
     importlib.import_module(f"tests.support.{name}")
-    for name in ("folders_text", "folders_text_newest", "networks", "parts")
+    for name in ("folders_text", "folders_text_newest", "folders_sound", "networks", "parts")
 )
 WIDTH, randomise, picture = parts.WIDTH, parts.randomise, parts.pil_picture
 Made = dict[str, Any]
@@ -143,6 +143,7 @@ def drawn_over() -> Made:
 
 # Makers of the components, and of the arguments of a call. I2VGen-XL skips layers of CLIP only with transformers 4.
 KEPT: dict[str, tuple[Callable[[], Made], Callable[[], Made]]] = {
+    "AudioLDM2Pipeline": (sounds.audio_ldm2, lambda: {"prompt": "rain", "audio_length_in_s": 0.01}),
     "AudioLDMPipeline": (audio_ldm, lambda: {"prompt": "rain", "audio_length_in_s": 0.01}),
     "I2VGenXLPipeline": (
         i2vgen_xl,

@@ -176,6 +176,11 @@ class Grid:
         return hash(self._key)
 
 
+def is_scheduler(value: Any) -> bool:
+    """Return whether ``value`` is a scheduler by what it offers: timesteps, or a method that sets them."""
+    return not isinstance(value, type) and (hasattr(value, "timesteps") or hasattr(value, "set_timesteps"))
+
+
 def has_steps(scheduler: Any) -> bool:
     """Return whether ``set_timesteps`` was called; before, some schedulers list all training timesteps."""
     timesteps = getattr(scheduler, "timesteps", None)

@@ -32,7 +32,7 @@ _WORKS_TOO = {
     "SCM": "one noise level per step; the last timestep only ends the run",
     **dict.fromkeys(
         ("DPMSolverSDE", "FlowMatchHeunDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "PNDM"),
-        "visits noise levels twice: first and second visits are forecast apart",
+        "visits noise levels twice: formulas forecast first and second visits apart, learned rows combine them",
     ),
     "VQDiffusion": "discrete tokens; log probabilities are forecast",
 }

@@ -12,6 +12,8 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import foreseer as fs
 from foreseer.attach.denoiser_hook import DenoiserHook
@@ -232,52 +234,6 @@ def test_tensors_per_step_are_no_other_generation() -> None:
             assert handle.record.computed == {"call 1": [0, 2, 4, 6]}
 
 
-class Storing:
-    """Attention processor that keeps its input, for the pipeline to read."""
-
-    def __init__(self, inner: Any, kept: str) -> None:
-        self.inner, self.kept = inner, kept
-        self.store = SimpleNamespace(step_store={"mid": [None]})
-
-    def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.kept == "in a store":
-            self.store.step_store["mid"][0] = hidden_states
-        else:
-            (self if self.kept == "on itself" else attn).attention_probs = hidden_states
-        return self.inner(attn, hidden_states, *args, **kwargs)
-
-
-@pytest.mark.cell("runs", "attention processors that keep what the pipeline reads", "fails open")
-@pytest.mark.parametrize("kept", ["on itself", "in a store", "on the module"])
-def test_a_processor_that_stores_ends_the_forecasts(kept: str) -> None:
-    pipe = build("stable_diffusion")
-    attention = next(m for name, m in pipe.pipe.unet.named_modules() if name.endswith("attn1"))
-    attention.processor = Storing(attention.processor, kept)
-    with fs.accelerate(pipe.pipe, policy()) as handle, pytest.warns(fs.ForeseerWarning, match="keeps what it computes"):
-        for _ in range(2):  # the second run begins with what the first has stored
-            pipe.run()
-            assert handle.record.forecast == {}
-
-
-@pytest.mark.cell("runs", "self-attention guidance (`StableDiffusionSAGPipeline`)", "fails open")
-@pytest.mark.parametrize("site", ["output", "last_block"])
-def test_self_attention_guidance_reads_no_stale_map(site: str) -> None:
-    parts = build("stable_diffusion").pipe.components
-    pipe = diffusers.StableDiffusionSAGPipeline(**{**parts, "image_encoder": None}, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    embeds = torch.randn(1, 7, pipe.unet.config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
-
-    def draw() -> Tensor:
-        options = {"prompt_embeds": embeds, "negative_prompt_embeds": 0.5 * embeds, "height": 64, "width": 64}
-        seeded = torch.Generator().manual_seed(0)
-        return pipe(**options, num_inference_steps=STEPS, generator=seeded, output_type="latent").images
-
-    reference = draw()
-    with fs.accelerate(pipe, policy(site)) as handle, pytest.warns(fs.ForeseerWarning, match="keeps what it computes"):
-        assert torch.allclose(draw(), reference, rtol=1e-4, atol=1e-4)
-    assert handle.record.forecast == {}
-
-
 class OnDevice(Tensor):
     """A tensor that says it is on a device, and refuses to be read."""
 
@@ -341,6 +297,32 @@ def test_an_attached_model_is_not_exported() -> None:
     with fs.accelerate(network, policy(), scheduler=scheduler), pytest.raises(AttachError, match="detach first"):
         torch.export.export(network, inputs, strict=False)
     torch.export.export(network, inputs, strict=False)
+
+
+@pytest.mark.cell("hosts", "`torch.jit.trace` and `make_fx` of an attached model", "refused")
+@pytest.mark.parametrize("tracer", [torch.jit.trace, lambda network, inputs: make_fx(network)(*inputs)])
+def test_a_forecast_is_not_traced(tracer: Any) -> None:
+    network, scheduler = model(), flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler):
+        x = torch.ones(1, 5, 4)
+        t = scheduler.timesteps[0]
+        scheduler.step(network(x, t.expand(1)), t, x)
+        with pytest.raises(AttachError, match="detach first"):
+            tracer(network, (x, scheduler.timesteps[1].expand(1)))
+
+
+@pytest.mark.cell("numerics", "tensors without numbers: the meta device, fake tensors", "fails open")
+@pytest.mark.parametrize("mode", [FakeTensorMode, lambda: torch.device("meta")])
+def test_without_numbers_every_step_is_computed(mode: Any) -> None:
+    with mode():
+        network, scheduler = model(), diffusers.DDIMScheduler()
+        with torch.no_grad(), fs.accelerate(network, policy(), scheduler=scheduler) as handle:
+            scheduler.set_timesteps(4)
+            with pytest.warns(fs.ForeseerWarning):
+                for _ in range(4):
+                    network(torch.ones(1, 5, 4), torch.ones(1))
+    assert handle.record.forward_passes == handle.record.calls == 4
 
 
 @pytest.mark.cell("visible", "a call of another run, with strict=True", "refused")

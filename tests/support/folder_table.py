@@ -120,7 +120,7 @@ NEWEST_FAMILIES = {
     ),
     "stable_audio": _SOUND._replace(options=_options("audio_end_in_s=2"), slow=False),
     "stable_audio_3": _SOUND._replace(options=_options("duration=2")),
-    "audio_ldm2": _SOUND._replace(options=_options("audio_length_in_s=0.01")),
+    "audio_ldm2": _SOUND._replace(options=_options("audio_length_in_s=0.01"), slow=False),
     "ace_step": _SOUND._replace(options=_options("audio_duration=4")),
     "longcat_audio": _SOUND._replace(options=_options("audio_duration_s=2"), branches=2),
 }

@@ -37,10 +37,6 @@ PHRASES = {
     "Of ..., So does ..., By it ...": r"(?:^|[.!?:;] +)(Of (?!course)|So do(es)? |By it )",
 }
 LONGEST_SUMMARY = 100  # characters of a docstring's first line
-# Names that still stand twice: files, and classes.
-PENDING = {
-    "_Run",
-}
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"``[^`]*``|`[^`]*`|\$[^$]*\$|:\w+:`[^`]*`|>>>.*")
 
@@ -139,4 +135,4 @@ def test_file_and_class_names_are_unique():
         files[path.name] += path.name not in ("__init__.py", "__main__.py", "base.py")
         classes.update(node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef))
     twice = {name for names in (files, classes) for name, count in names.items() if count > 1}
-    assert twice <= PENDING, twice - PENDING
+    assert twice == set()

@@ -24,6 +24,7 @@ from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
 from foreseer.checks import check_flags
 from foreseer.errors import AttachError
+from foreseer.grid import is_scheduler
 from foreseer.guidance import Guidance
 from foreseer.methods import policy_for
 from foreseer.pipelines.call_guidance import guidance_of_run
@@ -144,6 +145,8 @@ def attach(
         raise AttachError(f"Expected a Policy or a Plan, received {type(policy).__name__}.")
     if keep not in KEEPS:
         raise AttachError(f"keep is {keep!r}; expected one of {', '.join(KEEPS)}.")
+    if scheduler is not None and not is_scheduler(scheduler):
+        raise AttachError(f"Expected a scheduler of diffusers, received {reprlib.repr(scheduler)}.")
     denoisers, find_scheduler = _denoisers(pipe_or_model, scheduler)
     wanted = read_site(policy.site)
     if fallback and not isinstance(wanted, Output) and any(map(is_compiled, denoisers.values())):

@@ -247,7 +247,7 @@ class DenoiserHook(Listener):
             record.notes[name] = branch.memory["note"]
         if call.late or name not in record.plans:
             handle.check_rounding(branch.run.rows, feature)
-            handle.check_fineness(branch.steps)
+            handle.check_fineness(branch.levels)
             handle.check_scheduler(branch.run.rows, self._scheduler)
         branch.run.computed(call.position, feature, names)
         if branch.run.note is not None:

@@ -205,7 +205,7 @@ class Handle:
         """Warn once where a run has many more steps than the runs that its rows were learned on.
 
         Args:
-            steps: number of steps on the run's grid.
+            steps: number of noise levels of the run.
         """
         learned_steps = self.policy.learned_on.get("steps", "")
         if self._said_fineness or not learned_steps.isdecimal() or steps <= FINER * int(learned_steps):

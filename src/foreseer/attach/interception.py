@@ -16,6 +16,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, HookFunctionReference, StateManager
 from torch import nn
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey  # pyright: ignore[reportAttributeAccessIssue]
 from torch._C._dynamo import eval_frame
 from torch._dynamo import decorators as dynamo_decorators
 
@@ -29,7 +30,9 @@ _COMPILE_FIRST = (
     "again; or compile in place: module.compile()."
 )
 
-_EXPORT_FIRST = "Foreseer is attached to this module, which cannot be exported so: detach first (handle.detach())."
+_EXPORT_FIRST = (
+    "Foreseer is attached to this module, which cannot be exported or traced so: detach first (handle.detach())."
+)
 
 Forward = Callable[..., Any]
 
@@ -85,7 +88,11 @@ class Interception:
         self._below = vars(module).get("compile")
 
         def outermost(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_exporting():
+            if (
+                torch.compiler.is_exporting()
+                or torch._C._get_tracing_state() is not None
+                or _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None
+            ):  # the graph would hold this step's forecast
                 raise AttachError(_EXPORT_FIRST)
             if eval_frame.get_eval_frame_callback() not in (None, False):  # torch.compile would split the call
                 raise AttachError(_COMPILE_FIRST)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
 from foreseer.attach.run_record import RunRecord
 from foreseer.attach.single_run import Run
+from foreseer.errors import AttachError
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import Keep
@@ -16,6 +18,8 @@ class WrappedModel:
     """A model function that computes some steps and forecasts the others. One object serves one run."""
 
     def __init__(self, model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, keep: Keep = "device") -> None:
+        if not callable(model_fn):
+            raise AttachError(f"Expected a function of (x, t), received {reprlib.repr(model_fn)}.")
         self._model_fn = model_fn
         self._run = Run(policy, grid, keep=keep)
 
@@ -64,7 +68,8 @@ def wrap(model_fn: Callable[..., Any], policy: Policy | Plan, grid: Grid, *, kee
         ``denoise(i, x, t)``; one object per run.
 
     Raises:
-        ForeseerError: the policy cannot be compiled for ``grid``, or its site is not the output.
+        ForeseerError: ``model_fn`` cannot be called, the policy cannot be compiled for ``grid``, or its site is not
+            the output.
 
     >>> import torch
     >>> from foreseer import Grid, Policy, forecast, schedule

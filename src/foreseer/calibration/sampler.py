@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, in_one_line
-from foreseer.grid import has_steps, visited
+from foreseer.grid import has_steps, is_scheduler, visited
 
 LINEAR_TOLERANCE = 1e-3  # schedulers compute in float32
 
@@ -74,6 +75,8 @@ def sampler_matrix(
 
 def _fresh(scheduler: Any, num_inference_steps: int | None, first_step: int) -> Any:
     fresh = copy.deepcopy(scheduler)
+    if not is_scheduler(scheduler):
+        raise SamplerError(f"Expected a scheduler of diffusers, received {reprlib.repr(scheduler)}.")
     if num_inference_steps is not None:
         fresh.set_timesteps(num_inference_steps)
     if not has_steps(fresh):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -29,7 +29,10 @@ class Forecaster(ABC):
         """Provenance of learned rows, as in a kernel; empty for a formula."""
         return NOTHING
 
-    ignores_levels: ClassVar[bool] = False  # whether rows depend on the computed steps alone, not on the noise levels
+    @property
+    def ignores_levels(self) -> bool:
+        """Whether rows depend on the computed steps alone, not on the noise levels."""
+        return False
 
     @property
     def joins_visits(self) -> bool:

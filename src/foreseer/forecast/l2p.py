@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -41,7 +40,6 @@ class L2P(Forecaster):
     [2.0]
     """
 
-    ignores_levels: ClassVar[bool] = True
     matrix: Float[np.ndarray, "T T"] | Sequence[Sequence[float]] = field(repr=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +62,11 @@ class L2P(Forecaster):
             ForecastError: the file cannot be read, contains anything but numbers, or does not hold such a matrix.
         """
         return cls(read_weight_text(path))
+
+    @property
+    def ignores_levels(self) -> bool:
+        """True."""
+        return True
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         matrix = np.asarray(self.matrix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +18,10 @@ class Reuse(Forecaster):
     [0.0, 0.0, 1.0]
     """
 
-    ignores_levels: ClassVar[bool] = True
+    @property
+    def ignores_levels(self) -> bool:
+        """True."""
+        return True
 
     def _weights(self, computed: np.ndarray, steps: np.ndarray, grid: Grid) -> np.ndarray:
         weights = np.zeros((steps.size, computed.size))

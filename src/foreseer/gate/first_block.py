@@ -35,10 +35,10 @@ class FirstBlock(Gate):
 
     def begin(self, setting: Setting) -> GateRun:
         """Nothing to compare with yet."""
-        return _Run(self.threshold)
+        return _FirstBlockRun(self.threshold)
 
 
-class _Run(GateRun):
+class _FirstBlockRun(GateRun):
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._now: Tensor | None = None

@@ -62,7 +62,7 @@ class ForecastErrorGate(Gate):
         Raises:
             KernelError: the kernel cannot cover the grid.
         """
-        return _Run(self.replanner(setting.grid, setting.forecaster), setting, self.max_error)
+        return _ForecastErrorRun(self.replanner(setting.grid, setting.forecaster), setting, self.max_error)
 
     def replanner(self, grid: Grid, forecaster: Forecaster) -> Replanner:
         """Return the search that all runs on ``grid`` share; repeated calls return the same object.
@@ -78,7 +78,7 @@ class ForecastErrorGate(Gate):
         return found
 
 
-class _Run(GateRun):
+class _ForecastErrorRun(GateRun):
     def __init__(self, replanner: Replanner, setting: Setting, max_error: float) -> None:
         self._replanner = replanner
         self._max_error = max_error

@@ -53,7 +53,7 @@ class StepControl(Gate):
 
     def begin(self, setting: Setting) -> GateRun:
         """The gate in one branch."""
-        return _Run(self, setting)
+        return _StepControlRun(self, setting)
 
     def factor(self, error: float) -> float:
         """Return the factor by which the gap changes after ``error``."""
@@ -62,7 +62,7 @@ class StepControl(Gate):
         return min(MOST, max(LEAST, self.safety * (self.tolerance / max(error, 1e-12)) ** (1 / (self.order + 1))))
 
 
-class _Run(GateRun):
+class _StepControlRun(GateRun):
     def __init__(self, gate: StepControl, setting: Setting) -> None:
         self._gate = gate
         self._levels = np.append(setting.grid.levels, setting.grid.final_level)

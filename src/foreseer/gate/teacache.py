@@ -66,10 +66,10 @@ class TeaCache(Gate):
 
     def begin(self, setting: Setting) -> GateRun:
         """Start with an empty sum."""
-        return _Run(self, len(setting.grid))
+        return _TeaCacheRun(self, len(setting.grid))
 
 
-class _Run(GateRun):
+class _TeaCacheRun(GateRun):
     def __init__(self, gate: TeaCache, steps: int) -> None:
         self._gate = gate
         self._steps = steps

@@ -91,10 +91,11 @@ def check_placement(dtype: str | None, device: str | None) -> None:
 
 
 def draws_pictures(folder: Path) -> bool:
-    """Whether the pipeline in ``folder`` is known to draw pictures, not videos."""
+    """Whether the pipeline in ``folder`` is known to draw pictures, not videos or sound."""
     index = read_config(folder / "model_index.json")
     name, decoder = str(index.get("_class_name", "")), index.get("vae") or [None, None]
-    return decoder[-1] in PICTURE_DECODERS and not re.search("Video|Animate", name)
+    others = "vocoder" in index or re.search("Video|Animate", name)  # spectrograms are decoded as pictures are
+    return decoder[-1] in PICTURE_DECODERS and not others
 
 
 def read_config(path: Path) -> dict[str, Any]:

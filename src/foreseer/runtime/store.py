@@ -106,6 +106,8 @@ class FeatureStore:
             if kept.totals is not None:
                 pending = []
                 for total in kept.totals:
+                    if total.value.is_meta:
+                        return f"the feature of step {step} is on the meta device, which holds no numbers"
                     if total.event is not None and not total.event.query():
                         pending.append(total)
                     elif not cmath.isfinite(total.value.item()):

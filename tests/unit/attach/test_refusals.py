@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
@@ -12,6 +13,7 @@ from torch import nn
 
 import foreseer as fs
 from foreseer.attach.interception import is_hooked
+from foreseer.calibration.sampler import SamplerError
 from foreseer.errors import AttachError, PlanError
 from tests.support.attaching import TinyDenoiser, denoiser, flow_scheduler, policy, reference, tiny
 
@@ -64,6 +66,21 @@ def test_the_models_own_cache_is_refused(config: Any) -> None:
 def test_a_bare_module_without_its_scheduler_is_refused() -> None:
     with pytest.raises(AttachError, match=r"pass scheduler=.*fs\.wrap"):
         fs.accelerate(denoiser(), policy())
+
+
+@pytest.mark.parametrize("wrong", [3, diffusers.DDIMScheduler, object()])
+def test_what_is_no_scheduler_is_refused(wrong: Any) -> None:
+    with pytest.raises(AttachError, match="Expected a scheduler of diffusers, received"):
+        fs.accelerate(denoiser(), policy(), scheduler=wrong)
+    with pytest.raises(SamplerError, match="Expected a scheduler of diffusers, received"):
+        fs.sampler_matrix(wrong, 4)
+    assert not is_hooked(denoiser())
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_what_cannot_be_called_is_not_wrapped() -> None:
+    with pytest.raises(AttachError, match="Expected a function of"):
+        fs.wrap(None, policy(), fs.Grid.uniform(4))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers as d
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foreseer.attach.run.scheduler_watch import SchedulerWatch
 from foreseer.attach.run.step_reader import StepReader, UnknownStepError, reading_on_host
@@ -222,6 +222,28 @@ def test_a_copy_of_the_schedulers_state_is_the_same_run() -> None:
     scheduler.set_timesteps(10)
     assert reader.begins_run(scheduler) is True
     assert reader.run != run
+
+
+class Counted(Tensor):
+    """A tensor that counts how often it is read."""
+
+    reads = 0
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        Counted.reads += func in (Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.numpy)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_copied_timesteps_are_read_at_once() -> None:
+    scheduler = d.EulerDiscreteScheduler()
+    scheduler.set_timesteps(10)
+    scheduler.timesteps = scheduler.timesteps.as_subclass(Counted)
+    reader = reader_on(scheduler, steps=0)
+    scheduler.timesteps = scheduler.timesteps.clone()
+    Counted.reads = 0
+    assert reader.begins_run(scheduler) is False
+    assert Counted.reads <= 2  # this copy, and the timesteps that the run began with
 
 
 def test_timesteps_put_in_by_hand_are_a_new_run() -> None:

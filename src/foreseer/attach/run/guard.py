@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey  # pyright: ignore[reportAttributeAccessIssue]
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -18,18 +19,24 @@ Place = tuple[Any, ...] | str | int
 Seen = tuple["weakref.ref[Tensor]", int | None]  # a tensor, and its version counter
 
 GRADIENTS = "gradients are enabled: sample under torch.no_grad()"
-TRANSFORMED = "a torch.func transform or forward-mode differentiation is active"
+TRANSFORMED = "a torch.func transform, forward-mode differentiation, a tracer or fake tensors are active"
 _SUBSAMPLE = 1024  # elements
 _WATCHED = 4  # first calls of a branch: if prompts alternate, an earlier tensor returns within them
 _PLAIN = (str, bool, type(None), torch.dtype)
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` (vmap, jvp, ...) or forward-mode differentiation is active.
+    """Whether a transform of ``torch.func`` (vmap, jvp, ...), a tracer or a fake tensor mode is active.
 
-    Tensors computed there are wrappers that must not outlive the transform.
+    Tensors computed there are wrappers that must not outlive it, or hold no numbers.
     """
-    return getattr(forward_ad, "_current_level", -1) >= 0 or peek_interpreter_stack() is not None
+    return (
+        getattr(forward_ad, "_current_level", -1) >= 0
+        or peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or _get_dispatch_mode(_TorchDispatchModeKey.FAKE) is not None
+        or _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None
+    )
 
 
 class CallInputs:

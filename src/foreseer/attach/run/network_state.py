@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from operator import is_
+from types import CellType
 from typing import Any
 
+import numpy as np
+from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor, nn
 
 from foreseer.attach.interception import is_compiled, stateful_hook
@@ -14,6 +18,8 @@ from foreseer.attach.interception import is_compiled, stateful_hook
 # Attributes of PEFT's layers, of diffusers' attention and its (IP-adapter's) processors, and of a model with adapters.
 _NAMES = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters", "scale", "processor")
 _MODEL_NAMES = ("peft_config", "_hf_peft_config_loaded")
+_OF_MODULES = frozenset(vars(nn.Module()))  # attributes of every module: parameters, buffers, hooks
+_EMPTY = CellType()
 
 
 class NetworkState:
@@ -42,40 +48,49 @@ class NetworkState:
                 if names:
                     owners.append((holder, names))
                 processor = holder.get("processor")
-                if processor is not None and not isinstance(processor, nn.Module):
+                if processor is None:
+                    continue
+                size = -1 if Tensor in map(type, members.values()) else len(members)
+                self._stores.append((processor, members, size))
+                if not isinstance(processor, nn.Module):
                     own = getattr(processor, "__dict__", {})
                     names = tuple(name for name in _NAMES if name in own)
                     owners += [(own, names)] if names else []
-                    size = -1 if Tensor in map(type, members.values()) else len(members)
-                    self._stores.append((processor, members, size))
         self.adapters = AdapterState(owners)
 
     def storing_processor(self) -> str | None:
         """Return the type of an attention processor that stores tensors for the pipeline, else ``None``.
 
-        A processor stores them on itself, in containers and objects that it holds, or on its attention module.
+        A processor stores them on itself, in containers, objects and variables that it holds, or on its attention
+        module. The parameters and buffers of a processor that is a module are its weights.
         """
         for processor, members, size in self._stores:
-            own = getattr(processor, "__dict__", None)
             on_module = len(members) != size and Tensor in map(type, members.values())
-            if on_module or (own and any(_holds_tensor(value) for value in own.values())):
+            if on_module or any(map(_holds_tensor, _held(processor))):
                 return type(processor).__name__
         return None
 
 
 def _holds_tensor(value: Any, depth: int = 4) -> bool:
-    """Return whether ``value`` is a tensor, or a container or object that holds one."""
-    if isinstance(value, Tensor):
+    """Return whether ``value`` is a tensor or an array, or a container or object that holds one."""
+    if isinstance(value, Tensor | np.ndarray):
         return True
-    if isinstance(value, str | int | float | type | nn.Module) or not depth:
+    if isinstance(value, str | int | float | type | nn.Module | ConfigMixin) or not depth:
         return False
     if type(value).__module__.startswith("torch.distributed"):
         return False  # a device mesh, in the configuration of context parallelism, holds the ranks as a tensor
+    return any(_holds_tensor(each, depth - 1) for each in _held(value))
+
+
+def _held(value: Any) -> list[Any]:
+    """Return the items of a container; else the attributes of an object and the variables of a closure."""
     if isinstance(value, Mapping):
-        return any(_holds_tensor(each, depth - 1) for each in value.values())
-    if isinstance(value, list | tuple | set):
-        return any(_holds_tensor(each, depth - 1) for each in value)
-    return any(_holds_tensor(each, depth - 1) for each in getattr(value, "__dict__", {}).values())
+        return list(value.values())
+    if isinstance(value, list | tuple | set | deque):
+        return list(value)
+    held = [each for name, each in getattr(value, "__dict__", {}).items() if name not in _OF_MODULES]
+    held += [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    return held + [cell.cell_contents for cell in getattr(value, "__closure__", None) or () if cell != _EMPTY]
 
 
 class AdapterState:

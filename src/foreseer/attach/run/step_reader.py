@@ -188,13 +188,19 @@ class StepReader:
 
     def _read(self) -> np.ndarray:
         if self._values is None:
-            self._values = np.asarray([float(value) for value in self._timesteps], dtype=np.float64)
+            self._values = _numbers(self._timesteps)
         return self._values
 
     def _holds_same_values(self, timesteps: Any) -> bool:
         if timesteps is None or self._timesteps is None or len(timesteps) != self._count:
             return False
-        return np.array_equal(np.asarray([float(value) for value in timesteps], dtype=np.float64), self._read())
+        return np.array_equal(_numbers(timesteps), self._read())
+
+
+def _numbers(timesteps: Any) -> np.ndarray:
+    """Timesteps as float64; those on a device are read at once, which waits for it once."""
+    values = timesteps.tolist() if isinstance(timesteps, Tensor) else [float(value) for value in timesteps]
+    return np.asarray(values, dtype=np.float64)
 
 
 def index_of_view(argument: Any, timesteps: Any) -> int | None:
@@ -225,7 +231,7 @@ def _is_whole(argument: Any) -> bool:
 
 def _largest(argument: Any) -> float | None:
     if isinstance(argument, Tensor):
-        return float(argument.detach().max()) if argument.numel() else None
+        return float(argument.detach().max()) if argument.numel() and not argument.is_meta else None
     return float(argument) if isinstance(argument, int | float) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,7 @@ class TrackedBranch:
         name: the cache context's name, or the position of the call within the step.
         run: applies the policy.
         steps: number of steps of the branch's sequence of levels.
+        levels: number of different levels among them.
         arguments: identify its calls.
         sequence: index of the sequence of levels that it follows.
         context: the cache context of its calls.
@@ -38,6 +39,7 @@ class TrackedBranch:
     name: str
     run: BranchRun
     steps: int
+    levels: int
     arguments: ConstantArguments
     sequence: int = 0
     context: str | None = None
@@ -149,9 +151,7 @@ class Tracker:
         The forward passes already spent still count against the budget.
         """
         run = self._runs[branch.sequence].branch(branch.name, position, self._spent(branch.sequence, step))
-        self._branches[branch.name] = again = TrackedBranch(
-            branch.name, run, branch.steps, branch.arguments, branch.sequence, branch.context, branch.memory
-        )
+        self._branches[branch.name] = again = replace(branch, run=run)
         return again
 
     def _begin_step(self, scheduler: Any, step: int) -> None:
@@ -250,8 +250,9 @@ class Tracker:
                 self._refused[key] = None if sequence and isinstance(error, ScheduleError) else str(error)
             else:
                 arguments = ConstantArguments(inputs, self._memory.setdefault(name, ArgumentMemory()))
-                steps = len(self._levels.grids[sequence])
-                branch = self._branches[name] = TrackedBranch(name, run, steps, arguments, sequence, context)
+                visits = self._levels.grids[sequence].visits
+                branch = TrackedBranch(name, run, len(visits), visits.count(0), arguments, sequence, context)
+                self._branches[name] = branch
                 began_with_run = step == self._first or (sequence > 0 and position == 0)
                 return Call(step, position, name, branch, late=not began_with_run)
         return Call(step, position, name, None, self._refused[key])
