@@ -22,21 +22,21 @@ SCHEDULER_COLUMNS = ("output", "learned rows", "put in while attached")
 COLUMNS = ("output", "last block", "modules", "learned rows", "put in while attached", "layers run")
 HEAD = """# Compositions
 
-What users put around a pipeline, with Foreseer attached: tiny pipelines with random weights, on a CPU, 8 steps, every
-second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packages}.
+Adapters, quantisation, compilation, offload and more on tiny pipelines with random weights, with Foreseer attached: on
+a CPU, 8 steps, every second one computed. Run on {date}: diffusers {diffusers}, torch {torch}, {packages}.
 
 {summary}
 
-- *works*: with every step computed the bits equal those of the same composition without Foreseer; else half of the
-  steps are forecast, and one seed, another and the first again give the same as in a fresh attachment.
-- *fails open*, *more than planned*: steps were computed against the plan, and the record gives the reason; what
-  still ran is given.
+- *works*: a plan that computes every step gives the bits of the composition without Foreseer; a plan that computes half
+  of the steps forecasts the others, and repeated runs give the bits of a fresh attachment.
+- *fails open*, *more than planned*: steps were computed against the plan; the record gives the reason, and the table
+  what still ran.
 - *refused*: attaching or calibrating raised an error that names the remedy.
-- *not here*, *not accepted*: the composition could not be made, or did not run without Foreseer.
+- *not here*, *not accepted*: the composition could not be made, does not run without Foreseer, or was not tried.
 - *learned rows*: `fs.calibrate` with the same call, then a run with 4 computed steps.
-- *put in while attached*: at each site, the runs that follow equal those of the composition made before attaching.
-- *layers run*: linear and convolution layers (compiled graphs under torch.compile) that still ran at the last block and
-  at the modules, relative to the plain run; at the output, half.
+- *put in while attached*: the next runs equal those of a composition made before attaching, at each site.
+- *layers run*: the share of linear and convolution layers (under torch.compile: of compiled graphs) that still ran, at
+  the last block / at the modules. At the output it is half.
 
 """
 
@@ -92,7 +92,7 @@ def _summary(rows: list[Row]) -> str:
     detached = sum(row["detached equal"] for row in ran)
     return (
         f"{len(rows)} cells: {len(ran)} ran, {works} of them as planned at every site and with learned rows. "
-        f"Bits equal with every step computed: {equal} of {len(sites)} sites. Stale at any site: {stale}. "
+        f"Bits equal with every step computed: {equal} of {len(sites)} sites. Repeated runs that differed: {stale}. "
         f"Equal after detaching: {detached} of {len(ran)}."
     )
 

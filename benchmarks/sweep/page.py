@@ -24,14 +24,14 @@ NOT_TRIED = ("no fixture", "time limit", "memory limit", "died", "no steps", "no
 WORDS = {"as planned": "works", "time limit": "no result in time"}
 HEAD = """# Every pipeline of diffusers
 
-Upstream's tiny fixture of every pipeline, with Foreseer attached, on a CPU: 8 steps, every second one computed.
+Each pipeline's tiny test fixture from diffusers, with Foreseer attached, on a CPU: 8 steps, every second one computed.
 Run on {date}: diffusers {diffusers}, torch {torch}, transformers {transformers}; fixtures of huggingface/diffusers at
 {commit}.
 
 {summary}
 
-- *works*: with every step computed the bits equal the plain run's; else half of the steps are forecast, and one seed,
-  another and the first again give the same as in a fresh attachment.
+- *works*: a plan that computes every step gives the bits of the run without Foreseer; a plan that computes half of the
+  steps forecasts the others, and repeated runs give the bits of a fresh attachment.
 - *fails open*: steps were computed against the plan, and the record gives the reason.
 - *refused*: attaching or calibrating raised an error that names the remedy.
 - *learned rows*: `fs.calibrate` with the fixture's call, then a run with 4 computed steps.
@@ -196,10 +196,9 @@ def _summary(rows: list[dict[str, Any]], tried: list[dict[str, Any]]) -> str:
     asked = sum("all computed equal" in each for each in output)
     said = ", ".join(f"{WORDS.get(name, name)} {count}" for name, count in outcomes.most_common())
     stale = sum(each["outcome"] == "stale" for row in tried for each in row["sites"].values())
-    waiting = sum(row.get("reason") == NOT_YET for row in rows)
     detached = sum(row["detached equal"] for row in tried)
-    counts = f"{len(rows)} fixtures: {len(tried)} ran, {waiting} not yet, the others cannot be built here."
-    bits = f"Bits equal with every step computed: {equal} of {asked}. Stale at any site: {stale}."
+    counts = f"{len(rows)} fixtures: {len(tried)} ran ([the others](#not-tried))."
+    bits = f"Bits equal with every step computed: {equal} of {asked}. Repeated runs that differed: {stale}."
     return f"{counts} At the output: {said}. {bits} Equal after detaching: {detached} of {len(tried)}."
 
 
