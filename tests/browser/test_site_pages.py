@@ -85,7 +85,7 @@ def test_a_page_fits_can_be_read_and_asks_nothing_of_the_network(browser, addres
     check_page(browser)
 
 
-@pytest.mark.parametrize(("term", "page"), [("rollout", "methods/rollout.html"), ("failing open", "concepts.html")])
+@pytest.mark.parametrize(("term", "page"), [("rollout", "methods/rollout.html"), ("fails open", "concepts.html")])
 def test_search_finds_a_term_and_its_result_opens(browser, address, term, page):
     browser.open(f"{address}/index.html")
     browser.run("document.querySelector('input[name=q]').focus()")

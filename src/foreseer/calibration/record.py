@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreseer.attach.run.step_reader import index_of_view
 from foreseer.errors import CalibrationError, GridError
 from foreseer.grid import Grid
 from foreseer.guidance import guidance_text
@@ -125,7 +124,10 @@ def record_run(pipe: Any, stop_after: int | None = None) -> Iterator[Trajectory]
 def _first_step(scheduler: Any, timestep: Any) -> int:
     """First step of a run: the scheduler's ``begin_index``, else the place of ``timestep`` in its list."""
     begin = getattr(scheduler, "begin_index", None)
-    begin = index_of_view(timestep, scheduler.timesteps) if begin is None else begin
+    if begin is None:
+        from foreseer.attach.run.step_reader import index_of_view  # ComfyUI records without diffusers
+
+        begin = index_of_view(timestep, scheduler.timesteps)
     if begin is not None:
         return int(begin)
     value = float(torch.as_tensor(timestep).reshape(-1)[0])

@@ -33,8 +33,8 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def fitted(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """``options``; pictures from files have an alpha channel only if the autoencoder of ``pipe`` takes it."""
-    sizes = getattr(getattr(pipe, "vae", None), "config", {})
-    mode = "RGBA" if 4 in (sizes.get("input_channels"), sizes.get("in_channels")) else "RGB"
+    sizes = getattr(getattr(pipe, "vae", None), "config", None)
+    mode = "RGBA" if 4 in (getattr(sizes, "input_channels", None), getattr(sizes, "in_channels", None)) else "RGB"
     return {name: _converted(value, mode) for name, value in options.items()}
 
 

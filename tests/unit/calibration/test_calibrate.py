@@ -41,7 +41,7 @@ def test_guidance_is_recorded_as_what_the_sampler_was_given(loop):
     guided = fs.calibrate(loop, TRAINING[:1], num_inference_steps=6, guidance_scale=3.0)
     outputs = torch.stack(recorded(loop, TRAINING[0], 0, 6, guidance_scale=3.0).outputs).double().numpy()
     assert guided.grams[0] == pytest.approx(outputs @ outputs.T / outputs.shape[1], rel=1e-12)
-    assert guided.provenance["guidance"] == "3.0"
+    assert guided.provenance["guidance"] == '{"guidance_scale": 3.0}'
 
 
 def test_two_shares_add_up_to_the_whole(loop, kernel):
@@ -118,9 +118,9 @@ def test_what_kernels_may_differ_in_is_named(kernel):
 
 
 def test_a_rollout_says_with_which_guidance_it_was_made(loop, kernel):
-    assert kernel.provenance["guidance"] == ""
+    assert kernel.provenance["guidance"] == "{}"
     plan = fs.rollout(loop, kernel, TRAINING[:1], nfe=4, guidance_scale=2.0)
-    assert plan.provenance["guidance"] == "2.0"
+    assert plan.provenance["guidance"] == '{"guidance_scale": 2.0}'
 
 
 def test_a_run_much_finer_than_the_recording_is_said_to_be_a_guess(loop):

@@ -25,12 +25,12 @@ from tests.unit.calibration.conftest import STEPS, TRAINING
 HELD_OUT = [f"held-out prompt {index}" for index in range(6)]
 
 
-def measured_error(pipe, policy, steps=STEPS, **options):
+def measured_error(pipe, policy, steps=STEPS, allow_other_guidance=False, **options):
     """Root mean square relative error of the final sample on prompts and seeds that calibration never saw."""
     errors = []
     for index, prompt in enumerate(HELD_OUT):
         truth = sample(pipe, prompt, 500 + index, num_inference_steps=steps, **options)
-        with fs.accelerate(pipe, policy, strict=True):
+        with fs.accelerate(pipe, policy, strict=True, allow_other_guidance=allow_other_guidance):
             errors.append(relative(sample(pipe, prompt, 500 + index, num_inference_steps=steps, **options), truth))
     return math.sqrt(np.mean(np.square(errors)))
 
