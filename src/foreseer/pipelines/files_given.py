@@ -33,8 +33,9 @@ def read_pictures(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def fitted(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """``options``; pictures from files have an alpha channel only if the autoencoder of ``pipe`` takes it."""
-    sizes = getattr(getattr(pipe, "vae", None), "config", None)
-    mode = "RGBA" if 4 in (getattr(sizes, "input_channels", None), getattr(sizes, "in_channels", None)) else "RGB"
+    config = getattr(getattr(pipe, "vae", None), "config", None)
+    config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    mode = "RGBA" if 4 in (config.get("input_channels"), config.get("in_channels")) else "RGB"
     return {name: _converted(value, mode) for name, value in options.items()}
 
 
