@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
 from foreseer.checks import frozen
 from foreseer.errors import GridError
+from foreseer.scheduler_levels import Unit, has_steps, inverts_sigmas, repeated_levels, to_array, visited
 
-Unit = Literal["sigma", "timestep"]
 VISIT = 1e-6  # a further visit of a level lies this share of the level below the visit before
 _SMALLEST = 1e-3  # of the largest level; smaller levels are taken for that large
 
@@ -77,8 +77,8 @@ class Grid:
         grid = getattr(scheduler, "grid", None)
         if isinstance(grid, cls):  # that of an fs.Sampler
             return grid
-        timesteps = _to_array(visited(scheduler))
-        sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
+        timesteps = to_array(visited(scheduler))
+        sigmas = to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
         name = type(scheduler).__name__
         if sigmas.size == timesteps.size + 1:
             sigmas = 1.0 - sigmas if inverts_sigmas(scheduler) else sigmas
@@ -109,7 +109,7 @@ class Grid:
         except GridError:
             if not has_steps(scheduler):
                 raise
-            levels, unit = _repeated_levels(scheduler)
+            levels, unit = repeated_levels(scheduler)
             apart = levels[:-1].copy()
             for step in range(1, apart.size):
                 if f"{levels[step]:.6g}" == f"{levels[step - 1]:.6g}":  # each visit has its own rounding
@@ -176,28 +176,6 @@ class Grid:
         return hash(self._key)
 
 
-def is_scheduler(value: Any) -> bool:
-    """Return whether ``value`` is a scheduler by what it offers: timesteps, or a method that sets them."""
-    return not isinstance(value, type) and (hasattr(value, "timesteps") or hasattr(value, "set_timesteps"))
-
-
-def has_steps(scheduler: Any) -> bool:
-    """Return whether ``set_timesteps`` was called; before, some schedulers list all training timesteps."""
-    timesteps = getattr(scheduler, "timesteps", None)
-    if timesteps is None or len(timesteps) == 0:
-        return False
-    if hasattr(scheduler, "num_inference_steps"):
-        return scheduler.num_inference_steps is not None
-    return len(timesteps) != getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
-
-
-def inverts_sigmas(scheduler: Any) -> bool:
-    """Whether the scheduler's configuration says that its sigmas rise from noise to clean."""
-    config = getattr(scheduler, "config", None)
-    found = config.get("invert_sigmas") if isinstance(config, Mapping) else getattr(config, "invert_sigmas", False)
-    return bool(found)
-
-
 def level_sequences(
     scheduler: Any, joined: bool = False, first: int = 0
 ) -> tuple[tuple[Grid, ...], tuple[tuple[int, int], ...]]:
@@ -230,7 +208,7 @@ def level_sequences(
         if not has_steps(scheduler):
             raise
         rises = error
-    levels, unit = _repeated_levels(scheduler)
+    levels, unit = repeated_levels(scheduler)
     visits: dict[str, int] = {}
     sequences: list[list[float]] = []
     places: list[tuple[int, int]] = []
@@ -246,26 +224,6 @@ def level_sequences(
         raise rises
     final = min(float(levels[-1]), float(levels[-2]))
     return tuple(_named(type(scheduler).__name__, np.asarray(each), unit, final) for each in sequences), tuple(places)
-
-
-def _repeated_levels(scheduler: Any) -> tuple[np.ndarray, Unit]:
-    """Each step's level and the final level, and their unit."""
-    timesteps = _to_array(visited(scheduler))
-    sigmas = _to_array(scheduler.sigmas) if getattr(scheduler, "sigmas", None) is not None else np.empty(0)
-    if sigmas.size == timesteps.size + 1:
-        return (1.0 - sigmas if inverts_sigmas(scheduler) else sigmas), "sigma"
-    return np.append(timesteps, min(0.0, timesteps[-1])), "timestep"
-
-
-def visited(scheduler: Any) -> Any:
-    """Return the scheduler's timesteps at which the network is called.
-
-    Integer timesteps are indices of training steps, and 0 is one of them. Floating-point timesteps of a scheduler
-    without sigmas are noise levels; a last one of 0 is the end of the run (SCM, DDPMWuerstchen), not a step.
-    """
-    timesteps = scheduler.timesteps
-    are_levels = getattr(scheduler, "sigmas", None) is None and "float" in str(getattr(timesteps, "dtype", ""))
-    return timesteps[:-1] if are_levels and len(timesteps) > 1 and float(timesteps[-1]) == 0.0 else timesteps
 
 
 def _as_levels(values: Any) -> np.ndarray:
@@ -289,13 +247,6 @@ def _as_levels(values: Any) -> np.ndarray:
             f"(Heun, PNDM) has several grids."
         )
     return levels
-
-
-def _to_array(values: Any) -> np.ndarray:
-    """Convert a scheduler's tensor, on any device, to a float64 array."""
-    if hasattr(values, "detach"):
-        values = values.detach().to("cpu").double().numpy()
-    return np.asarray(values, dtype=np.float64).reshape(-1)
 
 
 def _named(scheduler_name: str, levels: np.ndarray, unit: Unit, final_level: float) -> Grid:

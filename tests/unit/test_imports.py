@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "notices"},
     {"checks"},
     {"files"},
-    {"grid", "site", "guidance"},
+    {"grid", "scheduler_levels", "site", "guidance"},
     {"kernel"},
     {"schedule", "forecast"},
     {"plan"},
@@ -31,7 +31,7 @@ LAYERS = [
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 NUMPY_ONLY = (
-    *("errors", "notices", "checks", "files", "grid", "site"),
+    *("errors", "notices", "checks", "files", "grid", "scheduler_levels", "site"),
     *("guidance", "kernel", "schedule", "forecast", "plan"),
 )
 TENSOR_LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "jax", "tensorflow"}

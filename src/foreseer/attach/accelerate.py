@@ -24,12 +24,12 @@ from foreseer.attach.sites.residual import ResidualSite
 from foreseer.attach.sites.tokens import TokenSite
 from foreseer.checks import check_flags
 from foreseer.errors import AttachError
-from foreseer.grid import is_scheduler
 from foreseer.guidance import Guidance
 from foreseer.methods import policy_for
 from foreseer.pipelines.call_guidance import guidance_of_run
 from foreseer.plan import Plan, Policy
 from foreseer.runtime import KEEPS, Keep
+from foreseer.scheduler_levels import is_scheduler
 from foreseer.site import LastBlock, Modules, Output, Residual, Site, Tokens, read_site
 
 _HOOKS: dict[type[Site], Callable[[nn.Module, Any], SiteHook]] = {

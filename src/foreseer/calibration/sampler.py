@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from foreseer.checks import check_count
 from foreseer.errors import ForeseerError, in_one_line
-from foreseer.grid import has_steps, is_scheduler, visited
+from foreseer.scheduler_levels import has_steps, is_scheduler, visited
 
 LINEAR_TOLERANCE = 1e-3  # schedulers compute in float32
 

@@ -39,7 +39,8 @@ def named(*, slow):
 
 @named(slow=False)
 def test_a_newest_folder_is_drawn_from(folder, tmp_path, name, family):
-    draw(folder(name), tmp_path, family, "--method", "reuse")
+    record = draw(folder(name), tmp_path, family, "--method", "reuse")
+    assert record["nfe"] < record["steps"]
 
 
 @named(slow=True)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from foreseer.attach.interception import unwrapped
 from foreseer.attach.run.scheduler_watch import SchedulerWatch
 from foreseer.errors import GridError
-from foreseer.grid import Grid, has_steps, level_sequences
+from foreseer.grid import Grid, level_sequences
+from foreseer.scheduler_levels import has_steps
 
 _TIMESTEP_NAMES = ("timestep", "timesteps", "t", "sigma", "timestep_ratio", "r")
 
