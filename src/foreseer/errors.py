@@ -21,6 +21,10 @@ class GridError(ForeseerError, ValueError):
     """Noise levels do not form a grid: empty, not finite, or not strictly decreasing."""
 
 
+class KernelError(ForeseerError, ValueError):
+    """Second moments are inconsistent, or a grid lies outside the kernel's noise levels."""
+
+
 class ScheduleError(ForeseerError, ValueError):
     """A schedule cannot choose the computed steps, or names steps that the run does not have."""
 

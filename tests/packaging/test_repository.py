@@ -10,7 +10,7 @@ from foreseer.kernel.kernel_file import KERNEL_FILE
 from foreseer.methods.profile import PROFILE_FILE
 from foreseer.pipelines import MOST_PROMPT_BYTES, MOST_PROMPTS
 from foreseer.plan.file import PLAN_FILE
-from foreseer.zoo import MOST_SAMPLING
+from foreseer.zoo.folder import MOST_SAMPLING
 from tests.packaging.version import ROOT, main, versions
 
 yaml = pytest.importorskip("yaml")

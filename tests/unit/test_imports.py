@@ -95,6 +95,34 @@ def test_rooms_do_not_import_each_other_in_a_circle():
     assert left == set()
 
 
+def modules_imported_at_run_time(path):
+    """Names of the modules, or of things in them, that a file imports when it runs, in functions too."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in for_types:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_files_do_not_import_each_other_in_a_circle():
+    files = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    edges = {}
+    for name, path in files.items():
+        meant = {whole if whole in files else whole.rpartition(".")[0] for whole in modules_imported_at_run_time(path)}
+        edges[name] = (meant & files.keys()) - {name, "foreseer"}
+    while leaves := {name for name, others in edges.items() if not others & edges.keys()}:
+        edges = {name: others for name, others in edges.items() if name not in leaves}
+    assert edges == {}
+
+
 def test_the_zoo_knows_what_reads_files_and_no_other_room():
     wrong = [f"{path}:{line} {other}" for path, line, room, other in imports_between_rooms() if room == "zoo"]
     assert [entry for entry in wrong if not entry.endswith((" errors", " notices", " checks", " files"))] == []

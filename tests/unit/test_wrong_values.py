@@ -10,7 +10,7 @@ import pytest
 import foreseer as fs
 from foreseer.errors import ForeseerError
 from foreseer.evaluate.peers.tableau import Tableau
-from foreseer.kernel.kernel_file import load_kernel, save_kernel
+from foreseer.kernel.kernel_file import save_kernel
 from foreseer.methods import policy_for
 from foreseer.methods.profile import Profile
 from foreseer.scale import Model
@@ -38,7 +38,7 @@ WRONG = {
     ),
     "a file to write": (PLAN.save, NO_PATH, "path of a plan is"),
     "a file to read": (fs.Plan.load, NO_PATH, "path of a plan is"),
-    "a kernel's file": (load_kernel, NO_PATH, "path of a kernel is"),
+    "a kernel's file": (fs.Kernel.load, NO_PATH, "path of a kernel is"),
     "a kernel's file to write": (lambda value: save_kernel(KERNEL, value), NO_PATH, "path of a kernel is"),
     "a model's name": (Model, (None, 5, b"emoji", Path("emoji")), "name of a model is a"),
     "a level of quality": (lambda value: Profile(KERNEL).policy(quality=value), ([], {}, 5, "best"), "quality"),

@@ -21,7 +21,7 @@ from foreseer.checks import check_flags, check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
-from foreseer.plan.policy import Signal, no_signal
+from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime import KEEPS, BranchRun, Keep, PolicyRun
 
 

@@ -97,7 +97,7 @@ def calibrate(
             "prompts": str(len(prompts)),
             "prompts_hash": fingerprint("\n".join(map(text_of, prompts))),
         }
-        kernel = _merged([decode_kernel(content(result)) for result in results], {**whole, "site": place})
+        kernel = _merged([decode_kernel(content(result), Kernel) for result in results], {**whole, "site": place})
         if measured:
             counted = lambda done, total, state: show(len(prompts) + done)  # noqa: E731
             kernel = measure_sensitivity(pool, runs, kernel, measured, seed=seed, store=store, progress=counted)

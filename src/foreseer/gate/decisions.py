@@ -10,7 +10,7 @@ from torch import Tensor
 from foreseer.gate.base import Setting, SignalError
 from foreseer.grid import Grid
 from foreseer.plan import BranchDecisions, CompiledRows, RunDecisions
-from foreseer.plan.policy import Preview, Signal
+from foreseer.plan.run_decisions import Preview, Signal
 
 if TYPE_CHECKING:
     from foreseer.gate.gated_policy import GatedPolicy

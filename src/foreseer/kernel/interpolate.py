@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from foreseer.errors import GridError
+from foreseer.errors import GridError, KernelError
 from foreseer.grid import Grid
-from foreseer.kernel.kernel import Kernel, KernelError
 from foreseer.kernel.level_interpolation import LevelError, LevelInterpolation
+
+if TYPE_CHECKING:
+    from foreseer.kernel.kernel import Kernel
 
 
 def interpolate(kernel: Kernel, grid: Grid) -> Kernel:

@@ -13,17 +13,16 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.checks import check_kind, check_provenance, frozen
-from foreseer.errors import ForeseerError
+from foreseer.errors import KernelError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
+from foreseer.kernel.interpolate import interpolate
+from foreseer.kernel.kernel_file import load_kernel, save_kernel
+from foreseer.kernel.merge import merge
 from foreseer.kernel.moments import problem_of
+from foreseer.kernel.noise import with_noise
 from foreseer.kernel.parts import Parts
 from foreseer.site import read_site
-
-
-class KernelError(ForeseerError, ValueError):
-    """Second moments are inconsistent, or a grid lies outside the kernel's noise levels."""
-
 
 CONSISTENT = 0.2  # relative; guidance in half precision rounds
 SENSITIVITY = 12.0  # where it was not measured; the bundled pipelines had 12 and 14
@@ -198,8 +197,6 @@ class Kernel:
             KernelError: grid, site, sampler, model or settings differ, a run occurs in both without ``allow_overlap``,
                 or ``ignore_fields`` holds an unknown key.
         """
-        from foreseer.kernel.merge import merge
-
         check_kind("other", other, Kernel, KernelError)
         return merge(self, other, allow_overlap=allow_overlap, ignore_fields=ignore_fields)
 
@@ -222,8 +219,6 @@ class Kernel:
         Raises:
             KernelError: ``noise`` is negative or not finite.
         """
-        from foreseer.kernel.noise import with_noise
-
         return with_noise(self, noise)
 
     def subset(self, prompts: list[int]) -> Kernel:
@@ -250,23 +245,17 @@ class Kernel:
         if grid.matches(self.grid):
             return self
         if grid.key not in self._interpolated:
-            from foreseer.kernel.interpolate import interpolate
-
             self._interpolated[grid.key] = interpolate(self, grid)
         return self._interpolated[grid.key]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file atomically."""
-        from foreseer.kernel.kernel_file import save_kernel
-
         save_kernel(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Kernel:
         """Read a file written by :meth:`save`."""
-        from foreseer.kernel.kernel_file import load_kernel
-
-        return load_kernel(path)
+        return load_kernel(path, cls)
 
 
 def _check_branches(branches: Branches | None, grams: np.ndarray) -> None:

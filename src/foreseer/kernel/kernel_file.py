@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from foreseer.errors import ForeseerError
 from foreseer.files import Artifact, read_names, read_strings, reason
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
-from foreseer.kernel.kernel import Kernel
 from foreseer.kernel.parts import Parts
+
+if TYPE_CHECKING:
+    from foreseer.kernel.kernel import Kernel
 
 
 class KernelFileError(ForeseerError, ValueError):
@@ -76,19 +79,19 @@ def _content(kernel: Kernel) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def load_kernel(path: str | os.PathLike[str]) -> Kernel:
-    """Read and validate a kernel file."""
+def load_kernel(path: str | os.PathLike[str], kind: type[Kernel]) -> Kernel:
+    """Read and validate a kernel file; ``kind`` is the class to make."""
     arrays, metadata = KERNEL_FILE.load(path)
-    return _kernel_of(arrays, metadata, os.fspath(path))
+    return _kernel_of(arrays, metadata, os.fspath(path), kind)
 
 
-def decode_kernel(content: bytes, name: str = "the kernel") -> Kernel:
-    """Read and validate the bytes of a kernel file; ``name`` appears in messages."""
+def decode_kernel(content: bytes, kind: type[Kernel], name: str = "the kernel") -> Kernel:
+    """Read and validate the bytes of a kernel file; messages call it ``name``."""
     arrays, metadata = KERNEL_FILE.decode(content, name)
-    return _kernel_of(arrays, metadata, name)
+    return _kernel_of(arrays, metadata, name, kind)
 
 
-def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str) -> Kernel:
+def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str, kind: type[Kernel]) -> Kernel:
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         entries = (("branches", metadata), ("mixing", arrays), ("branch_grams", arrays))
@@ -102,7 +105,7 @@ def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: st
             parts = Parts(tuple(read_names(metadata["parts"])), arrays["part_grams"])
         if present:
             branches = Branches(tuple(read_names(metadata["branches"])), arrays["mixing"], arrays["branch_grams"])
-        return Kernel(
+        return kind(
             grid,
             arrays["grams"],
             arrays.get("sampler"),

@@ -6,12 +6,16 @@ import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from foreseer.checks import check_flags
+from foreseer.errors import KernelError
 from foreseer.guidance import in_words, read_guidance
-from foreseer.kernel.kernel import Kernel, KernelError
+
+if TYPE_CHECKING:
+    from foreseer.kernel.kernel import Kernel
 
 _OPTIONAL_FIELDS = ("denoiser", "weights", "dtype", "options")  # missing in some older files
 GUIDANCE = "guidance"

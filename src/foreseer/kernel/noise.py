@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from foreseer.checks import check_number
-from foreseer.kernel.kernel import Kernel, KernelError
+from foreseer.errors import KernelError
+
+if TYPE_CHECKING:
+    from foreseer.kernel.kernel import Kernel
 
 
 def with_noise(kernel: Kernel, noise: float) -> Kernel:

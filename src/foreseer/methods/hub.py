@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
-from foreseer.methods.profile import FILE_NAME, Profile
-from foreseer.methods.profile_card import THUMBNAIL_NAME
+from foreseer.methods.profile_card import FILE_NAME, THUMBNAIL_NAME
+
+if TYPE_CHECKING:
+    from foreseer.methods.profile import Profile
 
 
 class HubProfile(ModelHubMixin):
@@ -16,9 +18,11 @@ class HubProfile(ModelHubMixin):
 
     Attributes:
         profile: the profile; set by :meth:`of`, as the mixin writes the arguments of a constructor to ``config.json``.
+        file: the downloaded file; set by ``from_pretrained``.
     """
 
     profile: Profile
+    file: str
 
     @classmethod
     def of(cls, profile: Profile) -> HubProfile:
@@ -34,7 +38,9 @@ class HubProfile(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> HubProfile:
-        return cls.of(Profile.load(hf_hub_download(model_id, FILE_NAME, **options)))
+        hosted = cls()
+        hosted.file = hf_hub_download(model_id, FILE_NAME, **options)
+        return hosted
 
     def generate_model_card(self, *args: Any, repo_id: str = "OWNER/NAME", **kwargs: Any) -> ModelCard:
         """Return the profile's own card."""

@@ -20,7 +20,7 @@ from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
 from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.learned import learned
-from foreseer.methods.profile_card import card_of
+from foreseer.methods.profile_card import FILE_NAME, card_of
 from foreseer.methods.quality import error_of
 from foreseer.plan import FixedPlan, Plan, Policy, ScheduledPolicy
 from foreseer.plan.file import decode_plan, encode_plan
@@ -161,8 +161,8 @@ class Profile:
         name = os.fspath(path)
         try:
             parts = _split(arrays["parts"].tobytes(), read_json(metadata["parts"]))
-            kernels = [decode_kernel(data, f"the kernel in {name}") for kind, data in parts if kind == "kernel"]
-            plans = [decode_plan(data, f"a plan in {name}") for kind, data in parts if kind == "plan"]
+            kernels = [decode_kernel(data, Kernel, f"the kernel in {name}") for kind, data in parts if kind == "kernel"]
+            plans = [decode_plan(data, Plan, f"a plan in {name}") for kind, data in parts if kind == "plan"]
             pictures = [data for kind, data in parts if kind == "thumbnail"]
             if len(kernels) != 1 or len(pictures) > 1:
                 raise ValueError(f"it holds {len(kernels)} kernels and {len(pictures)} thumbnails, expected 1 of each")
@@ -190,12 +190,11 @@ class Profile:
             from foreseer.methods.hub import HubProfile
 
         try:
-            return HubProfile.from_pretrained(repository, revision=revision, **options).profile
-        except ProfileError:
-            raise
+            file = HubProfile.from_pretrained(repository, revision=revision, **options).file
         except Exception as error:  # the Hub's client raises many kinds
             at = f" at {revision!r}" if revision is not None else ""
             raise ProfileError(f"Cannot download {FILE_NAME} of {repository!r}{at}: {reason(error)}.") from error
+        return cls.load(file)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload the profile and its card to the Hugging Face Hub; return the commit's address.
@@ -235,7 +234,6 @@ class Profile:
 
 
 KINDS = ("kernel", "plan", "thumbnail")
-FILE_NAME = "profile.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
 
 

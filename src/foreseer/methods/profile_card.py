@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from foreseer.methods.profile import Profile
 
 BUDGETS = (14, 11, 9, 7, 5)
+FILE_NAME = "profile.safetensors"
 THUMBNAIL_NAME = "thumbnail.png"
 
 

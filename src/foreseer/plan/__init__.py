@@ -6,9 +6,9 @@ Nothing here imports torch.
 from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.differences import DifferenceExpansion
 from foreseer.plan.explain import PlanExplanation
-from foreseer.plan.fixed_plan import FixedPlan
 from foreseer.plan.plan import Plan
-from foreseer.plan.policy import BranchDecisions, PlanDecisions, Policy, RunDecisions, ScheduledPolicy
+from foreseer.plan.policy import FixedPlan, Policy, ScheduledPolicy
+from foreseer.plan.run_decisions import BranchDecisions, PlanDecisions, RunDecisions
 
 __all__ = [
     "BranchDecisions",

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.plan.plan import Plan
+if TYPE_CHECKING:
+    from foreseer.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class DifferenceExpansion:
             before = [j for j in reversed(self.plan.computed_steps) if j < step]
             rows[step] = 0.0
             rows[step, before] = [float(weight) for weight in pascal_product(list(terms))]
-        return Plan(self.plan.grid, self.plan.computed_steps, rows, self.plan.site, self.plan.provenance)
+        plan = self.plan
+        return type(plan)(plan.grid, plan.computed_steps, rows, plan.site, plan.provenance)
 
 
 def pascal_product(values: list[Fraction]) -> tuple[Fraction, ...]:

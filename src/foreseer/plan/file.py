@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,9 @@ from foreseer.errors import ForeseerError, PlanFileError
 from foreseer.files import Artifact, checksum, read_json, read_names, read_strings, reason
 from foreseer.grid import Grid
 from foreseer.plan.mixing import mixing_arrays, read_mixing
-from foreseer.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from foreseer.plan.plan import Plan
 
 PLAN_FILE = Artifact(
     "plan",
@@ -83,19 +86,19 @@ def _content(plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def load_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan and check every one of its invariants."""
+def load_plan(path: str | os.PathLike[str], kind: type[Plan]) -> Plan:
+    """Read a plan and check every one of its invariants; ``kind`` is the class to make."""
     arrays, metadata = PLAN_FILE.load(path)
-    return _plan_of(arrays, metadata, os.fspath(path))
+    return _plan_of(arrays, metadata, os.fspath(path), kind)
 
 
-def decode_plan(content: bytes, name: str) -> Plan:
+def decode_plan(content: bytes, kind: type[Plan], name: str) -> Plan:
     """Read and validate the bytes of a plan file; messages call it ``name``."""
     arrays, metadata = PLAN_FILE.decode(content, name)
-    return _plan_of(arrays, metadata, name)
+    return _plan_of(arrays, metadata, name, kind)
 
 
-def _plan_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str) -> Plan:
+def _plan_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str, kind: type[Plan]) -> Plan:
     try:
         grid = Grid(arrays["noise_levels"], metadata["unit"], float(metadata["final_level"]))  # pyright: ignore[reportArgumentType]
         if arrays["computed_steps"].size > len(grid):
@@ -109,7 +112,7 @@ def _plan_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str)
         mixed = "mixing" in metadata or any(name.startswith("mixing_") for name in arrays)
         mixing = read_mixing(arrays, read_json(metadata.get("mixing", "null"))) if mixed else None
         own = of_branches, cross, mixing, of_parts
-        return Plan(grid, steps, arrays["rows"], metadata["site"], provenance, *own)  # pyright: ignore[reportArgumentType]
+        return kind(grid, steps, arrays["rows"], metadata["site"], provenance, *own)  # pyright: ignore[reportArgumentType]
     except (ForeseerError, ValueError) as error:
         raise PlanFileError(f"{name} does not hold a valid plan: {reason(error)}.") from error
 

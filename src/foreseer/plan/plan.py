@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -17,15 +17,14 @@ from foreseer.errors import ForeseerError, PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.plan.compiled import CompiledRows
+from foreseer.plan.differences import DifferenceExpansion
+from foreseer.plan.explain import PlanExplanation, explain
+from foreseer.plan.file import load_plan, save_plan
 from foreseer.plan.invariants import are_equal, check_cross_rows, check_part_rows, checked_rows
 from foreseer.plan.mixing import ChannelMixing, check_mixing
+from foreseer.plan.tail import tail_of
 from foreseer.schedule.base import check_computed_steps
 from foreseer.site import Site, read_site
-
-if TYPE_CHECKING:
-    from foreseer.plan.differences import DifferenceExpansion
-    from foreseer.plan.explain import PlanExplanation
-
 
 SCHEDULER = ("scheduler", "scheduler_config")  # entries of a provenance: class, and hash of the configuration
 ORIGIN = ("model", "denoiser", "guidance", *SCHEDULER)  # entries that a plan takes from its kernel's provenance
@@ -180,22 +179,16 @@ class Plan:
         Raises:
             PlanError: a branch does not compute ``first_step``, or a later step needs the features of earlier ones.
         """
-        from foreseer.plan.tail import tail_of
-
         return tail_of(self, first_step)
 
     def explain(
         self, feature_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None, dtype: str = "float32"
     ) -> PlanExplanation:
         """Explain the plan: weights, gain and span of each forecast step, live features and their memory."""
-        from foreseer.plan.explain import explain
-
         return explain(self, feature_shape, dtype)
 
     def to_differences(self) -> DifferenceExpansion:
         """The same plan as weights of backward differences (L2P's supplement, section E)."""
-        from foreseer.plan.differences import DifferenceExpansion
-
         return DifferenceExpansion.of(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -204,8 +197,6 @@ class Plan:
         Raises:
             PlanFileError: the file cannot be written.
         """
-        from foreseer.plan.file import save_plan
-
         save_plan(self, path)
 
     @classmethod
@@ -215,9 +206,7 @@ class Plan:
         Raises:
             PlanFileError: the file is missing, damaged, no plan, or of a later format version.
         """
-        from foreseer.plan.file import load_plan
-
-        return load_plan(path)
+        return load_plan(path, cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
         words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)

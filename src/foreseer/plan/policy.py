@@ -2,75 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 from foreseer.errors import PlanError
 from foreseer.forecast.base import Forecaster
 from foreseer.grid import Grid
 from foreseer.notices import said_if_slow
-from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.plan import ORIGIN, Plan
+from foreseer.plan.run_decisions import RunDecisions, Scheduled
 from foreseer.schedule.base import Schedule
 from foreseer.schedule.explicit import Explicit
 from foreseer.schedule.uniform import Uniform
 from foreseer.site import Site, read_site
 
-if TYPE_CHECKING:
-    from foreseer.plan.fixed_plan import FixedPlan
-
 KEPT_PLANS = 64
-
-Signal = Callable[[], Sequence[Any]]
-Preview = Callable[[], list[Any] | None]
-
-
-def no_signal() -> Sequence[Any]:
-    """Signal of a branch that measures nothing inside the network."""
-    return ()
-
-
-class BranchDecisions(ABC):
-    """Which steps of one branch compute, and the rows of the others.
-
-    Steps are counted from the branch's first step.
-
-    Attributes:
-        rows: the rows in use.
-    """
-
-    rows: CompiledRows
-
-    @abstractmethod
-    def forecasts(self, step: int, signal: Signal) -> bool:
-        """Whether ``step`` is forecast. ``signal`` measures inside the network, where the decision needs it."""
-
-    def why_not(self) -> str | None:
-        """Reason why the forecast decided on last must not be made, else ``None``."""
-        return None
-
-    def computed(self, step: int, feature: Sequence[Any], preview: Preview) -> None:
-        """Note the feature computed at ``step``; ``preview`` makes the forecast that would have replaced it."""
-        return
-
-
-class RunDecisions(ABC):
-    """One run under a policy."""
-
-    @abstractmethod
-    def branch(self, name: str, first_step: int, spent: int) -> BranchDecisions:
-        """Decisions for the branch ``name``, which begins at ``first_step`` of the run.
-
-        Args:
-            name: the branch's name.
-            first_step: the run's step at which the branch begins.
-            spent: steps that the run has already computed; budgeted rules subtract them.
-
-        Raises:
-            ForeseerError: the policy cannot serve the rest of the run.
-        """
 
 
 class Policy:
@@ -99,8 +46,6 @@ class Policy:
     @staticmethod
     def from_plan(plan: Plan, otherwise: Policy | None = None) -> FixedPlan:
         """The policy that serves ``plan``; see :class:`FixedPlan`."""
-        from foreseer.plan.fixed_plan import FixedPlan
-
         return FixedPlan(plan, otherwise)
 
     @property
@@ -148,30 +93,6 @@ class Policy:
             ForeseerError: the policy cannot serve this grid, or decides while sampling and has no plan.
         """
         raise NotImplementedError
-
-
-class Scheduled(RunDecisions):
-    """Decisions known before the run."""
-
-    def __init__(self, policy: Policy, grid: Grid) -> None:
-        self._policy = policy
-        self._grid = grid
-
-    def branch(self, name: str, first_step: int, spent: int) -> BranchDecisions:
-        """Follow the plan that the policy compiles for the rest of the run."""
-        return PlanDecisions(self._policy.compile(self._grid, first_step, spent).of_branch(name))
-
-
-class PlanDecisions(BranchDecisions):
-    """Follow the rows of a plan to the end."""
-
-    def __init__(self, rows: CompiledRows) -> None:
-        self.rows = rows
-        self._forecast = rows.sparse_rows
-
-    def forecasts(self, step: int, signal: Signal) -> bool:
-        """Whether the plan forecasts ``step``."""
-        return step in self._forecast
 
 
 @final
@@ -244,3 +165,93 @@ class ScheduledPolicy(Policy):
 
     def __repr__(self) -> str:
         return f"Policy({self.schedule!r}, {self.forecaster!r}, site={self.site!r})"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FixedPlan(Policy):
+    """One plan, for its own grid.
+
+    Args:
+        plan: the plan.
+        otherwise: serves other grids (``fs.learned(kernel, ...)`` for a rollout); its plans say so in their provenance.
+            Without it, runs on another grid compute every step.
+
+    Raises:
+        PlanError: an argument has the wrong type, or the two take features at different sites.
+    """
+
+    plan: Plan
+    otherwise: Policy | None = None
+    _tails: dict[int, Plan | None] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.plan, Plan):
+            kind = type(self.plan).__name__
+            raise PlanError(f"Expected a Plan, received {kind}; load a file with fs.Plan.load(path).")
+        if self.otherwise is not None and not isinstance(self.otherwise, Policy):
+            raise PlanError(f"otherwise is a {type(self.otherwise).__name__}; expected a Policy.")
+        if self.otherwise is not None and self.otherwise.site != self.site:
+            raise PlanError(
+                f"The plan's site is {self.site!r}, that of what serves other grids {self.otherwise.site!r}."
+            )
+
+    @property
+    def site(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The plan's."""
+        return self.plan.site
+
+    @property
+    def learned_on(self) -> Mapping[str, str]:
+        """The plan's provenance."""
+        return self.plan.provenance
+
+    @property
+    def names_every_step(self) -> bool:
+        """True: a plan lists its steps."""
+        return True
+
+    @property
+    def joins_visits(self) -> bool:
+        """Whether the plan's grid has levels that are visited more than once."""
+        return self.plan.grid.repeats
+
+    def begin(self, grid: Grid) -> RunDecisions:
+        """The plan's steps."""
+        return Scheduled(self, grid)
+
+    def compile(self, grid: Grid, first_step: int = 0, spent: int = 0) -> Plan:
+        """The plan, its last steps where another network begins, or what serves other grids."""
+        part = grid.tail(first_step)
+        if self.plan.grid.matches(part):
+            return self.plan
+        tail = self._tail(part)
+        if tail is not None:
+            return tail
+        if self.otherwise is None:
+            raise PlanError(
+                f"This plan is for another grid ({_describe(self.plan.grid)}) than the run's ({_describe(part)}). "
+                f"Sample as it was made for, or attach a policy that compiles to any grid."
+            )
+        plan = self.otherwise.compile(grid, first_step, spent)
+        note = f"replaces a plan made for another grid ({_describe(self.plan.grid)})"
+        return replace(plan, provenance={**plan.provenance, "note": note})
+
+    def _tail(self, part: Grid) -> Plan | None:
+        """The plan's last steps, if they are those of ``part`` and need nothing from before."""
+        first_step = len(self.plan.grid) - len(part)
+        if first_step not in self.plan.computed_steps or not self.plan.grid.tail(first_step).matches(part):
+            return None
+        if first_step not in self._tails:
+            try:
+                self._tails[first_step] = self.plan.tail(first_step)
+            except PlanError:
+                self._tails[first_step] = None
+        return self._tails[first_step]
+
+    def __repr__(self) -> str:
+        return f"Policy.from_plan(<plan of {self.plan.nfe} of {len(self.plan.grid)} steps>)"
+
+
+def _describe(grid: Grid) -> str:
+    return f"{len(grid)} steps, {grid.unit} {grid.levels[0]:.4g} to {grid.levels[-1]:.4g}"

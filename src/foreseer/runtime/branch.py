@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foreseer.grid import Grid
 from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
-from foreseer.plan.policy import Signal, no_signal
+from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime.combine import sum_onto, weighted_sum
 from foreseer.runtime.mix import ChannelMixer
 from foreseer.runtime.store import FeatureStore, Keep, Kept

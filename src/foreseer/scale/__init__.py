@@ -9,12 +9,13 @@ from foreseer.errors import ScaleError
 from foreseer.scale.cluster import Ray
 from foreseer.scale.here import Here
 from foreseer.scale.model import LiveModel, Model, model_of
-from foreseer.scale.place import Place, place_of
+from foreseer.scale.place import Place
 from foreseer.scale.processes import Processes
 from foreseer.scale.unit import Failure, Task, Unit
 from foreseer.scale.unit_store import FolderStore, MemoryStore, Store
 from foreseer.scale.units import run_units
 from foreseer.scale.worker import Worker
+from foreseer.scale.workers_option import place_of
 
 __all__ = [
     "Failure",

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
-from foreseer.checks import check_count
 from foreseer.errors import ScaleError
 from foreseer.scale.unit import Failure, Task, Unit
 from foreseer.scale.worker import Reply, UnitRequest, raised_again
@@ -213,20 +211,3 @@ class Place(ABC):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-
-
-def place_of(workers: Any) -> Place:
-    """Return the place for ``workers=``: ``None`` for this process, a number of processes, or a place.
-
-    Raises:
-        ScaleError: it is something else.
-    """
-    from foreseer.scale.here import Here
-    from foreseer.scale.processes import Processes
-
-    if workers is None:
-        return Here()
-    if isinstance(workers, Place):
-        return workers
-    check_count("workers", workers, ScaleError, least=1)
-    return Processes(workers)

@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 
-from foreseer import zoo
+from foreseer.zoo.folder import path, sampling
 
 
 def with_defaults(call: Callable[..., Any], defaults: dict[str, Any]) -> Callable[..., Any]:
@@ -35,5 +35,5 @@ class FluxPipeline(diffusers.FluxPipeline):
 
     __call__ = with_defaults(
         diffusers.FluxPipeline.__call__,
-        {name: value for name, value in zoo.sampling(zoo.path()).items() if name != "prompts"},
+        {name: value for name, value in sampling(path()).items() if name != "prompts"},
     )

@@ -99,4 +99,4 @@ def test_equal_artifacts_are_equal_files():
     from foreseer.kernel.kernel_file import decode_kernel, encode_kernel
 
     content = encode_kernel(Kernel.load(zoo.kernel_path()))
-    assert {encode_kernel(decode_kernel(content)) for _ in range(8)} == {content}
+    assert {encode_kernel(decode_kernel(content, Kernel)) for _ in range(8)} == {content}
