@@ -23,10 +23,10 @@ from foreseer.methods.profile import Profile, ProfileError
 from foreseer.pipelines import PipelineError, read_prompts
 from foreseer.plan import Plan
 from foreseer.plan.mixing import ChannelMixing, MixedSegment
+from foreseer.site import KINDS
 from foreseer.zoo import ZooError, sampling
 
 PICTURE = SIGNATURE + b"\0\0\0\rIHDR" + (4).to_bytes(4, "big") * 2 + bytes(64)  # never decoded
-SITES = ("output", "last_block", "modules", "change")
 
 
 @dataclass
@@ -71,7 +71,8 @@ def make_plan(steps, seed, branches=(), parts=()):
 
     grid = fs.Grid.uniform(steps)
     own, of_parts = ({name: rows() for name in names} for names in (branches, parts))
-    return Plan(grid, computed, rows(), "output", {"seed": str(seed)}, own, part_rows=of_parts)
+    start = np.where(np.isin(np.arange(steps), computed), 0.0, rng.normal(size=steps)) if branches else None
+    return Plan(grid, computed, rows(), "output", {"seed": str(seed)}, own, part_rows=of_parts, start_row=start)
 
 
 def make_mixed_plan(steps, seed, channels=3):
@@ -116,7 +117,7 @@ def _grid_fault(grid):
 def _words_fault(one):
     if not all(isinstance(word, str) for item in one.provenance.items() for word in item):
         return "provenance"
-    return "" if isinstance(one.site, str) and one.site.split("(")[0].strip() in SITES else "site"
+    return "" if isinstance(one.site, str) and one.site.split("(")[0].strip() in KINDS else "site"
 
 
 def plan_fault(plan):
@@ -134,11 +135,14 @@ def plan_fault(plan):
                     return f"weight {i}, {j}"
             if i in computed and rows[i, i] != 1:
                 return f"weight {i}, {i}"
+    start = plan.start_row
+    if start is not None and (start.shape != (steps,) or not np.all(np.isfinite(start)) or start[computed].any()):
+        return "first sample's weights"
     return _mixing_fault(plan) or _grid_fault(plan.grid) or _words_fault(plan)
 
 
 def _mixing_fault(plan):
-    computed = set(plan.computed_steps)
+    computed = {-1, *plan.computed_steps}
     for segment in plan.mixing.segments if plan.mixing is not None else ():
         names = ("", *plan.branch_rows)
         if plan.mixing.axis not in (-1, 1, 2) or segment.branch not in names or not set(segment.sources) <= computed:

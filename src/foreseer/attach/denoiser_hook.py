@@ -249,7 +249,8 @@ class DenoiserHook(Listener):
             handle.check_rounding(branch.run.rows, feature)
             handle.check_fineness(branch.levels)
             handle.check_scheduler(branch.run.rows, self._scheduler)
-        branch.run.computed(call.position, feature, names)
+        inputs = (*network_call.args, *network_call.kwargs.values())
+        branch.run.computed(call.position, feature, names, inputs=inputs)
         if branch.run.note is not None:
             record.notes[name] = branch.run.note
         record.note_computed(name, call.step, tracker.total)

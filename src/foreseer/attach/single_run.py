@@ -21,6 +21,7 @@ from foreseer.checks import check_flags, check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
+from foreseer.plan.mixing import START
 from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime import KEEPS, BranchRun, Keep, PolicyRun
 
@@ -33,6 +34,7 @@ class _Branch:
     layout: tuple[Any, ...]
     template: Any = None
     needs_grad: bool = False
+    inputs: tuple[Any, ...] = ()  # of its first call, where rows weigh the first sample
     seconds: float = 0.0  # host time of the last check whether a forecast may be made
 
 
@@ -141,6 +143,8 @@ class Run:
             self._note(step, branch, TRANSFORMED)
             return False
         state = self._branch_at(step, branch, inputs)
+        if state is not None and step == state.applied.first_step and START in state.applied.rows.last_uses:
+            state.inputs = tuple(inputs)
         if state is None or not state.applied.forecasts(step, signal):
             return False
         began = time.perf_counter()
@@ -199,7 +203,8 @@ class Run:
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)
         if not state.applied.layout:
             self.record.features[branch] = describe_parts(tensors)
-        state.applied.computed(step, [tensor.detach() for tensor in tensors], scale=scale)
+        state.applied.computed(step, [tensor.detach() for tensor in tensors], scale=scale, inputs=state.inputs)
+        state.inputs = ()
         if state.applied.note is not None:
             self.record.notes[branch] = state.applied.note
         if self._parallel:

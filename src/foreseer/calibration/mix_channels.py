@@ -28,7 +28,7 @@ from foreseer.forecast.joint_rows import network_begins
 from foreseer.methods.validate import measured_error, typical_error, typical_share
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
-from foreseer.plan.mixing import ChannelMixing, MixedSegment, check_axis
+from foreseer.plan.mixing import START, ChannelMixing, MixedSegment, check_axis
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 
 
@@ -178,14 +178,27 @@ class _Fitting:
         channels = self.job.setting.shape[self.axis]
         results = self.job.on_all(f"mixing-{start:03d}", task, more)
         moments = [MixingMoments.decode(result, channels).relative() for result in results]
-        fit = choose_matrices(reduce(add, moments[: self.fitted]), reduce(add, moments[self.fitted :]))
+        fitted, held_out = reduce(add, moments[: self.fitted]), reduce(add, moments[self.fitted :])
+        fit = choose_matrices(fitted, held_out)
+        if len(fitted.among) > channels * sum(len(sources) for sources in self._sources_of(plan, start).values()):
+            without = choose_matrices(fitted.without_first(), held_out.without_first())
+            fit = min(without, fit, key=lambda each: each.kept)
         return (plan, fit) if fit.matrices is None else (self._corrected(plan, start, end, fit.matrices), fit)
+
+    def _sources_of(self, plan: Plan, start: int) -> dict[str, tuple[int, ...]]:
+        """By branch, the computed steps whose features may correct the segment that begins at ``start``."""
+        begin = network_begins(self.job.handovers, start)
+        return {name: _sources(plan, name, begin, start) for name in self.job.names or ("",)}
 
     def _corrected(self, plan: Plan, start: int, end: int, matrices: np.ndarray) -> Plan:
         segments = list(plan.mixing.segments) if plan.mixing is not None else []
+        every = self._sources_of(plan, start)
+        if len(matrices) > sum(map(len, every.values())):  # the first branch mixes the first sample too
+            first = next(iter(every))
+            every[first] = (START, *every[first])
         position = 0
         for name, coefficient in zip(self.job.names or ("",), self.job.mixing, strict=True):
-            sources = _sources(plan, name, network_begins(self.job.handovers, start), start)
+            sources = every[name]
             own = matrices[position : position + len(sources)] / coefficient
             position += len(sources)
             steps = [step for step in range(start, end) if step not in plan.of_branch(name).computed_steps]
@@ -235,8 +248,9 @@ class MeasureMissing(Task):
         return MixingMoments.of(tokens[:-1], tokens[-1]).encode()
 
     def _features(self, found: PlannedRun) -> list[Tensor]:
-        """Computed features of all branches."""
-        trajectory, features = found.trajectory, []
+        """The first sample, where the network of the segment receives it, and computed features of all branches."""
+        trajectory = found.trajectory
+        features = [] if self.begin or found.start is None else [found.start]
         for name in self.names or ("",):
             for step in _sources(self.plan, name, self.begin, self.start):
                 tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])

@@ -89,6 +89,11 @@ class MixingMoments:
         wanted = np.einsum("jcc->j", self.wanted.reshape(size, channels, channels))
         return MixingMoments(among, wanted[:, None], self.square)
 
+    def without_first(self) -> MixingMoments:
+        """The same without the first feature."""
+        channels = self.wanted.shape[1]
+        return MixingMoments(self.among[channels:, channels:], self.wanted[channels:], self.square)
+
     def beyond(self, matrices: Float64[np.ndarray, "M C"]) -> MixingMoments:
         r"""The same with $r - X M$ as the missing part."""
         return MixingMoments(self.among, self.wanted - self.among @ matrices, self.left(matrices))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from foreseer.attach.accelerate import attach
 from foreseer.attach.network.call import NetworkCall
-from foreseer.attach.network.containers import rebuild
+from foreseer.attach.network.containers import flatten, rebuild
 from foreseer.attach.network.verification import copied
 from foreseer.attach.run.tracker import TrackedBranch
 from foreseer.attach.sites.output import OutputSite
@@ -19,6 +20,7 @@ from foreseer.errors import CalibrationError, FailedOpenError
 from foreseer.grid import Grid
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
+from foreseer.runtime.branch import first_sample
 
 Outputs = dict[tuple[str, int], Any]
 
@@ -33,11 +35,13 @@ class ReplaySite(OutputSite):
     Attributes:
         outputs: by branch name and step of the run, what the network returned.
         forward_passes: calls of the network that were not replayed.
+        starts: by branch name, the network's first input of the shape of its output, where it has one.
     """
 
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
         self.forward_passes = 0
+        self.starts: dict[str, Tensor | None] = {}
 
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Replay the step, or run the network and keep a copy of its output."""
@@ -49,6 +53,9 @@ class ReplaySite(OutputSite):
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 raise DivergedError(f"Under this plan the network's output at step {key[1]} is not finite.")
             self.outputs[key] = rebuild(output, iter(tensors))
+        if branch.name not in self.starts:
+            start = first_sample((*call.args, *call.kwargs.values()), next(iter(flatten(self.outputs[key]))))
+            self.starts[branch.name] = None if start is None else start.detach().clone()
         return super().compute(NetworkCall(lambda *args, **kwargs: self.outputs[key], call.args, call.kwargs), branch)
 
 
@@ -60,11 +67,13 @@ class PlannedRun:
         trajectory: what the scheduler was given, and the last sample.
         outputs: by branch name and step of the run, the network's outputs at computed steps.
         forward_passes: calls of the network, replayed ones left out.
+        start: the first sample as every branch of the network receives it, flattened; ``None`` where they differ.
     """
 
     trajectory: Trajectory
     outputs: Outputs = field(repr=False)
     forward_passes: int
+    start: Tensor | None = field(default=None, repr=False)
 
     def until(self, step: int) -> Outputs:
         """The outputs up to ``step`` of the plan's grid, in a new dictionary."""
@@ -115,7 +124,16 @@ def run_plan(
             "Kernel rows (fs.learned) serve such runs. Where one network takes over from another, rows must not use "
             "the features of both: make the plan with fs.rollout."
         ) from error
-    return PlannedRun(trajectory, site.outputs, site.forward_passes)
+    start = _common_start([*site.starts.values()], trajectory.outputs[0].numel())
+    return PlannedRun(trajectory, site.outputs, site.forward_passes, start)
+
+
+def _common_start(starts: list[Tensor | None], size: int) -> Tensor | None:
+    """Return the sample that all branches begin with, also where one call holds several of them."""
+    parts = [part for start in starts if start is not None for part in start.reshape(-1).split(size)]
+    if not parts or None in starts or not all(part.shape == (size,) and torch.equal(part, parts[0]) for part in parts):
+        return None
+    return parts[0]
 
 
 def find_call(

@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 
 from foreseer.attach.network.containers import flatten
-from foreseer.calibration.handovers import rows_by_network, steps_by_network
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.job_checks import check_ready, check_teacher
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.replay import run_plan
+from foreseer.calibration.rollout_draft import Draft
 from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.calibration.students import Source, StudentJob, StudentSetting
 from foreseer.checks import check_kind, check_number, one_target
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import JointRows
-from foreseer.forecast.kernel_rows import BRANCH_WEIGHT, KernelRows
+from foreseer.forecast.kernel_rows import BRANCH_WEIGHT
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import encode_kernel
-from foreseer.methods.learned import joint_schedule, rows_with_feedback, schedule_with_feedback
-from foreseer.methods.validate import best_ridge
+from foreseer.methods.learned import joint_schedule, schedule_with_feedback
 from foreseer.plan import Plan
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 from foreseer.scale.model import AnyModel
@@ -57,7 +56,8 @@ def rollout(
     $s_0 \dots s_k$ known, the rows of the next segment are chosen so that the sample at its end e comes closest to the
     reference's: $\sum_i L_{e,i+1} \hat F_i \approx x^*_e - L_{e0} x_{\text{init}} - \sum_{j \le s_k} L_{e,j+1} F_j$,
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
-    correction is spread over the segment in proportion to $L_{e,i+1}$. The cost is about one more full run per
+    correction is spread over the segment in proportion to $L_{e,i+1}$, and weighs the run's first sample too, where the
+    network receives it in the shape of its output. The cost is about one more full run per
     prompt. If the kernel was recorded by guidance branch, rows are fitted for each branch separately, on the features
     of all branches; any other branch uses the kernel's shared rows. If the network returns several tensors
     (video and sound), rows are fitted for the first, and the further ones have the kernel's rows.
@@ -195,67 +195,24 @@ class RolloutFit:
         gains = {"ridge": self.ridge, "branch_weight": weight, "feedback_gain": 1.0}
         rows = JointRows(moments, job.mixing, draft.steps, total, **gains, handovers=job.handovers)
         depends = {"kernel": fingerprint(encode_kernel(self.kernel)), "names": json.dumps(job.names)}
+        depends["start"] = str(draft.may_weigh_start)
         roll, path, passes = secrets.token_hex(8), [], 0
         for segment, (step, end) in enumerate(itertools.pairwise((*draft.computed, total))):
             newest = [b for b in range(branches) if step in draft.steps[b]]
             path.append((step, tuple(job.names[b] for b in newest if job.names)))
-            task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source)
-            more = {**depends, "rows": fingerprint([rows.rows, *rows.cross.values()]), "path": json.dumps(path)}
+            task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source, draft.may_weigh_start)
+            found = [rows.rows, *rows.cross.values(), *([] if rows.start is None else [rows.start])]
+            more = {**depends, "rows": fingerprint(found), "path": json.dumps(path)}
             shares = [Share.decode(share) for share in job.on_all(f"moments-{segment:03d}", task, more)]
             if source is None or step > source.until:
                 passes += sum(int(share.calls[0]) for share in shares)
-            moments.grow(shares, [total * b + step for b in newest])
+            indices = [total * b + step for b in newest]
+            if not segment and all(len(share.among) > len(indices) for share in shares):
+                rows.start, indices = np.zeros(total), [total * branches, *indices]
+            moments.grow(shares, indices)
             moments.weigh(rows.forecast, step)
             rows.fit(step, end)
         return RolledPlan(draft.plan(rows), roll, passes)
-
-
-class Draft:
-    """The plan as far as it is fitted; the rest reuses.
-
-    Attributes:
-        computed: the steps at which any branch computes.
-        names: the branches' names, none where they share their rows.
-        steps: for each branch its computed steps.
-
-    Raises:
-        CalibrationError: branches would compute at different steps in a run of several networks.
-    """
-
-    def __init__(self, kernel: Kernel, rule: Schedule, job: StudentJob, provenance: dict[str, str]) -> None:
-        self.computed = steps_by_network(rule, kernel.grid, job.handovers)
-        self.names = job.names
-        apart = rule.branch_steps(kernel.grid) if job.names else {}
-        if apart and job.handovers:
-            raise CalibrationError(
-                f"Another network takes the run over at step {job.handovers[0]}: branches cannot compute at different "
-                "steps there. Give nfe instead of forward_passes."
-            )
-        self.steps = [np.array(apart.get(name, self.computed)) for name in job.names or ("",)]
-        self._grid = kernel.grid
-        known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser")}
-        self._provenance = {**provenance, **known}
-        self._shared = rows_by_network(KernelRows(kernel), self.computed, kernel.grid, job.handovers)
-        # With several networks, the rows of further tensors could use features of another network: they share rows.
-        self._parts = {} if job.handovers else _rows_of_parts(kernel, self.computed)
-
-    def plan(self, found: JointRows) -> Plan:
-        """A plan of the present rows."""
-        if not self.names:
-            return Plan(self._grid, self.computed, found.rows[0], "output", self._provenance, part_rows=self._parts)
-        own = dict(zip(self.names, found.rows, strict=True))
-        cross = {(self.names[b], self.names[c]): rows for (b, c), rows in found.cross.items()}
-        of_branches = self._provenance, own, cross
-        return Plan(self._grid, self.computed, self._shared, "output", *of_branches, part_rows=self._parts)
-
-
-def _rows_of_parts(kernel: Kernel, computed: tuple[int, ...]) -> Mapping[str, np.ndarray]:
-    """Return the kernel's rows of further tensors, with error feedback and a cross-validated ridge."""
-    if kernel.parts is None:
-        return {}
-    rows = rows_with_feedback(kernel)
-    ridge = best_ridge(kernel, computed, feedback_gain=rows.feedback_gain).ridge
-    return replace(rows, ridge=ridge).part_rows(computed, kernel.grid)
 
 
 @dataclass(frozen=True)
@@ -272,6 +229,7 @@ class Advance(Task):
         path: each computed step so far, with the names of the branches that compute there.
         roll: token of the rollout.
         source: of its first outputs.
+        with_start: whether the first sample comes before the features, if the network receives it.
     """
 
     setting: StudentSetting
@@ -280,6 +238,7 @@ class Advance(Task):
     path: tuple[tuple[int, tuple[str, ...]], ...]
     roll: str
     source: Source | None
+    with_start: bool = False
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """One student, one segment: known outputs are replayed."""
@@ -289,9 +248,12 @@ class Advance(Task):
         call, last = self.setting.runs.call(options), self.path[-1][0]
         found = run_plan(pipe, self.plan, prompt, seed, call, outputs=student.seen, stop_after=last + 1)
         first, features = found.trajectory.first_step, []
+        if self.with_start and found.start is not None:
+            features.append(found.start)
+        begins = len(self.path) == 1 and len(features)
         for step, names in self.path:
             outputs = [flatten(student.seen[name, step + first])[0].reshape(-1) for name in names]
             features += outputs or [found.trajectory.outputs[step]]
         student.features = features
         calls = sum(step == last + first for _, step in student.seen)
-        return Share.of(student, max(1, len(self.path[-1][1])), calls).encode()
+        return Share.of(student, max(1, len(self.path[-1][1])) + begins, calls).encode()

@@ -85,7 +85,7 @@ class Moments:
 
     Attributes:
         matrix: sampler matrix, shape (T + 1, T + 1).
-        features: indices of the features, shape (M,): branch b at step i has index b T + i.
+        features: indices of the features, shape (M,): branch b at step i has index b T + i, the first sample B T.
         known: each prompt's moments of the features with each other, shape (P, M, M).
         with_reference: moments with the branches' reference outputs, shape (P, M, B T).
         with_targets: moments with the targets, shape (P, M, T + 1).

@@ -95,6 +95,8 @@ class JointRows:
     Attributes:
         rows: each branch's rows over its own features, shape (B, T, T); reuse until they are fitted.
         cross: rows over the features of a branch called earlier in the step, by (branch, other).
+        start: weights of the run's first sample in the guided outputs, shape (T,), where the moments have its index,
+            B T; else ``None``.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class JointRows:
             last = np.searchsorted(computed, np.arange(total), side="right") - 1
             self.rows[b, np.arange(total), computed[last]] = 1.0
         self.cross: dict[tuple[int, int], np.ndarray] = {}
+        self.start: Float64[np.ndarray, " T"] | None = None
         self._steps = steps
         self._handovers = handovers
         self._total = total
@@ -123,11 +126,11 @@ class JointRows:
 
     @property
     def forecast(self) -> Float64[np.ndarray, "T N"]:
-        """Guided forecasts as combinations of features, shape (T, B T)."""
+        """Guided forecasts as combinations of features, shape (T, B T), or one more column for the first sample."""
         forecast = np.hstack(list(self.mixing[:, None, None] * self.rows))
         for (branch, other), matrix in self.cross.items():
             forecast[:, other * self._total : (other + 1) * self._total] += self.mixing[branch] * matrix
-        return forecast
+        return forecast if self.start is None else np.column_stack([forecast, self.start])
 
     def fit(self, step: int, end: int, prior: Prior | None = None, *, sum_to_one: bool = False) -> None:
         """Fit the rows of ``step`` for the branches that skip it, and of the steps after it up to ``end``."""
@@ -182,6 +185,8 @@ class JointRows:
         """Add error feedback: ``steps`` correct a share of the sample's predicted error at their end."""
         sources = [(b, branch[branch < steps[0]]) for b, branch in enumerate(self._usable(int(steps[0])))]
         features = np.concatenate([self._total * b + at for b, at in sources])
+        if self.start is not None:
+            features = np.append(features, self._total * len(self._steps))
         until = int(steps[-1]) + 1
         system = self.moments.among(features)
         strength = self._ridge * float(system.trace()) / features.size
@@ -190,6 +195,9 @@ class JointRows:
         )
         effects = self.moments.effects(until)[steps]
         share = effects / max(float(effects @ effects), np.finfo(np.float64).tiny)
+        if self.start is not None:
+            self.start[steps] = share * weights[-1]
+            weights = weights[:-1]
         for (b, at), part in zip(sources, _split(weights, sources), strict=True):
             self.rows[b][np.ix_(steps, at)] += np.outer(share, part) / self.mixing[b]
 

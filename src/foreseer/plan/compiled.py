@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from foreseer.kernel.parts import tensor_names
+from foreseer.plan.mixing import START
 
 if TYPE_CHECKING:
     from foreseer.grid import Grid
@@ -64,6 +65,14 @@ class CompiledRows:
         return MappingProxyType({step: (steps, self.rows[step, steps].tolist()) for step, steps in used.items()})
 
     @cached_property
+    def start_weights(self) -> Mapping[int, float]:
+        """For each forecast step that weighs the run's first sample: its weight."""
+        row = self.plan.start_row
+        if row is None or self.name in self.plan.part_rows:
+            return MappingProxyType({})
+        return MappingProxyType({step: float(row[step]) for step in self.forecast_steps if row[step]})
+
+    @cached_property
     def mixing(self) -> ChannelMixing | None:
         """Channel-mixing corrections of this branch's forecasts; ``None`` without any."""
         return self.plan.mixing.of_branch(self.name) if self.plan.mixing is not None else None
@@ -90,6 +99,8 @@ class CompiledRows:
             uses[source] = max(step, uses.get(source, 0))
         for segment in self.mixing.segments if self.mixing is not None else ():
             uses.update({source: max(segment.steps[-1], uses.get(source, 0)) for source in segment.sources})
+        if self.start_weights:
+            uses[START] = max(self.start_weights)
         return MappingProxyType(uses)
 
     @cached_property
@@ -154,12 +165,16 @@ class CompiledRows:
     def weights_at(self, step: int) -> int:
         """Number of features weighed in the forecast of ``step``; 0 where it computes."""
         own, _ = self.sparse_rows.get(step, ([], []))
-        return len(own) + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
+        return (
+            len(own)
+            + (step in self.start_weights)
+            + sum(len(used) for _, used, _ in self.sparse_cross_rows.get(step, ()))
+        )
 
     def live_steps(self, step: int) -> tuple[int, ...]:
         """Return the computed steps whose features are held while ``step`` runs.
 
-        ``step`` itself is included if a later row needs its feature.
+        ``step`` itself is included if a later row needs its feature; ``START`` stands for the run's first sample.
         """
         return tuple(source for source, last in self.last_uses.items() if source <= step <= last)
 

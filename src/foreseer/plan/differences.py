@@ -57,7 +57,7 @@ class DifferenceExpansion:
             rows[step] = 0.0
             rows[step, before] = [float(weight) for weight in pascal_product(list(terms))]
         plan = self.plan
-        return type(plan)(plan.grid, plan.computed_steps, rows, plan.site, plan.provenance)
+        return type(plan)(plan.grid, plan.computed_steps, rows, plan.site, plan.provenance, start_row=plan.start_row)
 
 
 def pascal_product(values: list[Fraction]) -> tuple[Fraction, ...]:

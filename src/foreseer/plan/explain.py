@@ -43,7 +43,8 @@ class ForecastExplanation:
         rounding: expected error from the features' rounding alone, relative to the features: u / sqrt(3) times the L2
             gain, with unit roundoff u and independent errors uniform over [-u, u].
         span: steps since the last computed step.
-        live_features: features held while the step runs.
+        live_features: features held while the step runs, the first sample included.
+        start: weight of the run's first sample.
     """
 
     step: int
@@ -56,6 +57,7 @@ class ForecastExplanation:
     rounding: float
     span: int
     live_features: int
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class PlanExplanation:
             row = " ".join(f"{step}:{weight:+.3f}" for step, weight in one.weights.items())
             for other, weights in one.taken.items():
                 row += f" | {other} " + " ".join(f"{step}:{weight:+.3f}" for step, weight in weights.items())
+            row += f" | first sample {one.start:+.3f}" if one.start else ""
             lines.append(
                 f"{one.step:>4} {one.noise_level:>9.4g} {one.span:>4} {one.row_sum:>7.3f} {one.l1_gain:>7.2f} "
                 f"{one.l2_gain:>7.2f} {one.live_features:>4}{'!' if one in self.flagged else ' '} {row}"
@@ -284,4 +287,5 @@ def _explain_step(rows: CompiledRows, step: int, dtype: str) -> ForecastExplanat
         rounding=ROUNDOFF[dtype] / math.sqrt(3) * l2_gain,
         span=step - max(j for j in rows.computed_steps if j < step),
         live_features=len(rows.live_steps(step)),
+        start=rows.start_weights.get(step, 0.0),
     )

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 PLAN_FILE = Artifact(
     "plan",
-    # 2: branches may compute at different steps and use one another's features; 3: channel mixing; 4: rows of parts
-    version=4,
+    # 2: branches may compute at different steps and use one another's features; 3: channel mixing; 4: rows of parts;
+    # 5: weights of the first sample
+    version=5,
     arrays={
         "noise_levels": (np.float64, "T"),
         "computed_steps": (np.int64, "N"),
@@ -27,11 +28,20 @@ PLAN_FILE = Artifact(
         "branch_rows": (np.float64, "B T T"),
         "cross_rows": (np.float64, "C T T"),
         "part_rows": (np.float64, "P T T"),
+        "start_row": (np.float64, "T"),
         "mixing_shares": (np.float64, "G T"),
         "mixing_sources": (np.int64, "M S"),
         "mixing_matrices": (np.float32, "M D D"),
     },
-    optional=("branch_rows", "cross_rows", "part_rows", "mixing_shares", "mixing_sources", "mixing_matrices"),
+    optional=(
+        "branch_rows",
+        "cross_rows",
+        "part_rows",
+        "start_row",
+        "mixing_shares",
+        "mixing_sources",
+        "mixing_matrices",
+    ),
     metadata=("unit", "final_level", "site", "provenance"),
     error=PlanFileError,
     most_bytes=256 * 2**20,  # a plan of 2000 steps, with rows for three branches, takes half of it
@@ -80,6 +90,8 @@ def _content(plan: Plan) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if plan.part_rows:
         arrays["part_rows"] = np.stack(list(plan.part_rows.values()))
         metadata["parts"] = json.dumps(list(plan.part_rows))
+    if plan.start_row is not None:
+        arrays["start_row"] = plan.start_row
     if plan.mixing is not None:
         of_mixing, metadata["mixing"] = mixing_arrays(plan.mixing, len(plan.grid))
         arrays |= of_mixing
@@ -111,7 +123,7 @@ def _plan_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: str,
         of_parts = dict(zip(read_names(metadata.get("parts", "[]")), arrays.get("part_rows", ()), strict=True))
         mixed = "mixing" in metadata or any(name.startswith("mixing_") for name in arrays)
         mixing = read_mixing(arrays, read_json(metadata.get("mixing", "null"))) if mixed else None
-        own = of_branches, cross, mixing, of_parts
+        own = of_branches, cross, mixing, of_parts, arrays.get("start_row")
         return kind(grid, steps, arrays["rows"], metadata["site"], provenance, *own)  # pyright: ignore[reportArgumentType]
     except (ForeseerError, ValueError) as error:
         raise PlanFileError(f"{name} does not hold a valid plan: {reason(error)}.") from error

@@ -85,6 +85,29 @@ def check_part_rows(
     return {name: checked_rows(rows, computed, steps) for name, rows in given.items()}
 
 
+def checked_start(given: Any, computed: tuple[int, ...], steps: int, site: str) -> np.ndarray | None:
+    """Return ``given``, the weights of a run's first sample, as a read-only vector; ``None`` if all are 0.
+
+    Raises:
+        PlanError: the shape or a weight is not valid in a plan.
+    """
+    if given is None:
+        return None
+    try:
+        row = frozen(given)
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"The first sample's weights must be numbers: {error}.") from error
+    if row.shape != (steps,) or not np.all(np.isfinite(row)) or np.any(row[list(computed)]):
+        raise PlanError(
+            f"The first sample's weights have shape {row.shape}; expected ({steps},), finite, 0 at {computed}."
+        )
+    if not row.any():
+        return None
+    if site != "output":
+        raise PlanError(f"Only forecasts of the output can weigh the first sample; this plan's site is {site!r}.")
+    return row
+
+
 def checked_rows(given: Any, computed: tuple[int, ...], steps: int, fewer: bool = False) -> np.ndarray:
     """Return ``given`` as a read-only matrix after checking it.
 

@@ -17,6 +17,7 @@ from foreseer.checks import check_count, check_kind
 from foreseer.errors import ForeseerError, PlanError
 
 MOST_CHANNELS = 4096
+START = -1  # among the sources of forecasts: the run's first sample
 AXES = (-1, 1, 2)  # of the channels: packed tokens, pictures and videos, videos with frames first
 
 
@@ -31,7 +32,7 @@ class MixedSegment:
         branch: the branch of guidance whose forecasts are corrected; empty where branches share their rows.
         steps: the skipped steps i, ascending.
         shares: p, shape (S,): each step's share of the correction.
-        sources: the computed steps j, ascending, all before the first of ``steps``.
+        sources: the computed steps j, ascending, all before the first of ``steps``; -1 for the run's first sample.
         matrices: M, shape (K, C, C), float32.
 
     Raises:
@@ -50,7 +51,7 @@ class MixedSegment:
         if not isinstance(self.branch, str) or not steps or not sources:
             raise PlanError("A correction needs the name of a branch, skipped steps and computed steps.")
         ascending = all(list(one) == sorted(set(one)) for one in (steps, sources))
-        if not ascending or sources[0] < 0 or sources[-1] >= steps[0]:
+        if not ascending or sources[0] < START or sources[-1] >= steps[0]:
             raise PlanError(
                 f"Steps {steps} cannot be corrected by features of {sources}: they must come before, in order."
             )
@@ -159,7 +160,7 @@ def check_mixing(mixing: ChannelMixing | None, computed: Mapping[str, tuple[int,
         if segment.branch not in computed:
             raise PlanError(f"Channels are mixed for {segment.branch!r}, which has no rows of its own.")
         own = computed[segment.branch]
-        if segment.steps[-1] >= steps or set(segment.steps) & set(own) or not set(segment.sources) <= set(own):
+        if segment.steps[-1] >= steps or set(segment.steps) & set(own) or not set(segment.sources) <= {START, *own}:
             raise PlanError(
                 f"Steps {segment.steps} are corrected by features of {segment.sources}; of {steps} steps, the branch "
                 f"computes {own}: those cannot be corrected, and only those have features."

@@ -20,7 +20,7 @@ from foreseer.plan.compiled import CompiledRows
 from foreseer.plan.differences import DifferenceExpansion
 from foreseer.plan.explain import PlanExplanation, explain
 from foreseer.plan.file import load_plan, save_plan
-from foreseer.plan.invariants import are_equal, check_cross_rows, check_part_rows, checked_rows
+from foreseer.plan.invariants import are_equal, check_cross_rows, check_part_rows, checked_rows, checked_start
 from foreseer.plan.mixing import ChannelMixing, check_mixing
 from foreseer.plan.tail import tail_of
 from foreseer.schedule.base import check_computed_steps
@@ -49,6 +49,9 @@ class Plan:
         part_rows: rows of parts of the feature that have their own, by name: modules of the network, or the further
             tensors of a feature that has several ("tensor 2", ...). Same form as ``rows``. A branch that computes at
             fewer steps than the plan, or returns another number of tensors, forecasts all parts with its own rows.
+        start_row: shape (T,), weights of the run's first sample, as the network receives it at step 0, in the forecasts
+            of all branches; 0 at computed steps. Output site only, and only the first of several tensors. ``None`` for
+            none.
 
     Raises:
         PlanError: a shape, a step, a site or a weight violates the above.
@@ -63,6 +66,7 @@ class Plan:
     cross_rows: Mapping[tuple[str, str], Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
     mixing: ChannelMixing | None = field(default=None, repr=False)
     part_rows: Mapping[str, Float64[np.ndarray, "T T"]] = field(default_factory=dict, repr=False)
+    start_row: Float64[np.ndarray, " T"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         steps = len(self.grid)
@@ -82,6 +86,7 @@ class Plan:
         object.__setattr__(self, "branch_rows", MappingProxyType(of_branches))
         object.__setattr__(self, "cross_rows", MappingProxyType(cross))
         object.__setattr__(self, "part_rows", MappingProxyType(of_parts))
+        object.__setattr__(self, "start_row", checked_start(self.start_row, computed, steps, self.site))
         object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance, PlanError)))
         own = {name: tuple(np.flatnonzero(np.diag(matrix)).tolist()) for name, matrix in of_branches.items()}
         check_mixing(self.mixing, {"": computed, **own}, steps)
@@ -164,7 +169,7 @@ class Plan:
     def live_steps(self, step: int) -> tuple[int, ...]:
         """Return the computed steps whose features are held while ``step`` runs.
 
-        ``step`` itself is included if a later row needs its feature.
+        ``step`` itself is included if a later row needs its feature; -1 stands for the run's first sample.
         """
         return self.of_branch("").live_steps(step)
 
@@ -210,8 +215,12 @@ class Plan:
 
     def __reduce__(self) -> tuple[Any, ...]:
         words, own, cross = dict(self.provenance), dict(self.branch_rows), dict(self.cross_rows)
-        rows = self.rows, self.site, words, own, cross, self.mixing, dict(self.part_rows)
+        rows = self.rows, self.site, words, own, cross, self.mixing, dict(self.part_rows), self.start_row
         return Plan, (self.grid, self.computed_steps, *rows)
+
+    @property
+    def _start_rows(self) -> dict[str, np.ndarray]:
+        return {} if self.start_row is None else {"": self.start_row}
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -222,6 +231,7 @@ class Plan:
             and are_equal(self.cross_rows, other.cross_rows)
             and are_equal(self.part_rows, other.part_rows)
             and self.mixing == other.mixing
+            and are_equal(self._start_rows, other._start_rows)
         )
 
     def __hash__(self) -> int:

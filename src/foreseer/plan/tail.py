@@ -25,6 +25,8 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
     check_count("first_step", first_step, PlanError, least=0)
     matrices = [plan.rows, *plan.branch_rows.values(), *plan.cross_rows.values(), *plan.part_rows.values()]
     needed = [step for matrix in matrices for step in np.flatnonzero(matrix[first_step:, :first_step].any(axis=0))]
+    if first_step and plan.start_row is not None and plan.start_row[first_step:].any():
+        raise PlanError(f"The plan cannot begin at step {first_step}: later steps weigh the run's first sample.")
     mixing, mixed = _tail_of_mixing(plan.mixing, first_step)
     if needed or mixed:
         earliest = min([*needed, *mixed])
@@ -42,6 +44,7 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
         cross_rows=cut(plan.cross_rows),
         mixing=mixing,
         part_rows=cut(plan.part_rows),
+        start_row=None if plan.start_row is None else plan.start_row[first_step:],
     )
 
 

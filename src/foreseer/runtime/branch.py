@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from foreseer.grid import Grid
 from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
+from foreseer.plan.mixing import START
 from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime.combine import sum_onto, weighted_sum
 from foreseer.runtime.mix import ChannelMixer
@@ -123,6 +127,10 @@ class BranchRun:
             if not used and not cross_terms:
                 return "its row holds no weight"
         sources = rows[0][0] if len(rows) == 1 else sorted({source for used, _ in rows for source in used})
+        if step - self.first_step in self.rows.start_weights:
+            if START not in self.store.steps:
+                return "it needs the network's first input, and none was given that has the output's shape"
+            sources = [*sources, START]
         reason = self.store.why_unusable(*sources)
         if reason is not None:
             return reason
@@ -159,7 +167,14 @@ class BranchRun:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
         return not self.layout or not tensors or self.layout == _layout(tensors)
 
-    def computed(self, step: int, tensors: Sequence[Tensor], names: Sequence[str] = (), scale: float = 1.0) -> None:
+    def computed(
+        self,
+        step: int,
+        tensors: Sequence[Tensor],
+        names: Sequence[str] = (),
+        scale: float = 1.0,
+        inputs: Iterable[Any] = (),
+    ) -> None:
         """Note the feature that the network computed at ``step``; kept only if a later row needs it.
 
         Args:
@@ -168,6 +183,7 @@ class BranchRun:
             names: the network part of each tensor, if parts may have separate rows; by default the plan's rows of
                 further tensors serve a feature that has as many.
             scale: the feature is ``scale`` times the tensors.
+            inputs: arguments of the network's call, where rows may weigh the first sample.
         """
         local = step - self.first_step
         if scale != 1.0 and (self._mixer is not None or not isinstance(self._decisions, PlanDecisions)):
@@ -185,6 +201,10 @@ class BranchRun:
         self.last_step = step
         if local in self.rows.last_uses:
             self.store.put(local, tensors, scale)
+        if local == 0 and tensors and START in self.rows.last_uses:
+            start = first_sample(inputs, tensors[0])
+            if start is not None:
+                self.store.put(START, [start.detach().to(tensors[0].dtype, copy=True)])
         self._free(local)
 
     def forecast(self, step: int) -> Forecast:
@@ -214,13 +234,23 @@ class BranchRun:
             if self._mixer is not None:
                 correction, share = self._mixer.correction(step - self.first_step, self.store)
                 features, weights = [*features, *correction], weights + share
-            return Forecast([(features, weights)] * len(features[0]))
+            started, share = self._start_term(step)
+            return Forecast([([*features, *started], weights + share), *[(features, weights)] * (len(features[0]) - 1)])
         terms: dict[str, tuple[list[Summand], list[float]]] = {}
         for name in dict.fromkeys(self._names):
             kept, weights = self.store.terms(*self._row(name, step))
             lent = self.rows.of_part(name) is self.rows
             terms[name] = [*kept, *(borrowed if lent else ())], weights + (borrowed_weights if lent else [])
-        return Forecast([terms[name] for name in self._names])
+        parts = [terms[name] for name in self._names]
+        if self.rows.of_part(self._names[0]) is self.rows:
+            started, share = self._start_term(step)
+            parts[0] = [*parts[0][0], *started], parts[0][1] + share
+        return Forecast(parts)
+
+    def _start_term(self, step: int) -> tuple[list[Kept], list[float]]:
+        """The run's first sample and its weight, for the first tensor of the forecast of ``step``."""
+        weight = self.rows.start_weights.get(step - self.first_step)
+        return ([], []) if weight is None else self.store.terms([START], [weight])
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
         """Return the computed steps in the forecast of the feature's part ``name``, and their weights.
@@ -239,6 +269,18 @@ class BranchRun:
             run = self._others.get(other)
             if run is not None and run.first_step == self.first_step:
                 run.store.drop((source,))
+
+
+def first_sample(inputs: Iterable[Any], output: Tensor) -> Tensor | None:
+    """The first tensor or array among a network's inputs that has the shape of its output, else ``None``."""
+    for value in inputs:
+        if isinstance(value, Tensor | np.ndarray) and value.shape == output.shape:
+            tensor = (
+                value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=("C", "W")))
+            )
+            if tensor.is_floating_point():
+                return tensor
+    return None
 
 
 def _layout(tensors: Sequence[Tensor]) -> Layout:

@@ -113,7 +113,7 @@ DAMAGE = {
     "deep": {"crossing": "[" * 100_000},
     "null": {"crossing": "null"},
     "no branches": {"branches": "[]"},
-    "a later version": {"version": "5"},
+    "a later version": {"version": "6"},
 }
 
 

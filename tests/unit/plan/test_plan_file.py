@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_a_weight_is_found(path):
 
 METADATA = {
     "other format": {"format": "foreseer.kernel"},
-    "future version": {"version": "5"},
+    "future version": {"version": "6"},
     "far future": {"version": "9" * 5000},
     "version zero": {"version": "0"},
     "negative version": {"version": "-1"},

@@ -49,6 +49,7 @@ class ModelPatch:
             [float(sigma) for sigma in sigmas.tolist()],
             getattr(guider, "conds", None) or {},
             _post_cfg_functions(model_options),
+            _network_input(guider),
         )
         options[KEY] = run
         try:
@@ -80,6 +81,12 @@ class ModelPatch:
     def put_on(self, model: Any) -> Any:
         """A clone of ``model`` with these wrappers, in place of those of an earlier Foreseer node."""
         return with_wrappers(model, self.sampler_sample, self.predict_noise)
+
+
+def _network_input(guider: Any) -> Callable[[Any, Any], Any] | None:
+    """The model's own conversion of a sample to the network's input; ``None`` if the guider has no such model."""
+    get = getattr(getattr(guider, "model_patcher", None), "get_model_object", None)
+    return getattr(get("model_sampling"), "calculate_input", None) if callable(get) else None
 
 
 def with_wrappers(model: Any, sampler_sample: Callable[..., Any], predict_noise: Callable[..., Any]) -> Any:

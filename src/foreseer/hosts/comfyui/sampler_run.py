@@ -67,15 +67,22 @@ class SamplingRun:
         sigmas: T + 1 noise levels, the last being where the run ends.
         conditions: the guider's processed conditions.
         post_cfg_functions: how many post-CFG functions the model has before the sampler adds its own.
+        network_input: what the network receives at a noise level, from (level, sample); ``None`` if unknown.
     """
 
     def __init__(
-        self, choice: Choice, sigmas: Sequence[float], conditions: Conditions, post_cfg_functions: int = 0
+        self,
+        choice: Choice,
+        sigmas: Sequence[float],
+        conditions: Conditions,
+        post_cfg_functions: int = 0,
+        network_input: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.levels = list(sigmas[:-1])
         self.report = RunReport(steps=len(self.levels))
         self._choice = choice
         self._post_cfg_functions = post_cfg_functions
+        self._network_input = network_input
         self._next = 0  # the step that is expected
         self._pieces = [self._begin(choice, sigmas, piece) for piece in cut(self.levels, conditions)]
 
@@ -109,7 +116,7 @@ class SamplingRun:
             return self._compute(network)
         run, step, branch, level = place
         try:
-            forecast = run.forecast(step, branch, (x,), onto=(x, -level))
+            forecast = run.forecast(step, branch, (self._input(step, x, sigma),), onto=(x, -level))
         except AttachError:
             self.report.add_reason("the sampler goes back to higher noise levels out of order")
             return self._compute(network)
@@ -123,6 +130,12 @@ class SamplingRun:
             run.computed(step, denoised, branch)
             run.free()
         return denoised
+
+    def _input(self, step: int, x: Tensor, sigma: Tensor) -> Tensor:
+        """The network's input at a run's first step, which rows may weigh; unknown, it has a shape that none takes."""
+        if self._network_input is None:
+            return x[None]
+        return self._network_input(sigma, x) if step == 0 else x
 
     def _compute(self, network: Callable[[], Tensor]) -> Tensor:
         denoised = network()
