@@ -78,7 +78,7 @@ def ceilings(
 ) -> Ceilings:
     r"""Measure the least error of any rows on the first plan's computed steps, and the error of each plan.
 
-    On reference runs each skipped output is projected on the features computed before it:
+    On reference runs each skipped output is projected on the features computed before it and the run's first sample:
     $\min \sum |F_i - \sum_j w_{ij} F_j|^2$ for scalars w, and then with a matrix over channels per feature. Both are
     fitted on the fitted prompts, held-out prompts choose the ridge, and errors are those of the held-out prompts. This
     is open loop. A run under a plan has other features, whose rows can correct what earlier rows left. The cost is one

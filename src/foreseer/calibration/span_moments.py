@@ -22,6 +22,7 @@ from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import network_begins
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
+from foreseer.plan.mixing import START
 from foreseer.scale import Task, Unit, Worker
 
 RIDGES = tuple(10.0**power for power in range(-10, 2))
@@ -32,7 +33,8 @@ class Span:
     """Computed features, and skipped outputs with the features that may forecast them.
 
     Attributes:
-        features: branch index and step, in the order of steps.
+        features: branch index and step, in the order of steps; first that of the run's first sample, unless several
+            networks share the run.
         skipped: the steps that at least one branch skips.
         usable: per skipped step, the indices of features computed by its end, by the network that serves it.
     """
@@ -46,11 +48,12 @@ class Span:
         """Features of the branches that the references record."""
         computed = [set(plan.of_branch(name).computed_steps) for name in job.names or ("",)]
         steps = range(len(plan.grid))
-        features = [(branch, step) for step in steps for branch, own in enumerate(computed) if step in own]
+        features = [] if job.handovers else [(0, START)]
+        features += [(branch, step) for step in steps for branch, own in enumerate(computed) if step in own]
         skipped = [step for step in steps if not all(step in own for own in computed)]
         usable = []
         for step in skipped:
-            begin = network_begins(job.handovers, step)
+            begin = network_begins(job.handovers, step) or START
             usable.append(tuple(index for index, (_, source) in enumerate(features) if begin <= source <= step))
         return cls(tuple(features), tuple(skipped), tuple(usable))
 
@@ -84,7 +87,8 @@ class MeasureSpan(Task):
                 "their channels cannot be compared."
             )
         steps = len(matrix) - 1
-        features = [student.reference[branch * steps + step] for branch, step in self.span.features]
+        reference, start = student.reference, begun.start.to(student.reference[0]).reshape(-1)
+        features = [start if step == START else reference[branch * steps + step] for branch, step in self.span.features]
         outputs = [_guided(student, step, steps) for step in self.span.skipped]
         effects = matrix[-1, 1:][list(self.span.skipped)]
         outputs.append(reduce(add, [float(effect) * output for effect, output in zip(effects, outputs, strict=True)]))
