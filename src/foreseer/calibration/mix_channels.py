@@ -248,7 +248,7 @@ class MeasureMissing(Task):
         return MixingMoments.of(tokens[:-1], tokens[-1]).encode()
 
     def _features(self, found: PlannedRun) -> list[Tensor]:
-        """The first sample, where the network of the segment receives it, and computed features of all branches."""
+        """The first sample, if the segment may use it, and computed features of all branches."""
         trajectory = found.trajectory
         features = [] if self.begin or found.start is None else [found.start]
         for name in self.names or ("",):

@@ -126,7 +126,7 @@ class JointRows:
 
     @property
     def forecast(self) -> Float64[np.ndarray, "T N"]:
-        """Guided forecasts as combinations of features, shape (T, B T), or one more column for the first sample."""
+        """Guided forecasts as combinations of features, shape (T, B T); one column more with ``start``."""
         forecast = np.hstack(list(self.mixing[:, None, None] * self.rows))
         for (branch, other), matrix in self.cross.items():
             forecast[:, other * self._total : (other + 1) * self._total] += self.mixing[branch] * matrix

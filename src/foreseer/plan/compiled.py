@@ -174,7 +174,7 @@ class CompiledRows:
     def live_steps(self, step: int) -> tuple[int, ...]:
         """Return the computed steps whose features are held while ``step`` runs.
 
-        ``step`` itself is included if a later row needs its feature; ``START`` stands for the run's first sample.
+        ``step`` itself is included if a later row needs its feature; ``START`` is the run's first sample.
         """
         return tuple(source for source, last in self.last_uses.items() if source <= step <= last)
 

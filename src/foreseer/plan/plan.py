@@ -169,7 +169,7 @@ class Plan:
     def live_steps(self, step: int) -> tuple[int, ...]:
         """Return the computed steps whose features are held while ``step`` runs.
 
-        ``step`` itself is included if a later row needs its feature; -1 stands for the run's first sample.
+        ``step`` itself is included if a later row needs its feature; -1 is the run's first sample.
         """
         return self.of_branch("").live_steps(step)
 

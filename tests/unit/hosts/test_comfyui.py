@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -465,3 +466,40 @@ def test_a_profile_is_read_from_its_file(tmp_path: Any, kind: str) -> None:
     sample(model, levels=sigmas(8))
     assert report(model).forward_passes == 5
     assert (report(model).expected_error == 0.0123) == bool(plans)
+
+
+class OnePlan(Choice):
+    """A choice whose plan weighs the run's first sample at step 1."""
+
+    def policy(self, grid: fs.Grid, first_steps: int = 0) -> fs.Policy:
+        schedule = fs.schedule.Explicit((0, *range(2, len(grid))), of=len(grid))
+        plan = fs.Policy(schedule, fs.forecast.Reuse()).compile(grid)
+        return fs.Policy.from_plan(replace(plan, start_row=np.eye(len(grid))[1] * 0.25))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_plan_weighs_the_first_sample_as_the_network_receives_it(known: bool) -> None:
+    levels, first = sigmas(STEPS), noise()
+    network_input = (lambda sigma, x: 0.1 * x) if known else None
+    run = SamplingRun(OnePlan(), levels.tolist(), {}, network_input=network_input)
+    run.denoised(first, levels[:1].expand(2), lambda: first * 0.5)
+    x = first * 0.9
+    found = run.denoised(x, levels[1:2].expand(2), lambda: x * 0.5)
+    if known:
+        feature = first * 0.5 / levels[0] + 0.25 * (0.1 * first)
+        assert torch.allclose(found, x - levels[1] * feature, atol=1e-6)
+    else:
+        assert torch.equal(found, x * 0.5)
+        run.end()
+        assert any("first input" in reason for reason in run.report.reasons)
+
+
+def test_the_model_says_what_the_network_receives() -> None:
+    model = ModelPatch(OnePlan()).put_on(Patcher(Network()))
+    guider = Guider(model)
+    seen: list[str] = []
+    sampling = SimpleNamespace(calculate_input=lambda sigma, x: seen.append("asked") or x)
+    guider.model_patcher = SimpleNamespace(get_model_object=lambda name: {"model_sampling": sampling}[name])
+    guider.sample(noise(), Sampler(SAMPLERS["euler"]), sigmas(STEPS))
+    assert seen == ["asked"]
+    assert patch_of(model).reports[-1].forward_passes == STEPS - 1

@@ -84,7 +84,7 @@ class ModelPatch:
 
 
 def _network_input(guider: Any) -> Callable[[Any, Any], Any] | None:
-    """The model's own conversion of a sample to the network's input; ``None`` if the guider has no such model."""
+    """The model's conversion of a sample to the network's input; ``None`` without a model."""
     get = getattr(getattr(guider, "model_patcher", None), "get_model_object", None)
     return getattr(get("model_sampling"), "calculate_input", None) if callable(get) else None
 

@@ -132,7 +132,7 @@ class SamplingRun:
         return denoised
 
     def _input(self, step: int, x: Tensor, sigma: Tensor) -> Tensor:
-        """The network's input at a run's first step, which rows may weigh; unknown, it has a shape that none takes."""
+        """The network's input at a run's first step; where it is unknown, nothing of the output's shape."""
         if self._network_input is None:
             return x[None]
         return self._network_input(sigma, x) if step == 0 else x
