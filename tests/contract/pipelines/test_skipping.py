@@ -114,7 +114,7 @@ def test_a_true_row_gives_the_reference(
 ) -> None:
     truth: list[list[Tensor]] = []
 
-    def take(run: BranchRun, step: int, tensors: list[Tensor], names: Sequence[str] = ()) -> None:
+    def take(run: BranchRun, step: int, tensors: list[Tensor], names: Sequence[str] = (), **rest: Any) -> None:
         run.last_step = step
         truth.append([tensor.clone() for tensor in tensors])
 
@@ -129,9 +129,9 @@ def test_a_true_row_gives_the_reference(
     wrong = 0
     computed, forecast = BranchRun.computed, BranchRun.forecast
 
-    def count(run: BranchRun, step: int, tensors: list[Tensor], names: Sequence[str] = ()) -> None:
+    def count(run: BranchRun, *given: Any, **rest: Any) -> None:
         next(position)
-        computed(run, step, tensors, names)
+        computed(run, *given, **rest)
 
     def simulate(run: BranchRun, step: int) -> list[Tensor]:
         nonlocal wrong

@@ -79,18 +79,18 @@ def test_the_true_change_gives_the_reference_to_rounding(
         )
         computed = BranchRun.computed
 
-        def take(run: BranchRun, step: int, tensors: list[Tensor], *rest: Any) -> None:
+        def take(run: BranchRun, step: int, tensors: list[Tensor], *rest: Any, **more: Any) -> None:
             truth.append([tensor.clone() for tensor in tensors])
-            computed(run, step, tensors, *rest)
+            computed(run, step, tensors, *rest, **more)
 
         patch.setattr(BranchRun, "computed", take)
         tiny(name).run()
     position, wrong = iter(range(len(truth))), 0
     computed, forecast = BranchRun.computed, BranchRun.forecast
 
-    def count(run: BranchRun, *given: Any) -> None:
+    def count(run: BranchRun, *given: Any, **rest: Any) -> None:
         next(position)
-        computed(run, *given)
+        computed(run, *given, **rest)
 
     def simulate(run: BranchRun, step: int) -> list[Tensor]:
         nonlocal wrong
