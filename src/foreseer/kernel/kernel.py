@@ -87,7 +87,7 @@ class Kernel:
                     f"The final squares have shape {squares.shape}; expected ({self.prompts},), positive and finite."
                 )
             object.__setattr__(self, "final_squares", squares)
-        read_site(self.site)
+        object.__setattr__(self, "site", str(read_site(self.site)))
         if not (np.isfinite(self.sensitivity) and self.sensitivity >= 0):
             raise KernelError(f"The sensitivity is {self.sensitivity}; expected a finite number of at least 0.")
         _check_branches(self.branches, grams)

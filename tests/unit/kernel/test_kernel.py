@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -183,3 +185,9 @@ def test_moments_that_do_not_belong_together_are_refused(as_users_call, change, 
 
     with pytest.raises(KernelError, match=words):
         replace(kernel_of(trajectories()), **change)
+
+
+def test_a_site_s_former_name_is_read_as_the_present_one():
+    kernel = Kernel(fs.Grid.uniform(2), np.eye(2)[None], site="change(blocks=[0, 1])")
+    assert kernel.site == "residual"
+    assert replace(kernel, site="last_block").site == "last_block"
