@@ -77,9 +77,9 @@ def test_two_denoisers_keep_histories_of_their_own(monkeypatch: pytest.MonkeyPat
     wrong, forecasts = [], Counter()
     computed, forecast = BranchRun.computed, BranchRun.forecast
 
-    def keep(run: BranchRun, step: int, tensors: Sequence[Tensor], *names: Any) -> None:
+    def keep(run: BranchRun, step: int, tensors: Sequence[Tensor], *names: Any, **rest: Any) -> None:
         given.setdefault(id(run), {})[step - run.first_step] = tensors[0].clone()
-        computed(run, step, tensors, *names)
+        computed(run, step, tensors, *names, **rest)
 
     def compare(run: BranchRun, step: int) -> Sequence[Tensor]:
         sources, weights = run.rows.sparse_rows[step - run.first_step]

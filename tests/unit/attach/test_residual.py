@@ -165,8 +165,8 @@ def test_both_changes_are_kept_only_where_the_next_phase_needs_them(monkeypatch:
     run, held = tiny("flux"), []
     computed = BranchRun.computed
 
-    def watch(branch: BranchRun, *given: Any) -> None:
-        computed(branch, *given)
+    def watch(branch: BranchRun, *given: Any, **rest: Any) -> None:
+        computed(branch, *given, **rest)
         held.append(branch.store.bytes)
 
     monkeypatch.setattr(BranchRun, "computed", watch)

@@ -21,7 +21,8 @@ from foreseer.hosts.comfyui.pieces import cut
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
 from foreseer.hosts.comfyui.refining import Refinement
 from foreseer.hosts.comfyui.rolling import RolledRun
-from foreseer.hosts.comfyui.sampler_run import RunReport, SamplingRun
+from foreseer.hosts.comfyui.run_report import RunReport
+from foreseer.hosts.comfyui.sampler_run import SamplingRun
 from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
 
 STEPS = 12

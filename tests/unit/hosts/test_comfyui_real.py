@@ -13,7 +13,7 @@ from foreseer.hosts.choice import Choice
 from foreseer.hosts.comfyui.matrix import sampler_matrix
 from foreseer.hosts.comfyui.patch import ModelPatch, patch_of
 from foreseer.hosts.comfyui.recording import Recording, summarise
-from foreseer.hosts.comfyui.sampler_run import RunReport
+from foreseer.hosts.comfyui.run_report import RunReport
 from tests.unit.hosts import comfyui_real as real
 
 pytestmark = pytest.mark.skipif(not real.COMFYUI_PATH, reason="COMFYUI_PATH names no checkout of ComfyUI")

@@ -15,7 +15,7 @@ from foreseer.hosts.comfyui.profile_nodes import (
     ForeseerTune,
     ProfileSocket,
 )
-from foreseer.hosts.comfyui.sampler_run import describe
+from foreseer.hosts.comfyui.run_report import describe
 from foreseer.hosts.offered import output_methods
 from foreseer.methods.defaults import DEFAULT_SPEEDUP
 from foreseer.methods.profile import Profile

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from foreseer.hosts.choice import Choice
-from foreseer.hosts.comfyui.sampler_run import RunReport, SamplingRun, describe
+from foreseer.hosts.comfyui.run_report import RunReport, describe
+from foreseer.hosts.comfyui.sampler_run import SamplingRun
 
 KEY = "foreseer"
 SAMPLER_SAMPLE = "sampler_sample"  # comfy.patcher_extension.WrappersMP
