@@ -130,7 +130,9 @@ class BranchRun:
         if step - self.first_step in self.rows.start_weights:
             if START not in self.store.steps:
                 return "it needs the network's first input, and none was given that has the output's shape"
-            sources = [*sources, START]
+            reason = self.store.why_unusable(START)
+            if reason is not None:
+                return reason.replace(f"the feature of step {START}", "the network's first input")
         reason = self.store.why_unusable(*sources)
         if reason is not None:
             return reason
@@ -234,23 +236,24 @@ class BranchRun:
             if self._mixer is not None:
                 correction, share = self._mixer.correction(step - self.first_step, self.store)
                 features, weights = [*features, *correction], weights + share
-            started, share = self._start_term(step)
-            return Forecast([([*features, *started], weights + share), *[(features, weights)] * (len(features[0]) - 1)])
+            parts = [(features, weights)] * len(features[0])
+            if step - self.first_step in self.rows.start_weights:
+                parts[0] = self._with_start(parts[0], step)
+            return Forecast(parts)
         terms: dict[str, tuple[list[Summand], list[float]]] = {}
         for name in dict.fromkeys(self._names):
             kept, weights = self.store.terms(*self._row(name, step))
             lent = self.rows.of_part(name) is self.rows
             terms[name] = [*kept, *(borrowed if lent else ())], weights + (borrowed_weights if lent else [])
         parts = [terms[name] for name in self._names]
-        if self.rows.of_part(self._names[0]) is self.rows:
-            started, share = self._start_term(step)
-            parts[0] = [*parts[0][0], *started], parts[0][1] + share
+        if step - self.first_step in self.rows.start_weights and self.rows.of_part(self._names[0]) is self.rows:
+            parts[0] = self._with_start(parts[0], step)
         return Forecast(parts)
 
-    def _start_term(self, step: int) -> tuple[list[Kept], list[float]]:
-        """The run's first sample and its weight, for the first tensor of the forecast of ``step``."""
-        weight = self.rows.start_weights.get(step - self.first_step)
-        return ([], []) if weight is None else self.store.terms([START], [weight])
+    def _with_start(self, part: tuple[list[Summand], list[float]], step: int) -> tuple[list[Summand], list[float]]:
+        """The summands and weights of the forecast's first tensor, and those of the run's first sample."""
+        kept, weight = self.store.terms([START], [self.rows.start_weights[step - self.first_step]])
+        return [*part[0], *kept], part[1] + weight
 
     def _row(self, name: str, step: int) -> tuple[list[int], list[float]]:
         """Return the computed steps in the forecast of the feature's part ``name``, and their weights.
@@ -274,12 +277,10 @@ class BranchRun:
 def first_sample(inputs: Iterable[Any], output: Tensor) -> Tensor | None:
     """The first tensor or array among a network's inputs that has the shape of its output, else ``None``."""
     for value in inputs:
-        if isinstance(value, Tensor | np.ndarray) and value.shape == output.shape:
-            tensor = (
-                value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=("C", "W")))
-            )
-            if tensor.is_floating_point():
-                return tensor
+        real = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        tensor = torch.from_numpy(np.require(value, requirements=("C", "W"))) if real else value
+        if isinstance(tensor, Tensor) and tensor.shape == output.shape and tensor.is_floating_point():
+            return tensor
     return None
 
 

@@ -42,7 +42,13 @@ def test_without_such_an_input_the_step_is_computed():
 
 
 def test_a_first_sample_that_is_not_finite_is_not_used():
-    assert "not finite" in begun(inputs=(START / 0.0,)).why_not(1)
+    assert begun(inputs=(START / 0.0,)).why_not(1) == "the network's first input is not finite"
+
+
+def test_arrays_that_hold_no_real_numbers_are_no_first_sample():
+    words = np.array([["a", None, 1], [2, 3, 4]], dtype=object)
+    run = begun(inputs=(words, np.ones((2, 3), complex), np.asarray(START)[::-1]))
+    assert torch.equal(run.forecast(1)[0], OUTPUT + 0.5 * START.flip(0))
 
 
 def test_the_caller_may_write_into_its_sample():
