@@ -131,9 +131,8 @@ def run_plan(
 def _common_start(starts: list[Tensor | None], size: int) -> Tensor | None:
     """Return the sample that all branches begin with, also where one call holds several of them."""
     parts = [part for start in starts if start is not None for part in start.reshape(-1).split(size)]
-    if not parts or None in starts or not all(part.shape == (size,) and torch.equal(part, parts[0]) for part in parts):
-        return None
-    return parts[0]
+    known = bool(parts) and all(start is not None for start in starts)
+    return parts[0] if known and all(torch.equal(part, parts[0]) for part in parts) and len(parts[0]) == size else None
 
 
 def find_call(
