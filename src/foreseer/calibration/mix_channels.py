@@ -25,7 +25,7 @@ from foreseer.calibration.students import MeasureFinal, StudentJob, StudentSetti
 from foreseer.checks import check_kind
 from foreseer.errors import CalibrationError
 from foreseer.forecast.joint_rows import network_begins
-from foreseer.methods.validate import measured_error, typical_error, typical_share
+from foreseer.methods.validate import clearly_less, measured_error, typical_error, typical_share
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.plan.mixing import START, ChannelMixing, MixedSegment, check_axis
@@ -122,9 +122,9 @@ def _described(plan: Plan, mixed: Plan, fits: Sequence[MixingFit], all_before: n
     """Return the mixed plan where held-out prompts have less error, else ``plan``, with provenance."""
     others, before = np.split(all_before, [len(all_before) - len(after)])
     count = sum(fit.matrices is not None for fit in fits)
-    if mixed.mixing is None or not typical_error(after) < typical_error(before):
+    if mixed.mixing is None or not clearly_less(after, before):
         why = f"of {len(fits)} segments {count} had less error on held-out prompts"
-        why += ", the final sample had not" if count else ""
+        why += ", the final sample not clearly" if count else ""
         return replace(plan, provenance={**plan.provenance, "mixing": f"none: {why}"})
     done = (
         f"{mixed.mixing.channels} channels (axis {mixed.mixing.axis}) in {count} of {len(fits)} segments; typical "

@@ -19,7 +19,7 @@ from foreseer.calibration.students import Source
 from foreseer.checks import check_count, check_kind
 from foreseer.errors import CalibrationError
 from foreseer.kernel import Kernel
-from foreseer.methods.validate import typical_error
+from foreseer.methods.validate import clearly_less, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
@@ -98,7 +98,8 @@ def move_steps(
         trials = _Trials(fit, judges, Work(progress, max_passes), max_passes, folder)
         trials.measure("final-reference", RunFinalReference(trials.setting))
         start = plan.computed_steps
-        best, errors = climb(start, trials.error, lambda steps: neighbours(steps, len(plan.grid), fit.job.handovers))
+        moves = lambda steps: neighbours(steps, len(plan.grid), fit.job.handovers)  # noqa: E731
+        best, errors = climb(start, trials.error, moves, trials.surely)
     tried = f"{len(errors)} sets of steps tried in {trials.work.done} forward passes"
     if best == start or start not in errors:
         return replace(plan, provenance={**plan.provenance, "moved": f"none: {tried}"})
@@ -122,7 +123,10 @@ def neighbours(steps: Steps, total: int, fixed: Steps = ()) -> list[Steps]:
 
 
 def climb(
-    start: Steps, error: Callable[[Steps, Steps], float | None], moves: Callable[[Steps], Iterable[Steps]]
+    start: Steps,
+    error: Callable[[Steps, Steps], float | None],
+    moves: Callable[[Steps], Iterable[Steps]],
+    surely: Callable[[Steps, Steps], bool] = lambda move, best: True,
 ) -> tuple[Steps, dict[Steps, float]]:
     """Make moves that lessen the error until none does; return the best set and all errors measured.
 
@@ -130,6 +134,7 @@ def climb(
         start: where to begin.
         error: of a set, given the set that it is a move of; ``None`` ends the search.
         moves: sets that are one move away.
+        surely: whether the error of one set is less than another's by more than chance.
 
     >>> best, errors = climb((0, 5), lambda steps, near: abs(steps[1] - 2.0), lambda s: neighbours(s, 10))
     >>> best, len(errors)
@@ -147,7 +152,7 @@ def climb(
             if found is None:
                 return best, errors
             errors[move] = found
-            if found < (1 - GAIN) * errors[best]:
+            if found < (1 - GAIN) * errors[best] and surely(move, best):
                 best = move
                 break
         else:
@@ -176,6 +181,7 @@ class _Trials:
         folder = os.path.abspath(self.folder) if self.folder is not None else None
         self.setting = FinalSetting(self.fit.job.setting.runs, self.fit.job.setting.teacher_steps, folder)
         self.rolled: dict[Steps, RolledPlan] = {}
+        self.errors: dict[Steps, np.ndarray] = {}
 
     def error(self, steps: Steps, near: Steps) -> float | None:
         """Typical held-out error (geometric mean); ``None`` where measuring would exceed the budget."""
@@ -190,7 +196,12 @@ class _Trials:
         results = self.measure("moved", task, plan=digest_of(rolled.plan), shared=str(shared))
         passes, errors = np.array([np.frombuffer(result) for result in results]).T
         self.work.did(rolled.forward_passes + int(passes.sum()))
+        self.errors[steps] = errors
         return typical_error(errors)
+
+    def surely(self, move: Steps, best: Steps) -> bool:
+        """Whether held-out prompts tell a move's gain from chance."""
+        return clearly_less(self.errors[move], self.errors[best])
 
     def measure(self, kind: str, task: Task, **more: str) -> list[bytes]:
         """The results of the held-out prompts, see :func:`on_prompts`."""

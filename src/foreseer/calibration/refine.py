@@ -21,7 +21,7 @@ from foreseer.calibration.planned_run import FindPlannedRun
 from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import measured_error, typical_error, typical_share
+from foreseer.methods.validate import clearly_less, measured_error, typical_error, typical_share
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, model_of, place_of, run_units
@@ -64,7 +64,8 @@ def refine(
             each branch gets its own.
         prompts: a handful; those held out among them.
         held_out: prompts that decide whether a step is kept and when to stop, and that no row is fitted on: the number
-            of the last of ``prompts`` to take (by default a quarter of them, at least one), or a separate list.
+            of the last of ``prompts`` to take (by default a quarter of them, at least one), or a separate list. A gain
+            within one standard error of their mean is not kept.
         teacher_steps: aim at the final sample of a finer run with this many steps, from the same initial noise.
         iterations: at most.
         max_passes: forward passes to spend at most, those of the references included; an iteration that does not fit is
@@ -270,8 +271,14 @@ class _Refinement:
         def held_out_error(step: np.ndarray) -> float:
             return typical_error(self.measure(directions.change(step))[0]) ** 2
 
-        descent, step = iterate(descent, moments, held_out_error, TRIES)
-        return directions.change(step) if step is not None else plan, descent
+        onward, step = iterate(descent, moments, held_out_error, TRIES)
+        if step is None:
+            return plan, onward
+        changed = directions.change(step)
+        if clearly_less(self.measure(changed)[0], self.measure(plan)[0]):
+            return changed, onward
+        reason = "held-out prompts do not tell the last step from chance"
+        return plan, replace(descent, iterations=onward.iterations, stopped=reason)
 
 
 def _moments(numbers: np.ndarray, size: int) -> ErrorMoments:

@@ -10,7 +10,7 @@ import pytest
 import foreseer as fs
 from foreseer.attach.run.scheduler_identity import scheduler_identity
 from foreseer.calibration.calibrate import CalibrationError
-from foreseer.calibration.final_error import FinalError, Reference
+from foreseer.calibration.final_error import FinalError, MeasurePlan, Reference
 from foreseer.calibration.job_checks import split_prompts
 from foreseer.calibration.jobs import Work
 from foreseer.calibration.row_directions import row_directions
@@ -76,6 +76,24 @@ def test_refined_rows_beat_a_rollouts_on_prompts_that_nothing_was_fitted_on(loop
     assert named.items() <= by_formula.provenance.items()
     expected = float(refined.provenance["expected_error"].split()[0])
     assert abs(math.log(expected / after)) < math.log(1.6)
+
+
+def test_a_step_that_held_out_prompts_do_not_tell_from_chance_is_not_kept(loop, rolled, monkeypatch):
+    """Told that the last prompt's error rises by half of what it falls: the mean of two falls, by chance as likely."""
+    measured, first = MeasurePlan.run, {}
+
+    def at_odds(self, worker, unit):
+        row = np.frombuffer(measured(self, worker, unit)).copy()
+        before = first.setdefault(unit.home, row[1])
+        if unit.payload[0] == PROMPTS[-1]:
+            row[1] = before * (before / row[1]) ** 0.5
+        return row.tobytes()
+
+    monkeypatch.setattr(MeasurePlan, "run", at_odds)
+    kept = fs.refine(loop, rolled, PROMPTS, held_out=2)
+    assert "held-out prompts do not tell" in kept.provenance["refined"]
+    for name, rows in rolled.branch_rows.items() or [("", rolled.rows)]:
+        np.testing.assert_array_equal(kept.branch_rows.get(name, kept.rows), rows)
 
 
 def test_refinement_sees_through_the_rounding_of_a_quantised_network(kernel):
