@@ -28,6 +28,7 @@ class Family(NamedTuple):
         even: whether all computed steps cost the same.
         compared: whether it is also calibrated and compared, for which some take minutes.
         needs: a package that the pipeline needs besides those that Foreseer installs.
+        since: the first version of diffusers that draws this with the other packages as they are pinned.
         slow: whether only ``make test-matrix`` tries it.
     """
 
@@ -45,6 +46,7 @@ class Family(NamedTuple):
     even: bool = True
     compared: bool = True
     needs: str = ""
+    since: str = ""
     slow: bool = True
 
 
@@ -104,7 +106,7 @@ NEWEST_FAMILIES = {
     "prx": _SHORT._replace(options=_options(UNBINNED)),
     "prx_pixel": _SHORT._replace(options=_options(UNBINNED), needs="ftfy"),
     "kandinsky_6": _SEEING._replace(options=_options("num_frames=5"), branches=2, frames=5, sound="too"),
-    "cosmos_2": _SHORT._replace(branches=2, needs="cosmos_guardrail"),
+    "cosmos_2": _SHORT._replace(branches=2, needs="cosmos_guardrail", since="0.38"),
     "cosmos_3": _SHORT._replace(options=_options("num_frames=5"), branches=2, frames=5),
     "minimax_h3": _SEEING._replace(options=_options("num_frames=124"), frames=124, asked=5, sound="too"),
     "any_flow": _SHORT._replace(options=_options("num_frames=5"), frames=5),
@@ -120,7 +122,7 @@ NEWEST_FAMILIES = {
     ),
     "stable_audio": _SOUND._replace(options=_options("audio_end_in_s=2"), slow=False),
     "stable_audio_3": _SOUND._replace(options=_options("duration=2")),
-    "audio_ldm2": _SOUND._replace(options=_options("audio_length_in_s=0.01"), slow=False),
+    "audio_ldm2": _SOUND._replace(options=_options("audio_length_in_s=0.01"), since="0.38", slow=False),
     "ace_step": _SOUND._replace(options=_options("audio_duration=4")),
     "longcat_audio": _SOUND._replace(options=_options("audio_duration_s=2"), branches=2),
 }

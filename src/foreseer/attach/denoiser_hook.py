@@ -222,6 +222,7 @@ class DenoiserHook(Listener):
             output = network_call.run()
             record.note_computed(name, call.step, tracker.total)
             return output
+        inputs = branch.run.first_inputs(call.position, (*network_call.args, *network_call.kwargs.values()))
         try:
             output, feature = self.site.compute(network_call, branch)
         except NoFeatureError as error:
@@ -238,7 +239,11 @@ class DenoiserHook(Listener):
         if storing is not None:
             tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")
         if not branch.run.accepts(feature):
-            branch = tracker.restart(branch, call.step, call.position)
+            again = tracker.restart(branch, call.step, call.position)
+            if again is None:  # later calls say why
+                record.note_computed(name, call.step, tracker.total)
+                return output
+            branch = again
             record.begun_late.append((call.step, name))
         names = branch.memory.get("names", ())
         if not branch.run.layout or name not in record.features:
@@ -249,7 +254,6 @@ class DenoiserHook(Listener):
             handle.check_rounding(branch.run.rows, feature)
             handle.check_fineness(branch.levels)
             handle.check_scheduler(branch.run.rows, self._scheduler)
-        inputs = (*network_call.args, *network_call.kwargs.values())
         branch.run.computed(call.position, feature, names, inputs=inputs)
         if branch.run.note is not None:
             record.notes[name] = branch.run.note

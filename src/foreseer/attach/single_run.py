@@ -21,7 +21,6 @@ from foreseer.checks import check_flags, check_kind
 from foreseer.errors import AttachError, ForeseerError, ForeseerWarning
 from foreseer.grid import Grid
 from foreseer.plan import Plan, Policy
-from foreseer.plan.mixing import START
 from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime import KEEPS, BranchRun, Keep, PolicyRun
 
@@ -34,7 +33,7 @@ class _Branch:
     layout: tuple[Any, ...]
     template: Any = None
     needs_grad: bool = False
-    inputs: tuple[Any, ...] = ()  # of its first call, where rows weigh the first sample
+    inputs: tuple[Tensor, ...] = ()  # of its first call, where rows weigh the first sample
     seconds: float = 0.0  # host time of the last check whether a forecast may be made
 
 
@@ -143,8 +142,8 @@ class Run:
             self._note(step, branch, TRANSFORMED)
             return False
         state = self._branch_at(step, branch, inputs)
-        if state is not None and step == state.applied.first_step and START in state.applied.rows.last_uses:
-            state.inputs = tuple(inputs)
+        if state is not None:
+            state.inputs = state.applied.first_inputs(step, inputs)
         if state is None or not state.applied.forecasts(step, signal):
             return False
         began = time.perf_counter()
@@ -198,7 +197,13 @@ class Run:
             self._note(step, branch, str(error))
             return
         if not state.applied.accepts(tensors):  # another shape: earlier features cannot be used
-            template, state = state.template, self._begin(step, branch, state.layout)
+            template = state.template
+            try:
+                state = self._begin(step, branch, state.layout)
+            except ForeseerError as error:
+                del self._branches[branch]
+                self._note(step, branch, str(error))
+                return
             state.template = template
         state.needs_grad = any(tensor.requires_grad for tensor in tensors)
         if not state.applied.layout:

@@ -178,6 +178,8 @@ class _Fitting:
         channels = self.job.setting.shape[self.axis]
         results = self.job.on_all(f"mixing-{start:03d}", task, more)
         moments = [MixingMoments.decode(result, channels).relative() for result in results]
+        least = min(len(one.among) for one in moments)  # without the first sample, where some runs do not give it
+        moments = [one.without_first() if len(one.among) > least else one for one in moments]
         fitted, held_out = reduce(add, moments[: self.fitted]), reduce(add, moments[self.fitted :])
         fit = choose_matrices(fitted, held_out)
         if len(fitted.among) > channels * sum(len(sources) for sources in self._sources_of(plan, start).values()):
@@ -250,7 +252,8 @@ class MeasureMissing(Task):
     def _features(self, found: PlannedRun) -> list[Tensor]:
         """The first sample, if the segment may use it, and computed features of all branches."""
         trajectory = found.trajectory
-        features = [] if self.begin or found.start is None else [found.start]
+        known = found.start is not None and (self.names or found.carries_start)
+        features = [found.start] if known and not self.begin else []
         for name in self.names or ("",):
             for step in _sources(self.plan, name, self.begin, self.start):
                 tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])

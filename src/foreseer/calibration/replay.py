@@ -20,8 +20,9 @@ from foreseer.errors import CalibrationError, FailedOpenError
 from foreseer.grid import Grid
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Plan
-from foreseer.runtime.branch import first_sample
+from foreseer.runtime.branch import copied_inputs, first_sample
 
+CARRIED = 0.01  # relative; half precision rounds by less
 Outputs = dict[tuple[str, int], Any]
 
 
@@ -46,6 +47,8 @@ class ReplaySite(OutputSite):
     def compute(self, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
         """Replay the step, or run the network and keep a copy of its output."""
         key = (branch.name, branch.run.last_step + 1)
+        first = branch.name not in self.starts
+        inputs = copied_inputs((*call.args, *call.kwargs.values())) if first else ()
         if key not in self.outputs:
             self.forward_passes += 1
             output = call.run()
@@ -53,9 +56,8 @@ class ReplaySite(OutputSite):
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 raise DivergedError(f"Under this plan the network's output at step {key[1]} is not finite.")
             self.outputs[key] = rebuild(output, iter(tensors))
-        if branch.name not in self.starts:
-            start = first_sample((*call.args, *call.kwargs.values()), next(iter(flatten(self.outputs[key]))))
-            self.starts[branch.name] = None if start is None else start.detach().clone()
+        if first:
+            self.starts[branch.name] = first_sample(inputs, next(iter(flatten(self.outputs[key]))))
         return super().compute(NetworkCall(lambda *args, **kwargs: self.outputs[key], call.args, call.kwargs), branch)
 
 
@@ -79,6 +81,27 @@ class PlannedRun:
         """The outputs up to ``step`` of the plan's grid, in a new dictionary."""
         last = step + self.trajectory.first_step
         return {key: output for key, output in self.outputs.items() if key[1] <= last}
+
+    @property
+    def carries_start(self) -> bool:
+        """Whether a sample added to all of the network's first outputs reaches the scheduler as it is.
+
+        True of the network's own output and of classifier-free guidance; not where a pipeline changes the sign of the
+        output, or normalises it.
+        """
+        given = self.trajectory.outputs[0].double()
+        parts = [
+            part.double()
+            for (_, step), output in self.outputs.items()
+            if step == self.trajectory.first_step
+            for part in flatten(output)[0].reshape(-1).split(given.numel())
+        ]
+        if not parts or any(part.shape != given.shape for part in parts) or not given.any():
+            return False
+        columns = torch.stack(parts, dim=1)
+        share = torch.linalg.lstsq(columns.cpu(), given.cpu()[:, None], driver="gelsd").solution
+        missed = (columns.cpu() @ share - given.cpu()[:, None]).norm() / given.cpu().norm()
+        return bool(missed < CARRIED and abs(float(share.sum()) - 1.0) < CARRIED)
 
     @property
     def branches(self) -> tuple[str, ...]:

@@ -196,19 +196,23 @@ class RolloutFit:
         rows = JointRows(moments, job.mixing, draft.steps, total, **gains, handovers=job.handovers)
         depends = {"kernel": fingerprint(encode_kernel(self.kernel)), "names": json.dumps(job.names)}
         depends["start"] = str(draft.may_weigh_start)
-        roll, path, passes = secrets.token_hex(8), [], 0
+        roll, path, passes, with_start = secrets.token_hex(8), [], 0, draft.may_weigh_start
         for segment, (step, end) in enumerate(itertools.pairwise((*draft.computed, total))):
             newest = [b for b in range(branches) if step in draft.steps[b]]
             path.append((step, tuple(job.names[b] for b in newest if job.names)))
-            task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source, draft.may_weigh_start)
+            task = Advance(job.setting, job.names, draft.plan(rows), tuple(path), roll, source, with_start)
             found = [rows.rows, *rows.cross.values(), *([] if rows.start is None else [rows.start])]
             more = {**depends, "rows": fingerprint(found), "path": json.dumps(path)}
             shares = [Share.decode(share) for share in job.on_all(f"moments-{segment:03d}", task, more)]
             if source is None or step > source.until:
                 passes += sum(int(share.calls[0]) for share in shares)
             indices = [total * b + step for b in newest]
-            if not segment and all(len(share.among) > len(indices) for share in shares):
+            begun = [not segment and len(share.among) > len(indices) for share in shares]
+            if all(begun):
                 rows.start, indices = np.zeros(total), [total * branches, *indices]
+            else:
+                shares = [share.without_first() if one else share for one, share in zip(begun, shares, strict=True)]
+            with_start = rows.start is not None
             moments.grow(shares, indices)
             moments.weigh(rows.forecast, step)
             rows.fit(step, end)
@@ -248,7 +252,7 @@ class Advance(Task):
         call, last = self.setting.runs.call(options), self.path[-1][0]
         found = run_plan(pipe, self.plan, prompt, seed, call, outputs=student.seen, stop_after=last + 1)
         first, features = found.trajectory.first_step, []
-        if self.with_start and found.start is not None:
+        if self.with_start and found.start is not None and (self.names or found.carries_start):
             features.append(found.start)
         begins = len(self.path) == 1 and len(features)
         for step, names in self.path:

@@ -29,7 +29,7 @@ class Draft:
         names: the branches' names, none where they share their rows.
         steps: for each branch its computed steps.
         may_weigh_start: whether rows may weigh the run's first sample: one network, and branches whose coefficients
-            add up to more than 0.
+            do not add up to 0.
 
     Raises:
         CalibrationError: branches would compute at different steps in a run of several networks.
@@ -46,7 +46,7 @@ class Draft:
             )
         self.steps = [np.array(apart.get(name, self.computed)) for name in job.names or ("",)]
         self._whole = float(job.mixing.sum())
-        self.may_weigh_start = not job.handovers and self._whole > LEAST_WHOLE
+        self.may_weigh_start = not job.handovers and abs(self._whole) > LEAST_WHOLE
         self._grid = kernel.grid
         known = {name: kernel.provenance.get(name, "") for name in ("model", "denoiser")}
         self._provenance = {**provenance, **known}

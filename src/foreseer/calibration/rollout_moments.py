@@ -65,6 +65,11 @@ class Share:
         squares = np.array([gram([target], [target])[0, 0] for target in student.targets])
         return cls(among, with_reference, with_targets, squares, np.array([calls]))
 
+    def without_first(self) -> Share:
+        """The share without the first of all features, which is among the last ones."""
+        rest = self.with_reference[1:], self.with_targets[1:], self.target_squares, self.calls
+        return Share(self.among[1:, 1:], *rest)
+
     def encode(self) -> bytes:
         """The bytes of a safetensors file."""
         from safetensors.numpy import save

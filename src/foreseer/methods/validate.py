@@ -144,13 +144,14 @@ def clearly_less(after: Float64[np.ndarray, " P"], before: Float64[np.ndarray, "
     What was tried until a handful of held-out prompts had less error may be worse on others; one standard error of the
     mean is asked for. A single prompt has none, and is believed.
 
-    >>> clearly_less(np.array([0.1, 0.2]), np.array([0.2, 0.4])), clearly_less(np.array([0.1, 0.4]), np.array([0.3, 0.2]))
+    >>> before = np.array([0.2, 0.4])
+    >>> clearly_less(np.array([0.1, 0.2]), before), clearly_less(np.array([0.1, 0.6]), before)
     (True, False)
     """
+    if not (np.isfinite(after).all() and np.isfinite(before).all()):
+        return bool(np.isfinite(after).all())
     least = np.finfo(np.float64).tiny
     fall = np.log(np.maximum(before, least)) - np.log(np.maximum(after, least))
-    if not np.isfinite(fall).all():
-        return False
     chance = float(np.std(fall, ddof=1)) / math.sqrt(fall.size) if fall.size > 1 else 0.0
     return float(np.mean(fall)) > chance
 

@@ -66,9 +66,12 @@ class CompiledRows:
 
     @cached_property
     def start_weights(self) -> Mapping[int, float]:
-        """For each forecast step that weighs the run's first sample: its weight."""
-        row = self.plan.start_row
-        if row is None or self.name in self.plan.part_rows:
+        """For each forecast step that weighs the run's first sample: its weight.
+
+        The weights belong to the rows that they were fitted beside: those of branches, where the plan has such rows.
+        """
+        row, own = self.plan.start_row, self.plan.branch_rows
+        if row is None or self.name in self.plan.part_rows or (own and self.name not in own):
             return MappingProxyType({})
         return MappingProxyType({step: float(row[step]) for step in self.forecast_steps if row[step]})
 
@@ -100,7 +103,7 @@ class CompiledRows:
         for segment in self.mixing.segments if self.mixing is not None else ():
             uses.update({source: max(segment.steps[-1], uses.get(source, 0)) for source in segment.sources})
         if self.start_weights:
-            uses[START] = max(self.start_weights)
+            uses[START] = max(uses.get(START, 0), *self.start_weights)
         return MappingProxyType(uses)
 
     @cached_property

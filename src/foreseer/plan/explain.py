@@ -37,8 +37,8 @@ class ForecastExplanation:
         noise_level: its level, in the grid's unit.
         weights: nonzero weights of its row, by computed step.
         taken: for each other branch whose features are used, the nonzero weights, by computed step.
-        row_sum: sum of all weights: 1 if a constant feature is forecast exactly.
-        l1_gain: sum of the weights' magnitudes, which bounds the amplification of errors of the features.
+        row_sum: sum of the features' weights: 1 if a constant feature is forecast exactly.
+        l1_gain: sum of the weights' magnitudes, that of the first sample included: bounds how errors are amplified.
         l2_gain: root of the sum of squared weights: the amplification of independent errors of the features.
         rounding: expected error from the features' rounding alone, relative to the features: u / sqrt(3) times the L2
             gain, with unit roundoff u and independent errors uniform over [-u, u].
@@ -265,7 +265,9 @@ def worst_rounding(plan: Plan | CompiledRows, dtype: str) -> tuple[int, float]:
     """
     if not plan.forecast_steps or dtype not in ROUNDOFF:
         return -1, 0.0
-    sizes = np.linalg.norm(plan.rows[list(plan.forecast_steps)], axis=1)
+    compiled = plan if isinstance(plan, CompiledRows) else plan.of_branch("")
+    start = [compiled.start_weights.get(step, 0.0) for step in plan.forecast_steps]
+    sizes = np.hypot(np.linalg.norm(plan.rows[list(plan.forecast_steps)], axis=1), start)
     worst = int(np.argmax(sizes))
     return plan.forecast_steps[worst], ROUNDOFF[dtype] / math.sqrt(3) * float(sizes[worst])
 
@@ -276,16 +278,17 @@ def _explain_step(rows: CompiledRows, step: int, dtype: str) -> ForecastExplanat
         other: dict(zip(used, weights, strict=True)) for other, used, weights in rows.sparse_cross_rows.get(step, ())
     }
     every = [*row[row != 0].tolist(), *(weight for weights in taken.values() for weight in weights.values())]
+    weighed = [*every, start := rows.start_weights.get(step, 0.0)]
     return ForecastExplanation(
         step=step,
         noise_level=float(rows.grid.levels[step]),
         weights={int(j): float(row[j]) for j in np.flatnonzero(row)},
         taken=taken,
         row_sum=float(sum(every)),
-        l1_gain=float(sum(map(abs, every))),
-        l2_gain=(l2_gain := float(np.linalg.norm(every))),
+        l1_gain=float(sum(map(abs, weighed))),
+        l2_gain=(l2_gain := float(np.linalg.norm(weighed))),
         rounding=ROUNDOFF[dtype] / math.sqrt(3) * l2_gain,
         span=step - max(j for j in rows.computed_steps if j < step),
         live_features=len(rows.live_steps(step)),
-        start=rows.start_weights.get(step, 0.0),
+        start=start,
     )

@@ -142,13 +142,16 @@ def check_axis(axis: Any, error: type[ForeseerError]) -> int:
     return int(axis)
 
 
-def check_mixing(mixing: ChannelMixing | None, computed: Mapping[str, tuple[int, ...]], steps: int) -> None:
+def check_mixing(
+    mixing: ChannelMixing | None, computed: Mapping[str, tuple[int, ...]], steps: int, site: str = "output"
+) -> None:
     """Check that corrections fit a plan.
 
     Args:
         mixing: the corrections; ``None`` fits any plan.
         computed: by branch its computed steps; under "" those of the rows that branches share.
         steps: of the plan's grid.
+        site: of the plan; only at the output the first sample is a source.
 
     Raises:
         PlanError: ``mixing`` is of another kind, a branch has no rows, a corrected step computes, or a source does not.
@@ -160,6 +163,8 @@ def check_mixing(mixing: ChannelMixing | None, computed: Mapping[str, tuple[int,
         if segment.branch not in computed:
             raise PlanError(f"Channels are mixed for {segment.branch!r}, which has no rows of its own.")
         own = computed[segment.branch]
+        if START in segment.sources and site != "output":
+            raise PlanError(f"Only corrections of the output can mix the first sample; this plan's site is {site!r}.")
         if segment.steps[-1] >= steps or set(segment.steps) & set(own) or not set(segment.sources) <= {START, *own}:
             raise PlanError(
                 f"Steps {segment.steps} are corrected by features of {segment.sources}; of {steps} steps, the branch "

@@ -89,7 +89,7 @@ class Plan:
         object.__setattr__(self, "start_row", checked_start(self.start_row, computed, steps, self.site))
         object.__setattr__(self, "provenance", MappingProxyType(check_provenance(self.provenance, PlanError)))
         own = {name: tuple(np.flatnonzero(np.diag(matrix)).tolist()) for name, matrix in of_branches.items()}
-        check_mixing(self.mixing, {"": computed, **own}, steps)
+        check_mixing(self.mixing, {"": computed, **own}, steps, self.site)
 
     @classmethod
     def compile(

@@ -10,7 +10,7 @@ import numpy as np
 
 from foreseer.checks import check_count
 from foreseer.errors import PlanError
-from foreseer.plan.mixing import ChannelMixing
+from foreseer.plan.mixing import START, ChannelMixing
 
 if TYPE_CHECKING:
     from foreseer.plan.plan import Plan
@@ -30,7 +30,8 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
     mixing, mixed = _tail_of_mixing(plan.mixing, first_step)
     if needed or mixed:
         earliest = min([*needed, *mixed])
-        raise PlanError(f"The plan cannot begin at step {first_step}: later steps need features of step {earliest}.")
+        missing = "the run's first sample" if earliest == START else f"features of step {earliest}"
+        raise PlanError(f"The plan cannot begin at step {first_step}: later steps need {missing}.")
 
     def cut(rows: Mapping) -> dict:
         return {name: matrix[first_step:, first_step:] for name, matrix in rows.items()}
@@ -50,8 +51,8 @@ def tail_of(plan: Plan, first_step: int) -> Plan:
 
 def _tail_of_mixing(mixing: ChannelMixing | None, first_step: int) -> tuple[ChannelMixing | None, list[int]]:
     """Return the corrections of the steps from ``first_step`` on, and the earlier steps that they need."""
-    if mixing is None:
-        return None, []
+    if mixing is None or not first_step:
+        return mixing, []
     later = [segment for segment in mixing.segments if segment.steps[-1] >= first_step]
     needed = [step for segment in later for step in segment.sources if step < first_step]
     if needed or not later:

@@ -158,8 +158,8 @@ class BranchRun:
     @property
     def note(self) -> str | None:
         """Why the plan's channel mixing or rows of parts are left out of the forecasts, else ``None``."""
-        if self._mixer is not None and self._mixer.unusable is not None:
-            return self._mixer.unusable
+        if self._mixer is not None and (self._mixer.unusable or self._mixer.missed):
+            return self._mixer.unusable or self._mixer.missed
         if self.rows.plan.part_rows and not self._names:
             of_parts = ", ".join(self.rows.plan.part_rows)
             return f"the plan has rows for {of_parts}, but all {len(self.layout)} tensors follow the branch's rows"
@@ -168,6 +168,10 @@ class BranchRun:
     def accepts(self, tensors: Sequence[Tensor]) -> bool:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
         return not self.layout or not tensors or self.layout == _layout(tensors)
+
+    def first_inputs(self, step: int, inputs: Iterable[Any]) -> tuple[Tensor, ...]:
+        """Copies of what the network is given, where its first sample is needed later; the network may write to it."""
+        return copied_inputs(inputs) if step == self.first_step and START in self.rows.last_uses else ()
 
     def computed(
         self,
@@ -185,7 +189,7 @@ class BranchRun:
             names: the network part of each tensor, if parts may have separate rows; by default the plan's rows of
                 further tensors serve a feature that has as many.
             scale: the feature is ``scale`` times the tensors.
-            inputs: arguments of the network's call, where rows may weigh the first sample.
+            inputs: what :meth:`first_inputs` gave before the network's call.
         """
         local = step - self.first_step
         if scale != 1.0 and (self._mixer is not None or not isinstance(self._decisions, PlanDecisions)):
@@ -206,7 +210,7 @@ class BranchRun:
         if local == 0 and tensors and START in self.rows.last_uses:
             start = first_sample(inputs, tensors[0])
             if start is not None:
-                self.store.put(START, [start.detach().to(tensors[0].dtype, copy=True)])
+                self.store.put(START, [start.to(tensors[0].device, tensors[0].dtype)])
         self._free(local)
 
     def forecast(self, step: int) -> Forecast:
@@ -274,14 +278,21 @@ class BranchRun:
                 run.store.drop((source,))
 
 
-def first_sample(inputs: Iterable[Any], output: Tensor) -> Tensor | None:
-    """The first tensor or array among a network's inputs that has the shape of its output, else ``None``."""
+def copied_inputs(inputs: Iterable[Any]) -> tuple[Tensor, ...]:
+    """Copies of the dense tensors of real numbers among a network's inputs; arrays become tensors."""
+    real = []
     for value in inputs:
-        real = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        tensor = torch.from_numpy(np.require(value, requirements=("C", "W"))) if real else value
-        if isinstance(tensor, Tensor) and tensor.shape == output.shape and tensor.is_floating_point():
-            return tensor
-    return None
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.itemsize <= 8:
+            real.append(torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C")))
+        elif isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided:
+            real.append(value.detach().clone())
+    return tuple(real)
+
+
+def first_sample(inputs: Iterable[Tensor], output: Tensor) -> Tensor | None:
+    """The first of a network's inputs that has the shape of its output, else ``None``."""
+    fits = (tensor for tensor in inputs if tensor.shape == output.shape and tensor.is_meta == output.is_meta)
+    return next(fits, None)
 
 
 def _layout(tensors: Sequence[Tensor]) -> Layout:

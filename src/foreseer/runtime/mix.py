@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foreseer.plan import CompiledRows
-from foreseer.plan.mixing import ChannelMixing, MixedSegment
+from foreseer.plan.mixing import START, ChannelMixing, MixedSegment
 from foreseer.runtime.store import FeatureStore
 
 
@@ -20,10 +20,12 @@ class ChannelMixer:
 
     Attributes:
         unusable: reason why forecasts use the rows alone; ``None`` if corrections are applied.
+        missed: reason why a segment's correction was left out; ``None`` if none was.
     """
 
     def __init__(self, mixing: ChannelMixing) -> None:
         self.unusable: str | None = None
+        self.missed: str | None = None
         self._mixing = mixing
         self._segment: MixedSegment | None = None
         self._correction: list[Tensor] = []
@@ -49,7 +51,10 @@ class ChannelMixer:
             self._segment, self._correction = None, []
             return [], []
         if segment is not self._segment:
-            if any(store.why_unusable(source) is not None for source in segment.sources):
+            reasons = [store.why_unusable(source) for source in segment.sources]
+            if any(reasons):
+                words = next(filter(None, reasons)).replace(f"feature of step {START}", "network's first input")
+                self.missed = f"channels are not mixed at steps {segment.steps}: {words}"
                 return [], []
             features = [store.get(source)[0] for source in segment.sources]
             self._segment, self._correction = segment, [mixed(features, segment, self._mixing.axis)]

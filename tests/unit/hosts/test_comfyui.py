@@ -16,7 +16,7 @@ from torch import Tensor
 
 import foreseer as fs
 from foreseer.hosts.choice import Choice, ChoiceError
-from foreseer.hosts.comfyui.patch import ModelPatch, patch_of, take_off
+from foreseer.hosts.comfyui.patch import ModelPatch, _network_input, patch_of, take_off
 from foreseer.hosts.comfyui.pieces import cut
 from foreseer.hosts.comfyui.recording import RecordError, Recording, summarise
 from foreseer.hosts.comfyui.refining import Refinement
@@ -493,6 +493,22 @@ def test_a_plan_weighs_the_first_sample_as_the_network_receives_it(known: bool) 
         assert torch.equal(found, x * 0.5)
         run.end()
         assert any("first input" in reason for reason in run.report.reasons)
+
+
+@pytest.mark.parametrize("change", [lambda given: given.double(), lambda given: given[..., :1]], ids=["dtype", "shape"])
+def test_another_dtype_or_shape_of_the_network_s_input_restarts_no_run(change: Any) -> None:
+    levels, x = sigmas(STEPS), noise()
+    run = SamplingRun(OnePlan(), levels.tolist(), {}, network_input=lambda sigma, x: change(x))
+    for level in levels[:-1]:
+        x = run.denoised(x, level.expand(2), lambda x=x: x * 0.5) * 0.9
+    assert run.report.records[0].begun_late == []
+
+
+def test_a_model_without_sampling_gives_no_first_sample() -> None:
+    def get_model_object(name: str) -> Any:
+        raise AttributeError(name)
+
+    assert _network_input(SimpleNamespace(model_patcher=SimpleNamespace(get_model_object=get_model_object))) is None
 
 
 def test_the_model_says_what_the_network_receives() -> None:

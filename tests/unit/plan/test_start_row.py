@@ -7,8 +7,9 @@ import pytest
 
 import foreseer as fs
 from foreseer.errors import PlanError
+from foreseer.plan.explain import MUCH_ROUNDING, worst_rounding
 from foreseer.plan.invariants import checked_start
-from foreseer.plan.mixing import START
+from foreseer.plan.mixing import START, ChannelMixing, MixedSegment
 
 STEPS = 8
 BASE = fs.Policy(fs.schedule.Explicit((0, 3, 6), of=STEPS), fs.forecast.Reuse()).compile(fs.Grid.uniform(STEPS))
@@ -56,6 +57,30 @@ def test_a_tail_may_not_need_the_first_sample():
     with pytest.raises(PlanError, match="first sample"):
         PLAN.tail(3)
     assert PLAN.tail(6) == BASE.tail(6)
+
+
+def test_corrections_that_mix_it_hold_it_as_long_as_weights_do():
+    """The longer of both uses counts; a whole plan is its own tail."""
+    segment = MixedSegment("", (4, 5), np.array([0.5, 0.5]), (START, 3), np.zeros((2, 6, 6), np.float32))
+    mixing = ChannelMixing(-1, (segment,))
+    for weights, last in ((ROW, 5), (np.eye(STEPS)[1], 5), (np.eye(STEPS)[7], 7), (None, 5)):
+        plan = replace(BASE, start_row=weights, mixing=mixing)
+        assert plan.of_branch("").last_uses[START] == last
+        assert plan.tail(0) == plan
+    with pytest.raises(PlanError, match="the run's first sample"):
+        replace(BASE, mixing=mixing).tail(3)
+    with pytest.raises(PlanError, match="Only corrections of the output"):
+        replace(BASE, site="last_block", mixing=mixing)
+
+
+def test_a_large_weight_is_a_large_gain():
+    large = replace(BASE, start_row=50.0 * ROW)
+    explained = large.explain((4,), "bfloat16")
+    assert explained.forecasts[0].l1_gain == 1.0 + 25.0
+    assert explained.forecasts[0].row_sum == 1.0
+    assert "LARGE GAIN" in str(explained)
+    assert worst_rounding(large, "bfloat16") == (1, pytest.approx(explained.forecasts[0].rounding))
+    assert worst_rounding(large, "bfloat16")[1] > MUCH_ROUNDING > worst_rounding(BASE, "bfloat16")[1]
 
 
 def test_the_explanation_names_the_weight():

@@ -145,12 +145,16 @@ class Tracker:
         """Compute the rest of the run, for ``reason``."""
         self._branches, self._ended = {}, reason
 
-    def restart(self, branch: TrackedBranch, step: int, position: int) -> TrackedBranch:
-        """Restart ``branch`` at ``step``, after its features changed their layout.
+    def restart(self, branch: TrackedBranch, step: int, position: int) -> TrackedBranch | None:
+        """Restart ``branch`` at ``step``, after its features changed their layout; ``None`` if the policy cannot.
 
         The forward passes already spent still count against the budget.
         """
-        run = self._runs[branch.sequence].branch(branch.name, position, self._spent(branch.sequence, step))
+        try:
+            run = self._runs[branch.sequence].branch(branch.name, position, self._spent(branch.sequence, step))
+        except ForeseerError:
+            del self._branches[branch.name]
+            return None
         self._branches[branch.name] = again = replace(branch, run=run)
         return again
 

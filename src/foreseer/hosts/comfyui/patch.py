@@ -87,7 +87,10 @@ class ModelPatch:
 def _network_input(guider: Any) -> Callable[[Any, Any], Any] | None:
     """The model's conversion of a sample to the network's input; ``None`` without a model."""
     get = getattr(getattr(guider, "model_patcher", None), "get_model_object", None)
-    return getattr(get("model_sampling"), "calculate_input", None) if callable(get) else None
+    try:
+        return getattr(get("model_sampling"), "calculate_input", None) if callable(get) else None
+    except AttributeError:
+        return None
 
 
 def with_wrappers(model: Any, sampler_sample: Callable[..., Any], predict_noise: Callable[..., Any]) -> Any:

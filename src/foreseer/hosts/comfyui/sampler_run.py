@@ -98,10 +98,13 @@ class SamplingRun:
         return denoised
 
     def _input(self, step: int, x: Tensor, sigma: Tensor) -> Tensor:
-        """The network's input at a run's first step; where it is unknown, nothing of the output's shape."""
-        if self._network_input is None:
-            return x[None]
-        return self._network_input(sigma, x) if step == 0 else x
+        """The network's input at a run's first step, of the sample's dtype; of another shape where it is unknown."""
+        if step == 0 and self._network_input is not None:
+            found = self._network_input(sigma, x).to(x)
+            if found.shape == x.shape:
+                return found
+            self._network_input = None
+        return x if self._network_input is not None else x[None]
 
     def _compute(self, network: Callable[[], Tensor]) -> Tensor:
         denoised = network()
