@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common import WORK
-from train_transformer import SEED, load_models, read_batches, train
+from train_transformer import SEED, compile_repeated, load_models, read_batches, train
 
 GUIDANCE_RANGE = (1.0, 5.0)
 PLAIN_SHARE = 0.15
@@ -71,7 +71,8 @@ def main():
         add_progress(networks, load_models(args.earlier_teacher)[0], teacher)
     pool = torch.load(args.work / "latents.pt", mmap=True)
     batches = read_batches(pool, clip_tokenizer, t5_tokenizer, args.batch_size)
-    teacher = torch.compile(teacher) if args.compile else teacher
+    if args.compile:
+        compile_repeated(teacher)
     with sdpa_kernel(SDPBackend.MATH):
         train(networks, GuidedBatches(batches, teacher), args, args.work / "guided.pt", WARMUP_STEPS)
 

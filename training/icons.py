@@ -1,8 +1,8 @@
 """Icons with captions: vocabulary, rendering and reproducible pools.
 
-Every picture is one icon on a plain background, at one of three sizes and at a random place of a
-grid of 8 pixels: one token, so that few views of each icon have to be learnt. Its caption is
-"a {name} on a {colour} background". A colour is left out for the icons that would vanish in it.
+Every picture is one icon on a plain background, at a random place of a grid of 8 pixels: one token, so
+that few views of each icon have to be learnt. Each icon has one size, the larger the more detail it has.
+Its caption is "a {name} on a {colour} background". A colour is left out for the icons that would vanish in it.
 """
 
 import io
@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 IMAGE_SIZE = 64
 SIZES = range(40, 57)
-DRAWN_SIZES = (40, 48, 56)
+SIZE_BY_DETAIL = ((11.0, 40), (16.0, 48), (float("inf"), 56))
 PLACE_STEP = 8
 VISIBLE_DISTANCE = 80.0
 HIDDEN_SHARE = 0.4
@@ -59,6 +59,14 @@ class Icon:
         longer = max(self.picture.size)
         sides = {size: [max(1, round(side * size / longer)) for side in self.picture.size] for size in SIZES}
         return {size: self.picture.resize(sides[size], Image.Resampling.LANCZOS) for size in SIZES}
+
+    @cached_property
+    def size(self):
+        """Pixels of its longer side in pictures; detail is the mean change between neighbouring pixels on grey."""
+        picture = self.resized[max(SIZES)]
+        pixels = render(picture, (128, 128, 128), (0, 0))[: picture.height, : picture.width].astype(np.float64)
+        detail = sum(np.abs(np.diff(pixels, axis=axis)).mean() for axis in (0, 1))
+        return next(size for most, size in SIZE_BY_DETAIL if detail < most)
 
 
 def read_vocabulary(path=VOCABULARY_FILE):
@@ -124,8 +132,8 @@ def render(picture, colour, corner):
 
 
 def render_random(icon, colour, rng):
-    """Draw an icon at a random size and a random place of a grid; returns a uint8 array (64, 64, 3)."""
-    picture = icon.resized[int(rng.choice(DRAWN_SIZES))]
+    """Draw an icon at its size and at a random place of a grid; returns a uint8 array (64, 64, 3)."""
+    picture = icon.resized[icon.size]
     corner = tuple(PLACE_STEP * int(rng.integers(0, (IMAGE_SIZE - side) // PLACE_STEP + 1)) for side in picture.size)
     return render(picture, COLOURS[colour], corner)
 

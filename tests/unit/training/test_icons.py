@@ -42,6 +42,22 @@ def test_every_rendering_holds_the_whole_icon(icons):
         assert SIZES.start - 1 <= longer < SIZES.stop
 
 
+def test_an_icon_has_one_size_the_larger_the_more_detail_it_has(icons):
+    stripes = Image.new("RGBA", (128, 128), (255, 255, 255, 255))
+    for left in range(0, 128, 16):
+        ImageDraw.Draw(stripes).rectangle((left, 0, left + 7, 127), fill=(0, 0, 0, 255))
+    striped = Icon("stripes", stripes)
+    assert icons[0].size == SIZES.start
+    assert striped.size == SIZES.stop - 1
+    images, _, colour = render_pool([icons[0]], 24, 1)
+    drawn = [
+        (image != np.array(COLOURS[COLOUR_NAMES[number]])).any(axis=2)
+        for image, number in zip(images, colour, strict=True)
+    ]
+    lengths = {int(np.ptp(np.nonzero(each)[1])) + 1 for each in drawn}
+    assert lengths <= {SIZES.start - 1, SIZES.start}
+
+
 def test_icons_are_cropped_and_named_by_their_vocabulary(tmp_path):
     (tmp_path / "words.txt").write_text("# a heading\nround-thing\nother: second thing\n")
     for file in ("round-thing", "other"):
