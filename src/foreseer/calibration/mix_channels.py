@@ -252,8 +252,8 @@ class MeasureMissing(Task):
     def _features(self, found: PlannedRun) -> list[Tensor]:
         """The first sample, if the segment may use it, and computed features of all branches."""
         trajectory = found.trajectory
-        known = found.start is not None and (self.names or found.carries_start)
-        features = [found.start] if known and not self.begin else []
+        start = None if self.begin or not (self.names or found.carries_start) else found.start
+        features = [] if start is None else [start]
         for name in self.names or ("",):
             for step in _sources(self.plan, name, self.begin, self.start):
                 tensors = flatten(found.outputs[name or found.branches[0], step + trajectory.first_step])
