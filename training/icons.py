@@ -62,7 +62,7 @@ class Icon:
 
     @cached_property
     def size(self):
-        """Pixels of its longer side in pictures; detail is the mean change between neighbouring pixels on grey."""
+        """Pixels of its longer side; detail is the mean change between neighbouring pixels on grey."""
         picture = self.resized[max(SIZES)]
         pixels = render(picture, (128, 128, 128), (0, 0))[: picture.height, : picture.width].astype(np.float64)
         detail = sum(np.abs(np.diff(pixels, axis=axis)).mean() for axis in (0, 1))

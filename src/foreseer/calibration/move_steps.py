@@ -200,7 +200,7 @@ class _Trials:
         return typical_error(errors)
 
     def surely(self, move: Steps, best: Steps) -> bool:
-        """Whether held-out prompts tell a move's gain from chance."""
+        """Whether a move gains more than chance on the held-out prompts."""
         return clearly_less(self.errors[move], self.errors[best])
 
     def measure(self, kind: str, task: Task, **more: str) -> list[bytes]:

@@ -139,7 +139,9 @@ def measured_error(errors: Float64[np.ndarray, " P"], share: float = 1.0) -> Exp
 
 
 def clearly_less(after: Float64[np.ndarray, " P"], before: Float64[np.ndarray, " P"]) -> bool:
-    r"""Whether the same prompts' errors fell by more than chance: $\bar d > s_d / \sqrt P$, d = log(before / after).
+    r"""Whether the same prompts' errors fell by more than chance.
+
+    $\bar d > s_d / \sqrt P$ with d = log(before / after).
 
     What was tried until a handful of held-out prompts had less error may be worse on others; one standard error of the
     mean is asked for. A single prompt has none, and is believed.

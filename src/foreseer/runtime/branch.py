@@ -170,7 +170,7 @@ class BranchRun:
         return not self.layout or not tensors or self.layout == _layout(tensors)
 
     def first_inputs(self, step: int, inputs: Iterable[Any]) -> tuple[Tensor, ...]:
-        """Copies of what the network is given, where its first sample is needed later; the network may write to it."""
+        """Copies of the network's inputs where the first sample is needed later: the network may write."""
         return copied_inputs(inputs) if step == self.first_step and START in self.rows.last_uses else ()
 
     def computed(

@@ -102,7 +102,7 @@ class NegativePipeline(LoopPipeline):
 
 
 def test_where_the_sign_is_changed_after_the_network_rows_are_over_outputs_alone():
-    """A weight fitted on what the scheduler is given would be added to the network's output with the wrong sign."""
+    """A weight fitted on what the scheduler is given has the wrong sign at the network."""
     pipe = NegativePipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0))
     kernel = fs.calibrate(pipe, TRAINING, num_inference_steps=STEPS)
     assert fs.rollout(pipe, kernel, TRAINING, nfe=NFE).start_row is None

@@ -79,7 +79,7 @@ def test_refined_rows_beat_a_rollouts_on_prompts_that_nothing_was_fitted_on(loop
 
 
 def test_a_step_that_held_out_prompts_do_not_tell_from_chance_is_not_kept(loop, rolled, monkeypatch):
-    """Told that the last prompt's error rises by half of what it falls: the mean of two falls, by chance as likely."""
+    """The last prompt's error rises by half of what the other falls: no more than chance."""
     measured, first = MeasurePlan.run, {}
 
     def at_odds(self, worker, unit):
