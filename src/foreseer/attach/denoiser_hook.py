@@ -23,6 +23,7 @@ from foreseer.attach.sites.output import OutputSite
 from foreseer.errors import in_one_line
 from foreseer.guidance import Guidance
 from foreseer.plan import Policy
+from foreseer.plan.run_decisions import no_signal
 from foreseer.runtime import Keep
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class DenoiserHook(Listener):
         self.site.detach()
         self.site = OutputSite()
         self.handle.fell_back(str(error))
+        branch.memory.clear()
         try:
             return self.site.take(error.output, branch)
         except NoFeatureError:
@@ -194,9 +196,8 @@ class DenoiserHook(Listener):
 
     def _forecasts(self, branch: TrackedBranch, call: Call, network_call: NetworkCall) -> bool:
         signal = self.signal
-        if signal is None:
-            return branch.run.forecasts(call.position)
-        return branch.run.forecasts(call.position, lambda: self._kept(signal.measure(network_call)))
+        measure = no_signal if signal is None else lambda: self._kept(signal.measure(network_call))
+        return branch.run.forecasts(call.position, measure) and branch.memory.get("site") is self.site
 
     def _kept(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """``tensors``, copied if the network's next call may write into their memory."""
@@ -223,6 +224,8 @@ class DenoiserHook(Listener):
             record.note_computed(name, call.step, tracker.total)
             return output
         inputs = branch.run.first_inputs(call.position, (*network_call.args, *network_call.kwargs.values()))
+        if branch.memory.get("site") is not self.site:  # another branch, or a run of another thread, changed it
+            branch.memory.clear()
         try:
             output, feature = self.site.compute(network_call, branch)
         except NoFeatureError as error:
@@ -238,7 +241,8 @@ class DenoiserHook(Listener):
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:
             tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")
-        if not branch.run.accepts(feature):
+        elsewhere = branch.run.layout and branch.memory.get("site") is not self.site
+        if elsewhere or not branch.run.accepts(feature):
             again = tracker.restart(branch, call.step, call.position)
             if again is None:  # later calls say why
                 record.note_computed(name, call.step, tracker.total)
@@ -255,6 +259,7 @@ class DenoiserHook(Listener):
             handle.check_fineness(branch.levels)
             handle.check_scheduler(branch.run.rows, self._scheduler)
         branch.run.computed(call.position, feature, names, inputs=inputs)
+        branch.memory["site"] = self.site
         if branch.run.note is not None:
             record.notes[name] = branch.run.note
         record.note_computed(name, call.step, tracker.total)

@@ -33,7 +33,7 @@ class TrackedBranch:
         arguments: identify its calls.
         sequence: index of the sequence of levels that it follows.
         context: the cache context of its calls.
-        memory: the site's own (the output's container, shapes of blocks).
+        memory: the site's own (the output's container, shapes of blocks), and the site that the features are of.
     """
 
     name: str
