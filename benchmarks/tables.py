@@ -40,7 +40,7 @@ def psnr_table(rows: Sequence[Row], budgets: Sequence[int], methods: Sequence[st
     return [header, *lines]
 
 
-SOLVERS = {"unipc-gits": "UniPC on levels learned by GITS", "bns": "BNS"}
+SOLVERS = {"euler-gits": "Euler on levels learned by GITS", "bns": "BNS"}
 
 
 @table("fidelity-short", "learning", "learned_solvers")

@@ -64,7 +64,7 @@ def test_a_site_that_the_model_lacks_falls_back_to_the_output() -> None:
 
 
 class Guided(torch.nn.Module):
-    """Blocks of the output's own width, and a head; after a few calls, those without a prompt do without both."""
+    """Blocks of the output's width, and a head; later calls without a prompt skip both."""
 
     def __init__(self, leaves: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def sample_guided(leaves: int, site: str | None = None) -> torch.Tensor:
 
 @pytest.mark.parametrize("leaves", [0, 1, 2])
 def test_branches_begin_again_where_the_site_changes_in_the_middle_of_a_run(leaves: int) -> None:
-    """Features of blocks have the output's shape here: nothing but the site tells them apart."""
+    """Features of blocks have the output's shape here: only the site differs."""
     wanted = sample_guided(leaves)
     error = torch.linalg.vector_norm(sample_guided(leaves, "last_block") - wanted)
     assert error < 0.08 * torch.linalg.vector_norm(wanted)  # .03 to .07; up to .15 where features of both are mixed
