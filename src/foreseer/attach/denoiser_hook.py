@@ -134,7 +134,8 @@ class DenoiserHook(Listener):
             reason = self._why_not(branch, call, tracker)
             if reason is None:
                 try:
-                    output = self.site.forecast(network_call, branch, branch.run.forecast(call.position))
+                    site: SiteHook = branch.memory["site"]  # another thread may change self.site meanwhile
+                    output = site.forecast(network_call, branch, branch.run.forecast(call.position))
                 except torch.OutOfMemoryError:
                     raise
                 except Exception as error:  # noqa: BLE001 - the whole network may run where a skipped one fails
@@ -224,10 +225,11 @@ class DenoiserHook(Listener):
             record.note_computed(name, call.step, tracker.total)
             return output
         inputs = branch.run.first_inputs(call.position, (*network_call.args, *network_call.kwargs.values()))
-        if branch.memory.get("site") is not self.site:  # another branch, or a run of another thread, changed it
+        site = self.site
+        if branch.memory.get("site") is not site:  # another branch, or a run of another thread, changed it
             branch.memory.clear()
         try:
-            output, feature = self.site.compute(network_call, branch)
+            output, feature = site.compute(network_call, branch)
         except NoFeatureError as error:
             self._tries_again = self._tries_again or not error.lasting
             replacement = self._fall_back(error, branch)
@@ -236,12 +238,12 @@ class DenoiserHook(Listener):
                 record.note_computed(name, call.step, tracker.total)
                 record.plans[name] = branch.run.rows
                 return error.output
-            output, feature = error.output, replacement
+            output, feature, site = error.output, replacement, self.site
         feature = self._kept([tensor.detach() if tensor.requires_grad else tensor for tensor in feature])
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:
             tracker.end(f"an attention processor keeps what it computes for the pipeline to read ({storing})")
-        elsewhere = branch.run.layout and branch.memory.get("site") is not self.site
+        elsewhere = branch.run.layout and branch.memory.get("site") is not site
         if elsewhere or not branch.run.accepts(feature):
             again = tracker.restart(branch, call.step, call.position)
             if again is None:  # later calls say why
@@ -259,7 +261,7 @@ class DenoiserHook(Listener):
             handle.check_fineness(branch.levels)
             handle.check_scheduler(branch.run.rows, self._scheduler)
         branch.run.computed(call.position, feature, names, inputs=inputs)
-        branch.memory["site"] = self.site
+        branch.memory["site"] = site
         if branch.run.note is not None:
             record.notes[name] = branch.run.note
         record.note_computed(name, call.step, tracker.total)

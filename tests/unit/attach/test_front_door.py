@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import foreseer as fs
 from foreseer.attach.accelerate import attach
+from foreseer.attach.denoiser_hook import DenoiserHook
+from foreseer.attach.interception import listener_of
+from foreseer.attach.sites.output import OutputSite
 from foreseer.errors import AttachError, PlanError
 from tests.support.attaching import STEPS, denoiser, flow_scheduler, policy, reference, sample, tiny
 from tests.support.pipelines import randomise
@@ -82,8 +88,11 @@ class Guided(torch.nn.Module):
         return torch.tanh(self.head(hidden) + timestep.reshape(-1, 1, 1) / 1000)
 
 
-def sample_guided(leaves: int, site: str | None = None) -> torch.Tensor:
-    """The last sample under guidance; with a site, TaylorSeer there, with the output site as fallback."""
+def sample_guided(leaves: int, site: str | None = None, meanwhile: Callable[[Any], None] = id) -> torch.Tensor:
+    """The last sample under guidance; with a site, TaylorSeer there, with the output site as fallback.
+
+    ``meanwhile`` may do to the denoiser's hook, before the run, what another thread would do during it.
+    """
     torch.manual_seed(0)
     model, scheduler = randomise(Guided(leaves), 3), flow_scheduler()
     scheduler.set_timesteps(STEPS)
@@ -94,6 +103,7 @@ def sample_guided(leaves: int, site: str | None = None) -> torch.Tensor:
         if site is not None:
             taylorseer = fs.Policy(fs.schedule.Uniform(interval=2), fs.forecast.TaylorSeer(order=1), site)
             stack.enter_context(attach(model, taylorseer, scheduler=scheduler, fallback=True))
+            meanwhile(listener_of(model))
         for t in scheduler.timesteps:
             guided = 3 * model(x, t[None], prompt=prompt) - 2 * model(x, t[None])
             x = scheduler.step(guided, t, x).prev_sample
@@ -106,6 +116,25 @@ def test_branches_begin_again_where_the_site_changes_in_the_middle_of_a_run(leav
     wanted = sample_guided(leaves)
     error = torch.linalg.vector_norm(sample_guided(leaves, "last_block") - wanted)
     assert error < 0.08 * torch.linalg.vector_norm(wanted)  # .03 to .07; up to .15 where features of both are mixed
+
+
+def test_a_site_that_another_thread_changes_while_the_network_runs() -> None:
+    """The feature is of the site that took it, whatever the hook's site is afterwards."""
+
+    def change(hook: DenoiserHook) -> None:
+        taken, calls = hook.site.compute, itertools.count()
+
+        def compute(*args: Any) -> tuple[Any, list[torch.Tensor]]:
+            found = taken(*args)
+            if next(calls) == 3:
+                hook.site = OutputSite()
+            return found
+
+        hook.site.compute = compute
+
+    wanted = sample_guided(STEPS)
+    error = torch.linalg.vector_norm(sample_guided(STEPS, "last_block", change) - wanted)
+    assert error < 0.08 * torch.linalg.vector_norm(wanted)
 
 
 def test_a_site_asked_for_by_name_does_not_fall_back() -> None:

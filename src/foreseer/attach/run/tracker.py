@@ -146,7 +146,7 @@ class Tracker:
         self._branches, self._ended = {}, reason
 
     def restart(self, branch: TrackedBranch, step: int, position: int) -> TrackedBranch | None:
-        """Restart ``branch`` at ``step``, where its features' layout changes; ``None`` if impossible.
+        """Restart ``branch`` at ``step``, where its features change their form; ``None`` if impossible.
 
         The forward passes already spent still count against the budget.
         """

@@ -98,7 +98,7 @@ class SamplingRun:
         return denoised
 
     def _input(self, step: int, x: Tensor, sigma: Tensor) -> Tensor:
-        """The network's input at the first step, of the sample's dtype; empty where unknown."""
+        """The network's input at the first step, of the sample's dtype; of another shape where unknown."""
         if step == 0 and self._network_input is not None:
             found = self._network_input(sigma, x).to(x)
             if found.shape == x.shape:
