@@ -68,7 +68,7 @@ class DenoiserHook(Listener):
         self._modules: list[Any] | None = None
         self._tries_again = False
         self._fallback = fallback
-        self._copies = False
+        self._copies = self._detached = False
         self._has_cache = hasattr(module, "is_cache_enabled")
         self._interception: Interception | None = None
 
@@ -98,7 +98,8 @@ class DenoiserHook(Listener):
         listen(self._module, self)
 
     def detach(self) -> None:
-        """Restore the denoiser and the scheduler."""
+        """Restore the denoiser and the scheduler; other threads remove what they still install."""
+        self._detached = True
         self.site.detach()
         if self.signal is not None:
             self.signal.detach()
@@ -151,20 +152,32 @@ class DenoiserHook(Listener):
         failed = handle.failed_open(call.step, name, reason) if reason is not None else None
         return self._compute(network_call, call, record, tracker, failed)
 
-    def _fall_back(self, error: NoFeatureError, branch: TrackedBranch) -> list[Tensor] | None:
-        """Switch to the output site if the fallback is enabled; return the feature of this call.
+    def _computed_at(self, site: SiteHook, call: NetworkCall, branch: TrackedBranch) -> tuple[Any, list[Tensor]]:
+        """The output and the feature at ``site``, which leaves the model if another thread left it meanwhile."""
+        try:
+            return site.compute(call, branch)
+        finally:
+            if site is not self.site or self._detached:
+                site.detach()
 
-        The next run tries the site again unless the reason is lasting. Return ``None`` if the site was not switched or
-        the output has no feature.
+    def _fall_back(
+        self, error: NoFeatureError, site: SiteHook, branch: TrackedBranch
+    ) -> tuple[list[Tensor], SiteHook] | None:
+        """Switch from ``site`` to the output site if the fallback is enabled.
+
+        Return this call's feature, and the site it is of; ``None`` if the site is the output or the output has no
+        feature. The next run tries the site again unless the reason is lasting.
         """
-        if not self._fallback or isinstance(self.site, OutputSite) or self.handle is None:
+        if not self._fallback or isinstance(site, OutputSite) or self.handle is None:
             return None
-        self.site.detach()
-        self.site = OutputSite()
+        with self._lock:
+            output_site = self.site if isinstance(self.site, OutputSite) else OutputSite()  # another thread's, if any
+            self.site = output_site
+        site.detach()
         self.handle.fell_back(str(error))
         branch.memory.clear()
         try:
-            return self.site.take(error.output, branch)
+            return output_site.take(error.output, branch), output_site
         except NoFeatureError:
             return None
 
@@ -189,16 +202,22 @@ class DenoiserHook(Listener):
             modules, self._modules = self._modules, tracker.network.modules
             if modules == self._modules and not self._tries_again:
                 return
-            if self._tries_again:
-                self._tries_again, self.site = False, self._asked_site
+            self._tries_again, self.site = False, self._asked_site
             self.site.detach()
             if self.signal is not None:
                 self.signal.detach()
 
     def _forecasts(self, branch: TrackedBranch, call: Call, network_call: NetworkCall) -> bool:
         signal = self.signal
-        measure = no_signal if signal is None else lambda: self._kept(signal.measure(network_call))
+        measure = no_signal if signal is None else lambda: self._measured(signal, network_call)
         return branch.run.forecasts(call.position, measure) and branch.memory.get("site") is self.site
+
+    def _measured(self, signal: SignalProbe, network_call: NetworkCall) -> Sequence[Tensor]:
+        try:
+            return self._kept(signal.measure(network_call))
+        finally:
+            if self._detached:
+                signal.detach()
 
     def _kept(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """``tensors``, copied if the network's next call may write into their memory."""
@@ -229,16 +248,16 @@ class DenoiserHook(Listener):
         if branch.memory.get("site") is not site:  # another branch, or a run of another thread, changed it
             branch.memory.clear()
         try:
-            output, feature = site.compute(network_call, branch)
+            output, feature = self._computed_at(site, network_call, branch)
         except NoFeatureError as error:
             self._tries_again = self._tries_again or not error.lasting
-            replacement = self._fall_back(error, branch)
+            replacement = self._fall_back(error, site, branch)
             if replacement is None:
-                handle.failed_open(call.step, name, str(error), instead_of=failed)
                 record.note_computed(name, call.step, tracker.total)
                 record.plans[name] = branch.run.rows
+                handle.failed_open(call.step, name, str(error), instead_of=failed)
                 return error.output
-            output, feature, site = error.output, replacement, self.site
+            output, (feature, site) = error.output, replacement
         feature = self._kept([tensor.detach() if tensor.requires_grad else tensor for tensor in feature])
         storing = tracker.network.storing_processor() if tracker.network is not None else None
         if storing is not None:

@@ -15,15 +15,18 @@ from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
 from foreseer.plan.mixing import START
 from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime.combine import sum_onto, weighted_sum
+from foreseer.runtime.layout import NOT_NEEDED, Layout, joined, layout_of, same_layout
 from foreseer.runtime.mix import ChannelMixer
 from foreseer.runtime.store import FeatureStore, Keep, Kept
 
-Layout = list[tuple[object, ...]]
 Summand = Kept | list[Tensor]
 
 
 class Forecast(Sequence[Tensor]):
-    """A forecast feature. Each tensor is made when it is read, and not kept."""
+    """A forecast feature.
+
+    Each tensor is made when it is read, and not kept; it is empty for a part that is not needed.
+    """
 
     def __init__(self, parts: list[tuple[list[Summand], list[float]]]) -> None:
         self._parts = parts
@@ -33,7 +36,9 @@ class Forecast(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, weights = self._parts[index]
-        return weighted_sum([feature[index] for feature in features], weights)
+        tensors = [feature[index] for feature in features]
+        empty = next((tensor for tensor in tensors if tensor.shape == NOT_NEEDED), None)
+        return weighted_sum(tensors, weights) if empty is None else empty
 
     def onto(self, base: Tensor, scale: float) -> Tensor:
         """``base`` plus ``scale`` times the first tensor of the forecast."""
@@ -167,7 +172,7 @@ class BranchRun:
 
     def accepts(self, tensors: Sequence[Tensor]) -> bool:
         """Whether a computed feature has the shapes, dtypes and devices of the branch's earlier ones."""
-        return not self.layout or not tensors or self.layout == _layout(tensors)
+        return not self.layout or not tensors or same_layout(self.layout, layout_of(tensors))
 
     def first_inputs(self, step: int, inputs: Iterable[Any]) -> tuple[Tensor, ...]:
         """Copies of the network's inputs where the first sample is needed later: the network may write."""
@@ -195,7 +200,7 @@ class BranchRun:
         if scale != 1.0 and (self._mixer is not None or not isinstance(self._decisions, PlanDecisions)):
             tensors, scale = [tensor * scale for tensor in tensors], 1.0  # mixers and gates read values
         self._decisions.computed(local, tensors, lambda: self._preview(step))
-        self.layout = _layout(tensors)
+        self.layout = joined(self.layout, layout_of(tensors))
         if self._mixer is not None:
             self._mixer.check(tensors)
         if self._decisions.rows is not self.rows:
@@ -293,7 +298,3 @@ def first_sample(inputs: Iterable[Tensor], output: Tensor) -> Tensor | None:
     """The first of a network's inputs that has the shape of its output, else ``None``."""
     fits = (tensor for tensor in inputs if tensor.shape == output.shape and tensor.is_meta == output.is_meta)
     return next(fits, None)
-
-
-def _layout(tensors: Sequence[Tensor]) -> Layout:
-    return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]

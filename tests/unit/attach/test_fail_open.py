@@ -254,3 +254,32 @@ def test_under_transforms_every_step_of_a_denoiser_is_computed() -> None:
                 assert tangent.any()
         assert handle.record is not None
         assert handle.record.nfe == STEPS
+
+
+class Changing(nn.Module):
+    """A network whose processor begins to store at the step at which the output gets another dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.layer.processor = SimpleNamespace(stored=[])  # pyright: ignore[reportAttributeAccessIssue]
+        self.calls = 0
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        self.calls += 1
+        output = torch.tanh(self.layer(x.float()) + timestep.reshape(-1, 1, 1) / 1000)
+        if self.calls != 2:
+            return output
+        self.layer.processor.stored.append(output)
+        return output.double()
+
+
+def test_storing_begins_where_a_plan_that_cannot_begin_late_would_begin_again() -> None:
+    scheduler = flow_scheduler()
+    scheduler.set_timesteps(STEPS)
+    plan = policy().compile(fs.Grid.from_scheduler(scheduler))
+    network = randomise(Changing(), 3)
+    with torch.no_grad(), fs.accelerate(network, plan, scheduler=scheduler) as handle:
+        with pytest.warns(fs.ForeseerWarning, match="keeps what it computes"):
+            sample(network, scheduler)
+        assert handle.record.calls == STEPS

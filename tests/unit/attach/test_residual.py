@@ -27,6 +27,13 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return [block for name in lists for block in getattr(module, name, ())]
 
 
+def grid_of(name: str, steps: int) -> fs.Grid:
+    """The noise levels of a run."""
+    with fs.accelerate(tiny(name).pipe, fs.Policy(fs.schedule.Uniform(interval=1), fs.forecast.Reuse())) as handle:
+        tiny(name).run(steps)
+    return next(iter(handle.record.plans.values())).grid
+
+
 def policy(site: Residual, rule: fs.schedule.Schedule | None = None) -> fs.Policy:
     return fs.Policy(rule or fs.schedule.Uniform(interval=3), fs.forecast.Reuse(), site=site)
 
@@ -159,6 +166,19 @@ def test_only_the_phase_s_range_is_bypassed() -> None:
             run.run()
     # Steps 1, 2 skip blocks 1, 2; steps 4, 5, 7 skip blocks 0, 1.
     assert counts == [STEPS - 3, STEPS - 5, STEPS - 2]
+
+
+@pytest.mark.parametrize("forecaster", [fs.forecast.Newton(order=1), fs.forecast.Reuse()], ids=["newton", "reuse"])
+@pytest.mark.parametrize("interval", [2, 3])
+def test_two_phases_follow_the_plan_as_one_does(interval: int, forecaster: fs.forecast.Forecaster) -> None:
+    """Each phase leaves out the tensors of the other; that is no change of the feature's form."""
+    rule = fs.schedule.Uniform(interval=interval, warmup=2)
+    two_phases = fs.Policy(rule, forecaster, site=Residual(blocks=(0.5, 1.0), late=(0.0, 0.5), boundary=0.5))
+    for attached in (two_phases, two_phases.compile(grid_of("flux", 12))):
+        with fs.accelerate(tiny("flux").pipe, attached) as handle:
+            tiny("flux").run(12)
+        assert handle.record.computed["cond"] == list(two_phases.compile(grid_of("flux", 12)).computed_steps)
+        assert (handle.record.begun_late, handle.record.failed_open) == ([], [])
 
 
 def test_both_changes_are_kept_only_where_the_next_phase_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ after the last block whose first argument is an output of that block.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,7 @@ class BoundaryFinder:
         self._model = model
         self._blocks = {id(block) for block in find_blocks(model)}
         self._trace = _Trace()
+        self._thread = threading.get_ident()  # other threads may run the network meanwhile
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> BoundaryFinder:
@@ -77,11 +79,15 @@ class BoundaryFinder:
             yield HeadBoundary(tuple(_without_repeats(blocks_alone)), heads)
 
     def _before(self, unit: nn.Module, args: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         self._trace.called.append(unit)
         if id(unit) not in self._blocks and self._trace.last_block >= 0 and args and isinstance(args[0], Tensor):
             self._trace.after.append((unit, args[0]))
 
     def _after_block(self, unit: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         trace = self._trace
         trace.last_block = len(trace.called) - 1
         trace.after = []

@@ -9,6 +9,7 @@ block without such modules is itself the module.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,7 @@ class ModuleFinder:
     model: nn.Module
     _seen: dict[nn.Module, _Seen] = field(default_factory=dict)
     _hooks: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
+    _thread: int = field(default_factory=threading.get_ident)  # other threads may run the network meanwhile
 
     def __enter__(self) -> ModuleFinder:
         for module in self.model.modules():
@@ -85,9 +87,12 @@ class ModuleFinder:
         return FoundModules(tuple(blocks), modules, names)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._seen.setdefault(module, _Seen(len(self._seen)))
+        if threading.get_ident() == self._thread:
+            self._seen.setdefault(module, _Seen(len(self._seen)))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         seen = self._seen[module]
         given = [value for value in (*args, *kwargs.values()) if is_tokens(value)]
         try:

@@ -28,9 +28,12 @@ def required_modules(
     capture = Capture(lambda output: output)
 
     def forget(*_: Any) -> None:
-        capture.calls.clear()
+        if interceptor.handler is capture:  # not in another thread's call
+            capture.calls.clear()
 
     def try_without(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if interceptor.handler is not capture:
+            return
         expected, calls = flatten(output), list(capture.calls)
         capture.calls.clear()
         for index, (module, module_output) in enumerate(calls):

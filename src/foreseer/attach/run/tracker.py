@@ -153,7 +153,7 @@ class Tracker:
         try:
             run = self._runs[branch.sequence].branch(branch.name, position, self._spent(branch.sequence, step))
         except ForeseerError:
-            del self._branches[branch.name]
+            self._branches.pop(branch.name, None)  # the run may have ended meanwhile
             return None
         self._branches[branch.name] = again = replace(branch, run=run)
         return again
