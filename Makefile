@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Run again with every annotation checked at every call; `make test-matrix` checks those of the other suites.
+NUMERICS := tests/math $(addprefix tests/unit/,test_grid.py forecast kernel plan schedule gate runtime files)
+
 .PHONY: demo test lint smoke site figures bench matrix test-matrix clean
 
 demo: $(VENV)/installed
@@ -10,6 +13,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest -n logical --dist loadfile
+	FORESEER_CHECKED=1 $(BIN)/python -m pytest -n logical --dist loadfile $(NUMERICS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""Settings of every test: one thread, reproducible examples, warnings of Foreseer as errors."""
+"""Settings of every test: one thread, reproducible examples, warnings of Foreseer as errors.
+
+With ``FORESEER_CHECKED`` in the environment all annotations are checked at every call, which takes twice the time.
+"""
 
 import os
 
@@ -7,6 +10,9 @@ import pytest
 from hypothesis import settings
 
 from tests.repeats import is_repeated
+
+if os.environ.get("FORESEER_CHECKED"):  # before anything imports foreseer
+    jaxtyping.install_import_hook("foreseer", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 settings.register_profile("foreseer", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("foreseer")
@@ -20,7 +26,7 @@ else:
 
 
 def pytest_configure(config):
-    # Named here and not in pyproject.toml: there pytest would import foreseer before jaxtyping hooks its imports.
+    # Named here and not in pyproject.toml: there pytest would import foreseer before the hook above.
     config.addinivalue_line("filterwarnings", "error::foreseer.errors.ForeseerWarning")
     # beartype draws which item of a list it checks, also while Hypothesis builds an example.
     config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module")

@@ -25,12 +25,14 @@ from tests.robustness.cells import ROOT
 
 SUITES = (
     *("tests/contract", "tests/robustness", "tests/unit/attach", "tests/unit/gate", "tests/unit/calibration"),
+    *("tests/unit/methods", "tests/unit/scale"),
     *(f"tests/unit/cli/test_cli{name}.py" for name in ("", "_folders", "_processed", "_newest")),
     "tests/unit/evaluate/test_quality.py",
 )
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 # Slow to import, and of one suite's use: not in `dev`. Some pipelines clean their prompts with ftfy.
 QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0", "ftfy==6.3.1")
+CHECKED = "0.42.1"  # where annotations are checked at every call, once for all versions
 
 
 # Environments beside those named after diffusers' version: that version, what comes before all else, and what after.
@@ -92,7 +94,8 @@ def record(version: str, began: float) -> None:
 def run(version: str, *words: str) -> bool:
     """Whether ``python -m words`` succeeds there, slow tests with it."""
     command = [environment(version), "-m", *words]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "FORESEER_SLOW": "1"}, check=False).returncode == 0
+    more = {"FORESEER_SLOW": "1"} | ({"FORESEER_CHECKED": "1"} if version == CHECKED else {})
+    return subprocess.run(command, cwd=ROOT, env=os.environ | more, check=False).returncode == 0
 
 
 def main(arguments: list[str]) -> int:
