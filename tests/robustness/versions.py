@@ -32,7 +32,7 @@ SUITES = (
 BOUND_TO_DIFFUSERS = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "accelerate", "peft", "cache-dit")
 # Slow to import, and of one suite's use: not in `dev`. Some pipelines clean their prompts with ftfy.
 QUANTISERS = ("torchao==0.18.0", "bitsandbytes==0.50.2", "gguf==0.19.0", "ftfy==6.3.1")
-CHECKED = "0.42.1"  # where annotations are checked at every call, once for all versions
+CHECKED = "torchvision"  # where annotations are checked at every call, once for all versions
 
 
 # Environments beside those named after diffusers' version: that version, what comes before all else, and what after.
