@@ -79,14 +79,14 @@ class BoundaryFinder:
             yield HeadBoundary(tuple(_without_repeats(blocks_alone)), heads)
 
     def _before(self, unit: nn.Module, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() != self._thread:
+        if is_elsewhere(self._thread):
             return
         self._trace.called.append(unit)
         if id(unit) not in self._blocks and self._trace.last_block >= 0 and args and isinstance(args[0], Tensor):
             self._trace.after.append((unit, args[0]))
 
     def _after_block(self, unit: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if threading.get_ident() != self._thread:
+        if is_elsewhere(self._thread):
             return
         trace = self._trace
         trace.last_block = len(trace.called) - 1
@@ -95,6 +95,11 @@ class BoundaryFinder:
             trace.block_outputs = flatten(output)
         except UnknownContainerError:
             trace.block_outputs = []
+
+
+def is_elsewhere(thread: int) -> bool:
+    """Whether another thread than ``thread`` runs this; not known, and ``False``, in compiled code."""
+    return not torch.compiler.is_compiling() and threading.get_ident() != thread
 
 
 def units(model: nn.Module) -> Iterator[nn.Module]:

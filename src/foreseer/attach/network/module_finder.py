@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreseer.attach.network.boundary import BLOCK_SHARE, find_blocks, units
+from foreseer.attach.network.boundary import BLOCK_SHARE, find_blocks, is_elsewhere, units
 from foreseer.attach.network.containers import UnknownContainerError, flatten
 
 MODULE_SHARE = 0.01  # of a block's parameters: norms carry less
@@ -87,11 +87,11 @@ class ModuleFinder:
         return FoundModules(tuple(blocks), modules, names)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() == self._thread:
+        if not is_elsewhere(self._thread):
             self._seen.setdefault(module, _Seen(len(self._seen)))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if threading.get_ident() != self._thread:
+        if is_elsewhere(self._thread):
             return
         seen = self._seen[module]
         given = [value for value in (*args, *kwargs.values()) if is_tokens(value)]

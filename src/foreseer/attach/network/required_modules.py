@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import nn
 
+from foreseer.attach.network.boundary import is_elsewhere
 from foreseer.attach.network.call import NetworkCall
 from foreseer.attach.network.containers import flatten, rebuild
 from foreseer.attach.network.interceptor import WRONG_PLACE, Capture, Interceptor, Replay
@@ -25,14 +27,14 @@ def required_modules(
     """
     required = {block for block in found.blocks if block in found.names}
     hooks: list[torch.utils.hooks.RemovableHandle] = []
-    capture = Capture(lambda output: output)
+    capture, thread = Capture(lambda output: output), threading.get_ident()
 
     def forget(*_: Any) -> None:
-        if interceptor.handler is capture:  # not in another thread's call
+        if not is_elsewhere(thread):
             capture.calls.clear()
 
     def try_without(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if interceptor.handler is not capture:
+        if is_elsewhere(thread):
             return
         expected, calls = flatten(output), list(capture.calls)
         capture.calls.clear()
