@@ -61,6 +61,9 @@ def write_page(rows: list[dict[str, Any]], fixtures: list[Fixture], commit: str,
     ]
     about = {"date": date, "command": "python -m benchmarks.sweep", "upstream": commit, "environment": environment()}
     RESULTS.mkdir(exist_ok=True)
+    for row in seen:
+        if row.get("torch") == about["environment"]["torch"]:
+            del row["torch"]
     short = sorted((_short(row) for row in seen), key=lambda row: (row["pipeline"], row["fixture"]))
     text = ",\n".join(json.dumps(row) for row in short)
     about |= {"fixtures": len(fixtures)} if other else {"not tried": not_tried(short)}

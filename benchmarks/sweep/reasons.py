@@ -32,6 +32,7 @@ CAUSES = {
     "min_pixels": "upstream keeps a part of this fixture on the Hub",
     "doesn't match model": "upstream keeps a part of this fixture on the Hub",
     "size of tensor a (12544)": "upstream keeps a part of this fixture on the Hub",
+    "normalized_shape=[32]": "upstream keeps a part of this fixture on the Hub",
     "'text_model'": "the pipeline does not run with transformers 5",
     "invert_attention_mask": "a part that diffusers brings along does not run with transformers 5",
     "Use `invert()`": "edits what a call of `invert` has left, and is not repeatable without it",

@@ -39,6 +39,7 @@ def try_fixture(fixture: Fixture) -> dict[str, Any]:
     """Everything that was seen of one fixture."""
     began = time.perf_counter()
     seen: dict[str, Any] = {"fixture": fixture.key, "pipeline": fixture.pipeline, "outcome": "unknown"}
+    seen["torch"] = torch.__version__
     try:
         built = Built(fixture)
         plain = run_plain(built, seen)
