@@ -83,11 +83,13 @@ def test_a_pipeline_object_is_refused_with_the_remedy():
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from foreseer.scale import FolderStore, Processes, run_units
 from tests.unit.scale.tasks import Numbers, total, units
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 folder = Path(sys.argv[1])
 with Processes(2).pool() as pool:
     results = run_units(pool, Numbers(folder / "attempts", seconds=0.3), units(8), store=FolderStore(folder / "kept"))
