@@ -24,6 +24,7 @@ def family(request, monkeypatch):
     if since and Version(diffusers.__version__) < Version(since):
         pytest.skip(f"diffusers {diffusers.__version__} itself cannot draw this here")
     if needed == "cosmos_guardrail":  # its weights are on the Hub
+        pytest.importorskip("torchvision")  # of which the pipeline's own module uses the transforms
         module = importlib.import_module(getattr(diffusers, kind_of(name)).__module__)
         monkeypatch.setattr(module, "CosmosSafetyChecker", Unguarded)
     elif needed:
