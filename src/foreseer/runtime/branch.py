@@ -15,7 +15,7 @@ from foreseer.plan import BranchDecisions, CompiledRows, PlanDecisions, Policy
 from foreseer.plan.mixing import START
 from foreseer.plan.run_decisions import Signal, no_signal
 from foreseer.runtime.combine import sum_onto, weighted_sum
-from foreseer.runtime.layout import NOT_NEEDED, Layout, joined, layout_of, same_layout
+from foreseer.runtime.layout import Layout, is_not_needed, joined, layout_of, same_layout
 from foreseer.runtime.mix import ChannelMixer
 from foreseer.runtime.store import FeatureStore, Keep, Kept
 
@@ -37,8 +37,7 @@ class Forecast(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         features, weights = self._parts[index]
         tensors = [feature[index] for feature in features]
-        empty = next((tensor for tensor in tensors if tensor.shape == NOT_NEEDED), None)
-        return weighted_sum(tensors, weights) if empty is None else empty
+        return tensors[0].new_empty(0) if is_not_needed(tensors) else weighted_sum(tensors, weights)
 
     def onto(self, base: Tensor, scale: float) -> Tensor:
         """``base`` plus ``scale`` times the first tensor of the forecast."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -11,10 +12,17 @@ Form = tuple[torch.Size, torch.dtype, torch.device]
 Layout = list[Form]
 NOT_NEEDED = torch.Size([0])  # shape of the tensor for a part that no later row reads
 
+_SHAPE_OF = attrgetter("shape")  # no Python frame for each tensor: forecasts ask
+
 
 def layout_of(tensors: Sequence[Tensor]) -> Layout:
     """Shape, dtype and device of each tensor."""
     return [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+
+
+def is_not_needed(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of the tensors is of a part that no later row reads."""
+    return NOT_NEEDED in map(_SHAPE_OF, tensors)
 
 
 def same_layout(old: Layout, new: Layout) -> bool:
