@@ -16,6 +16,11 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 QUIET = ("--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking")
 LOCAL = ("file:", "data:", "blob:", "about:")
 SECONDS = 60  # for an answer of the browser, on a busy machine
+LEFT = ("navigated or closed", "context was destroyed", "Cannot find context", "Cannot find default execution context")
+
+
+class PageLeftError(RuntimeError):
+    """The browser went on to another page before the script's value was there."""
 
 
 def program():
@@ -33,7 +38,7 @@ class Browser:
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory()
-        self.complaints, self.requests, self.events = [], [], []
+        self.complaints, self.requests, self.loaded = [], [], set()
         self.sent, self.rest, self.session = 0, b"", None
         ends = [*os.pipe(), *os.pipe()]  # commands and answers, each to read and to write
         theirs, self.output, self.input, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
@@ -52,6 +57,7 @@ class Browser:
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.send("Page.setLifecycleEventsEnabled", enabled=True)
 
     def close(self):
         """End the browser and remove its profile."""
@@ -74,8 +80,9 @@ class Browser:
 
     def _note(self, message):
         method, values = message.get("method"), message.get("params", {})
-        self.events.append(method)
-        if method == "Runtime.exceptionThrown":
+        if method == "Page.lifecycleEvent" and values["name"] == "load":
+            self.loaded.add(values["loaderId"])
+        elif method == "Runtime.exceptionThrown":
             details = values["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
         elif method == "Runtime.consoleAPICalled" and values["type"] in ("error", "warning", "assert"):
@@ -99,7 +106,9 @@ class Browser:
             answer = self._message(until)
             if answer.get("id") == self.sent:
                 if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']['message']}")
+                    reason = answer["error"]["message"]
+                    left = any(part in reason for part in LEFT)
+                    raise (PageLeftError if left else RuntimeError)(f"{method}: {reason}")
                 return answer["result"]
             self._note(answer)
 
@@ -114,10 +123,12 @@ class Browser:
         self.complaints.clear()
         self.requests.clear()
         self.resize(**window)
-        self.events.clear()
-        self.send("Page.navigate", url=address)
+        answer = self.send("Page.navigate", url=address)
+        if "errorText" in answer:
+            raise RuntimeError(f"{address}: {answer['errorText']}")
         until = time.monotonic() + SECONDS
-        while "Page.loadEventFired" not in self.events:
+        # A page that was still loading has another loader; a place in the same page has none.
+        while answer.get("loaderId") not in (None, *self.loaded):
             self._note(self._message(until))
 
     def run(self, script):
@@ -129,13 +140,15 @@ class Browser:
         return done["result"].get("value")
 
     def wait_for(self, script):
-        """Value of an expression as soon as it is true."""
+        """Value of an expression as soon as it is true, also on a page that the browser is about to open."""
         until = time.monotonic() + SECONDS
-        while not (value := self.run(script)):
+        while True:
+            with contextlib.suppress(PageLeftError):
+                if value := self.run(script):
+                    return value
             if time.monotonic() > until:
                 raise TimeoutError(f"Never true: {script}")
             time.sleep(0.05)
-        return value
 
     def press(self, key, text=""):
         """Press and release a key, such as ``Tab`` or ``ArrowRight``."""
