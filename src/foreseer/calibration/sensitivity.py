@@ -1,4 +1,4 @@
-"""Measuring the network's sensitivity to errors of the sample, with a few accelerated runs."""
+"""Measuring how runs with forecasts differ from recorded ones, with a few accelerated runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.kernel.kernel_file import encode_kernel
+from foreseer.methods.learned import rows_with_feedback, schedule_with_feedback
+from foreseer.methods.validate import best_ridge
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Policy
 from foreseer.scale import Store, Task, Unit, Worker, run_units
@@ -27,6 +29,7 @@ from foreseer.schedule import Schedule, Uniform
 from foreseer.schedule.optimal import Optimal
 
 LEAST_STEPS = 8  # with fewer steps the plans to measure with coincide
+DRIFTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 CANDIDATES = (0.0, *np.geomspace(0.25, 128.0, 109).tolist())
 
 
@@ -40,37 +43,44 @@ def measure_sensitivity(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> Kernel:
-    r"""Return ``kernel`` with the sensitivity that best explains the final errors of accelerated runs.
+    r"""Return ``kernel`` with the sensitivity and the drift that suit the final errors of accelerated runs.
 
     Each prompt is sampled with every step computed and under three plans of kernel rows. The sensitivity a, the only
     unknown of :func:`foreseer.kernel.expected.final_errors`, minimises the mean square over plans of
-    $\log e_{\text{expected}} - \log e_{\text{measured}}$, both root mean squares over prompts.
+    $\log e_{\text{expected}} - \log e_{\text{measured}}$, both root mean squares over prompts. The drift is the one of
+    `DRIFTS` under which plans of two budgets have the least error, as a geometric mean over prompts and budgets.
 
     Args:
         pool: of workers.
         runs: how the pipeline is called.
         kernel: recorded with this pipeline and the same options.
-        prompts: four suffice; each costs about 1.6 full runs.
+        prompts: four suffice; each costs about four full runs.
         seed: seed of the first prompt's initial noise; each further prompt uses the next seed.
         store: where what was measured per prompt is kept.
         progress: called with prompts done, prompts in all, and a state.
     """
     if not kernel.has_final_error or len(kernel.grid) < LEAST_STEPS:
         return kernel
-    identity = {**kernel.provenance, "kernel": hashlib.sha256(encode_kernel(kernel)).hexdigest()}
+    identity = {
+        **kernel.provenance,
+        "drifts": repr(DRIFTS),
+        "kernel": hashlib.sha256(encode_kernel(kernel)).hexdigest(),
+    }
     units = [prompt_unit("sensitivity", index, prompt, seed + index, identity) for index, prompt in enumerate(prompts)]
     results = run_units(pool, MeasureErrors(runs, kernel), units, store=store, progress=progress)
     variants = [replace(kernel, sensitivity=sensitivity) for sensitivity in (0.0, 1.0)]
     policies = _policies(kernel)
     squares = np.zeros((3, len(policies)))  # open loop, propagated at sensitivity 1, measured
-    for result in results:
-        squares[2] += np.frombuffer(content(result)) / len(prompts)
+    measured = np.array([np.frombuffer(content(result)) for result in results])
+    squares[2] = measured[:, : len(policies)].mean(axis=0)
+    trials = np.log(measured[:, len(policies) :] + np.finfo(np.float64).tiny).reshape(len(results), -1, len(DRIFTS))
+    drift = DRIFTS[int(np.argmin(trials.mean(axis=(0, 1))))]
     for number, policy in enumerate(policies):
         plan = policy.compile(kernel.grid)
         plan_rows = plan.rows, plan.branch_rows, plan.cross_rows
         expected = [float(np.mean(final_errors(variant, *plan_rows) ** 2)) for variant in variants]
         squares[:2, number] = expected[0], expected[1] - expected[0]
-    return replace(kernel, sensitivity=best_sensitivity(*squares))
+    return replace(kernel, sensitivity=best_sensitivity(*squares), drift=drift)
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class MeasureErrors(Task):
     @cached_property
     def policies(self) -> list[Policy]:
         """The plans' policies; the search for their steps is done once per worker."""
-        return _policies(self.kernel)
+        return [*_policies(self.kernel), *_trials(self.kernel)]
 
     def run(self, worker: Worker, unit: Unit) -> bytes:
         """Sample once with every step computed, and once under each plan."""
@@ -110,6 +120,18 @@ def _schedules(kernel: Kernel) -> Iterator[Schedule]:
     yield Uniform.for_nfe(max(2, steps // 5), steps)
     yield Uniform.for_nfe(max(3, steps // 7), steps, warmup=2)
     yield Optimal(kernel, nfe=max(2, steps // 6))
+
+
+def _trials(kernel: Kernel) -> Iterator[Policy]:
+    """Yield for two budgets the policies of learned rows under each drift."""
+    steps = len(kernel.grid)
+    for nfe in (max(2, steps // 6), max(3, steps // 4)):
+        schedule = schedule_with_feedback(kernel, nfe=nfe)
+        for drift in DRIFTS:
+            supposed = replace(kernel, drift=drift)
+            rows = rows_with_feedback(supposed)
+            ridge = best_ridge(supposed, schedule.on(kernel.grid), feedback_gain=rows.feedback_gain).ridge
+            yield Policy(schedule, replace(rows, ridge=ridge), kernel.site)
 
 
 def _final_sample(pipe: Any, prompt: Any, seed: int, call: dict[str, Any]) -> Float64[np.ndarray, " D"]:

@@ -26,6 +26,7 @@ from foreseer.site import read_site
 
 CONSISTENT = 0.2  # relative; guidance in half precision rounds
 SENSITIVITY = 12.0  # where it was not measured; the bundled pipelines had 12 and 14
+DRIFT = 1.0  # where it was not measured; the bundled pipeline had 3 at its default guidance, 1 with two passes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +40,8 @@ class Kernel:
         final_squares: mean square of each prompt's final sample, shape (P,); ``None`` if unknown.
         site: where in the network features were taken.
         sensitivity: how strongly the network responds to an error of the sample, at least 0; see :meth:`propagation`.
+        drift: how far the features of runs with forecasts lie from recorded ones, as a mean square relative to theirs,
+            over the squared expected error of the final sample; at least 0. The ridge of kernel rows counts it.
         effects: effect of an error in each step's output on the final sample, shape (T,), for a kernel without sampler
             matrix; not saved to files.
         branches: moments of single branches; ``grams`` are then those of their combination under guidance.
@@ -64,6 +67,7 @@ class Kernel:
     branches: Branches | None = field(default=None, repr=False)
     output_squares: Float64[np.ndarray, "P T"] | None = field(default=None, repr=False)
     parts: Parts | None = field(default=None, repr=False)
+    drift: float = DRIFT
     _interpolated: dict[bytes, Kernel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,8 @@ class Kernel:
         object.__setattr__(self, "site", str(read_site(self.site)))
         if not (np.isfinite(self.sensitivity) and self.sensitivity >= 0):
             raise KernelError(f"The sensitivity is {self.sensitivity}; expected a finite number of at least 0.")
+        if not (np.isfinite(self.drift) and self.drift >= 0):
+            raise KernelError(f"The drift is {self.drift}; expected a finite number of at least 0.")
         _check_branches(self.branches, grams)
         if self.output_squares is not None:
             squares = frozen(self.output_squares)
@@ -115,6 +121,7 @@ class Kernel:
             self.branches,
             self.output_squares,
             self.parts,
+            self.drift,
         )
         return Kernel, fields
 

@@ -68,6 +68,7 @@ def _content(kernel: Kernel) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         "final_level": repr(kernel.grid.final_level),
         "site": kernel.site,
         "response": repr(kernel.sensitivity),  # the sensitivity's name in format 1
+        "drift": repr(kernel.drift),
         "provenance": json.dumps(dict(kernel.provenance), sort_keys=True),
     }
     if kernel.branches is not None:
@@ -116,6 +117,7 @@ def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: st
             branches=branches,
             output_squares=arrays.get("output_squares"),
             parts=parts,
+            **{name: float(metadata[name]) for name in ("drift",) if name in metadata},
         )
     except (ForeseerError, ValueError) as error:
         raise KernelFileError(f"{name} does not hold a valid kernel: {reason(error)}.") from error

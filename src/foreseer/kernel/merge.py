@@ -57,6 +57,7 @@ def merge(first: Kernel, second: Kernel, *, allow_overlap: bool, ignore_fields: 
         sensitivity=math.sqrt(
             float(np.average(np.square([first.sensitivity, second.sensitivity]), weights=np.array(counts)))
         ),
+        drift=float(np.average([first.drift, second.drift], weights=np.array(counts))),
         branches=branches,
         output_squares=_concatenated(first.output_squares, second.output_squares),
         parts=parts,
