@@ -13,11 +13,12 @@ import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.frontier import trace_frontier
 from foreseer.calibration.record import record_run
-from foreseer.calibration.sensitivity import best_sensitivity
+from foreseer.calibration.sensitivity import DRIFTS, best_drift, best_sensitivity
 from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
+from foreseer.kernel.kernel import DRIFT, SENSITIVITY
 from foreseer.methods.train_l2p import train_l2p
-from foreseer.methods.validate import RIDGES, best_ridge, expected_error, held_out_errors
+from foreseer.methods.validate import MOST_RIDGE, RIDGES, best_ridge, expected_error, held_out_errors
 from foreseer.schedule.optimal import Search
 from tests.support.loop_pipeline import LoopPipeline, relative, sample
 from tests.unit.calibration.conftest import STEPS, TRAINING
@@ -235,13 +236,47 @@ def test_cross_validation_fits_each_prompt_on_the_others(kernel):
     assert np.mean(errors**2) > np.mean(fitted**2 / kernel.final_squares)
 
 
-def test_the_ridge_of_a_learned_policy_is_the_cross_validated_one(kernel):
-    policy = fs.learned(kernel, nfe=6)
+def test_the_ridge_of_a_learned_policy_is_cross_validated_and_counts_the_drift(kernel):
+    still = dataclasses.replace(kernel, drift=0.0)
+    policy = fs.learned(still, nfe=6)
     steps, feedback = policy.compile(kernel.grid).computed_steps, {"feedback_gain": policy.forecaster.feedback_gain}
-    found = best_ridge(kernel, steps, **feedback)
+    found = best_ridge(still, steps, **feedback)
     assert policy.forecaster.ridge == found.ridge
-    assert all(found.mean <= expected_error(kernel, steps, r, **feedback).mean for r in RIDGES)
+    assert all(found.mean <= expected_error(still, steps, r, **feedback).mean for r in RIDGES)
     assert found.spread > 0
+    for drift, ridge in ((1e-12, found.ridge), (2.0, 2 * found.mean**2), (1e9, MOST_RIDGE)):
+        moved = fs.learned(dataclasses.replace(kernel, drift=drift), nfe=6)
+        assert moved.compile(kernel.grid).computed_steps == steps  # steps are searched as before
+        assert moved.forecaster.ridge == pytest.approx(ridge, rel=1e-12)
+
+
+def test_calibrate_keeps_the_drift_under_which_plans_err_least(loop, kernel):
+    errors = np.ones((2, 2, len(DRIFTS)))
+    errors[:, :, 3] = 0.9
+    assert best_drift(errors) == DRIFTS[3]
+    errors[0, 0, 1] = 0.1  # one trial that errs little outweighs four that err slightly less: 1/4 log 10 > log 1/.9
+    assert best_drift(errors) == DRIFTS[1]
+    errors[0, 0, 0] = 0.0  # without any error it has no finite logarithm
+    assert best_drift(errors) == 0.0
+    assert kernel.drift in DRIFTS
+    options = {"num_inference_steps": STEPS}
+    assert fs.calibrate(loop, TRAINING[:1], sensitivity_prompts=0, **options).drift == DRIFT
+    measured = {
+        drift: forecast_errors(loop, dataclasses.replace(kernel, drift=drift, sensitivity=SENSITIVITY))
+        for drift in DRIFTS
+    }
+    assert measured[kernel.drift] == min(measured.values())
+
+
+def forecast_errors(loop, kernel):
+    """Geometric mean of the measured errors, on the prompts and budgets of `calibrate`."""
+    errors = []
+    for seed, prompt in enumerate(TRAINING[:4]):
+        truth = sample(loop, prompt, seed, num_inference_steps=STEPS)
+        for nfe in (3, 5):
+            with fs.accelerate(loop, fs.learned(kernel, nfe=nfe)):
+                errors.append(relative(sample(loop, prompt, seed, num_inference_steps=STEPS), truth))
+    return np.exp(np.mean(np.log(errors)))
 
 
 def test_a_rollout_plan_lets_kernel_rows_serve_other_grids_and_says_so(loop, kernel):

@@ -138,8 +138,9 @@ def test_branches_are_interpolated_each_along_the_noise_level():
 
 def test_branches_are_merged_and_parted_with_their_prompts():
     features = branch_features()
-    kernel, other = kernel_of(features[:2]), kernel_of(features[2:])
+    kernel, other = kernel_of(features[:2]), replace(kernel_of(features[2:]), drift=4.0)
     merged = kernel.merge(other)
+    assert merged.drift == pytest.approx((2 * kernel.drift + len(features[2:]) * 4) / len(features))
     assert merged.branches.grams == pytest.approx(kernel_of(features).branches.grams)
     assert np.array_equal(merged.subset([2]).branches.grams, other.branches.grams)
     without = kernel.merge(replace(other, branches=None))

@@ -7,7 +7,8 @@ import foreseer as fs
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel, KernelError
 from foreseer.kernel.interpolate import resampled
-from foreseer.kernel.kernel_file import KernelFileError
+from foreseer.kernel.kernel import DRIFT
+from foreseer.kernel.kernel_file import KERNEL_FILE, KernelFileError
 from foreseer.kernel.level_interpolation import LevelInterpolation, interpolation_weights
 
 
@@ -157,6 +158,17 @@ def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
     assert np.array_equal(again.grams, kernel.grams)
     assert again.grid == kernel.grid
     assert dict(again.provenance) == {"a": "b"}
+    assert again.drift == DRIFT
+    replace(kernel, drift=0.3).save(file)
+    assert Kernel.load(file).drift == 0.3
+    arrays, texts = KERNEL_FILE.load(file)
+    assert texts.pop("drift") == "0.3"
+    KERNEL_FILE.save(file, arrays, texts)
+    assert Kernel.load(file).drift == DRIFT  # as files of former versions
+    KERNEL_FILE.save(file, arrays, {**texts, "drift": "much"})
+    with pytest.raises(KernelFileError, match="could not convert string to float"):
+        Kernel.load(file)
+    kernel.save(file)
     content = file.read_bytes()
     generator = np.random.default_rng(1)
     for _ in range(100):
@@ -178,6 +190,8 @@ def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
         ({"grams": np.triu(np.ones((2, 16, 16)))}, "symmetric"),
         ({"sampler": np.eye(3)}, "sampler"),
         ({"final_squares": np.zeros(5)}, "positive"),
+        ({"drift": -1.0}, "drift is -1.0; expected a finite number"),
+        ({"drift": np.inf}, "drift is inf; expected a finite number"),
     ],
 )
 def test_moments_that_do_not_belong_together_are_refused(as_users_call, change, words):
