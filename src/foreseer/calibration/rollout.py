@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from foreseer.attach.network.containers import flatten
 from foreseer.calibration.identity import fingerprint
@@ -26,7 +27,8 @@ from foreseer.forecast.joint_rows import JointRows
 from foreseer.forecast.kernel_rows import BRANCH_WEIGHT
 from foreseer.kernel import Kernel
 from foreseer.kernel.kernel_file import encode_kernel
-from foreseer.methods.learned import joint_schedule, schedule_with_feedback
+from foreseer.methods.learned import searches_with_feedback
+from foreseer.methods.validate import typical_error
 from foreseer.plan import Plan
 from foreseer.scale import Place, Task, Unit, Worker, model_of, place_of
 from foreseer.scale.model import AnyModel
@@ -57,16 +59,17 @@ def rollout(
     reference's: $\sum_i L_{e,i+1} \hat F_i \approx x^*_e - L_{e0} x_{\text{init}} - \sum_{j \le s_k} L_{e,j+1} F_j$,
     with the sum over the segment and L the sampler matrix. Each step's own least squares row is the prior; the
     correction is spread over the segment in proportion to $L_{e,i+1}$, and weighs the run's first sample too, where the
-    network receives it in the shape of its output. The cost is about one more full run per
-    prompt. If the kernel was recorded by guidance branch, rows are fitted for each branch separately, on the features
-    of all branches; any other branch uses the kernel's shared rows. If the network returns several tensors
-    (video and sound), rows are fitted for the first, and the further ones have the kernel's rows.
+    network receives it in the shape of its output. The cost is one more full run per prompt, and NFE forward passes for
+    each set of steps that is tried. If the kernel was recorded by guidance branch, rows are fitted for each branch
+    separately, on the features of all branches; any other branch uses the kernel's shared rows. If the network returns
+    several tensors (video and sound), rows are fitted for the first, and the further ones have the kernel's rows.
 
     Args:
         pipe: a diffusers pipeline, not attached, with the scheduler that the plan is for.
         kernel: from :func:`calibrate`, recorded on the grid of the plan.
         prompts: calibration prompts; a handful suffices.
-        nfe: number of computed steps, chosen by search on the kernel; or
+        nfe: number of computed steps, chosen by searches on the kernel; up to four sets of steps are rolled out, and
+            the one with the least error on the prompts is kept; or
         forward_passes: calls of the network, summed over guidance branches, which may compute at different steps; or
         schedule: rule that selects the computed steps.
         teacher_steps: number of steps of a finer run, from the same initial noise, to use as the reference.
@@ -91,25 +94,24 @@ def rollout(
     check_kind("kernel", kernel, Kernel, CalibrationError)
     check_number("ridge", ridge, CalibrationError)
     check_teacher(teacher_steps, len(kernel.grid))
-    rule = _rule(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
+    rules = _rules(kernel, {"nfe": nfe, "forward_passes": forward_passes}, schedule)
     prompts, seed, folder = check_ready(pipe, prompts, seed, checkpoint, named=True)
-    work = Work(progress, len(prompts) * len(rule.on(kernel.grid)))
+    work = Work(progress, len(prompts) * sum(len(rule.on(kernel.grid)) for rule in rules))
     with place_of(workers).pool() as pool:
         seeded = list(enumerate(prompts, seed))
         fit = RolloutFit.begin(
             pool, model_of(pipe), kernel, seeded, options, teacher_steps=teacher_steps, checkpoint=folder, work=work
         )
-        return replace(fit, ridge=ridge).fit(rule).plan
+        return replace(fit, ridge=ridge).best(rules)
 
 
-def _rule(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Schedule:
+def _rules(kernel: Kernel, budget: dict[str, int | None], schedule: Schedule | None) -> Sequence[Schedule]:
+    """Return the schedule given, or those to choose from."""
     target = one_target(CalibrationError, {**budget, "schedule": schedule}, required=True)
     if schedule is not None:
         check_kind("schedule", schedule, Schedule, CalibrationError)
-        return schedule
-    if "forward_passes" in target:
-        return joint_schedule(kernel, target["forward_passes"])
-    return schedule_with_feedback(kernel, nfe=target["nfe"])
+        return [schedule]
+    return searches_with_feedback(kernel, **target)
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,13 @@ class RolledPlan:
         plan: the plan.
         roll: token of the students' runs.
         forward_passes: calls of the network that the fit took.
+        errors: mean square error of each prompt's final sample, shape (P,).
     """
 
     plan: Plan
     roll: str
     forward_passes: int
+    errors: Float64[np.ndarray, " P"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,15 @@ class RolloutFit:
         )
         return cls(job, kernel, f"teacher {teacher_steps or 'same'}")
 
+    def best(self, rules: Sequence[Schedule]) -> Plan:
+        """Return the rollout under which the prompts' final samples err least, as a geometric mean."""
+        rolled = [self.fit(rule) for rule in rules]
+        found = min(rolled, key=lambda one: typical_error(one.errors))
+        if len(rolled) == 1:
+            return found.plan
+        tried = f"{len(rolled)} sets of steps rolled out, the one with the least error on their prompts kept"
+        return replace(found.plan, provenance={**found.plan.provenance, "searched": tried})
+
     def fit(self, rule: Schedule, source: Source | None = None) -> RolledPlan:
         """Roll the prompts from computed step to computed step, fitting the rows of each segment on the way.
 
@@ -216,7 +229,7 @@ class RolloutFit:
             moments.grow(shares, indices)
             moments.weigh(rows.forecast, step)
             rows.fit(step, end)
-        return RolledPlan(draft.plan(rows), roll, passes)
+        return RolledPlan(draft.plan(rows), roll, passes, moments.errors(rows.forecast, total))
 
 
 @dataclass(frozen=True)

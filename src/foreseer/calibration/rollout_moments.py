@@ -139,12 +139,16 @@ class Moments:
         A few prompts' samples may leave the reference for good; without weights their large errors would decide the
         rows of all.
         """
+        squares = self.errors(forecast, step)
+        inverse = 1.0 / (squares + np.median(squares)) if step else np.ones(squares.size)
+        self.weights = inverse / inverse.sum()
+
+    def errors(self, forecast: np.ndarray, step: int) -> Float64[np.ndarray, " P"]:
+        """Return the mean square error of each prompt's sample at ``step``."""
         weights = self._of_features(forecast, step)
         products = self.with_targets[:, :, step] @ weights
         squares = self.target_squares[:, step] - 2.0 * products + (self.known @ weights) @ weights
-        squares = np.maximum(squares, REGULAR * self.target_squares[:, step].mean())
-        inverse = 1.0 / (squares + np.median(squares)) if step else np.ones(squares.size)
-        self.weights = inverse / inverse.sum()
+        return np.maximum(squares, REGULAR * self.target_squares[:, step].mean())
 
     def among(self, features: np.ndarray) -> np.ndarray:
         """Return moments of computed features with each other."""

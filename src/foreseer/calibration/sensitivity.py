@@ -18,8 +18,7 @@ from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.kernel.kernel_file import encode_kernel
-from foreseer.methods.learned import rows_with_feedback, schedule_with_feedback
-from foreseer.methods.validate import best_ridge
+from foreseer.methods.learned import rows_on, schedule_with_feedback
 from foreseer.pipelines import call_arguments, run
 from foreseer.plan import Policy
 from foreseer.scale import Store, Task, Unit, Worker, run_units
@@ -127,10 +126,7 @@ def _trials(kernel: Kernel) -> Iterator[Policy]:
     for nfe in (max(3, steps // 6), max(5, steps // 4)):
         schedule = schedule_with_feedback(kernel, nfe=nfe)
         for drift in DRIFTS:
-            supposed = replace(kernel, drift=drift)
-            rows = rows_with_feedback(supposed)
-            ridge = best_ridge(supposed, schedule.on(kernel.grid), feedback_gain=rows.feedback_gain).ridge
-            yield Policy(schedule, replace(rows, ridge=ridge), kernel.site)
+            yield rows_on(replace(kernel, drift=drift), schedule)
 
 
 def _final_sample(pipe: Any, prompt: Any, seed: int, call: dict[str, Any]) -> Float64[np.ndarray, " D"]:

@@ -14,8 +14,9 @@ from foreseer.cli.common import Seed, check_budget, console, created, out_file, 
 from foreseer.cli.pipeline_options import Prompts, Setup, runs_pipeline
 from foreseer.cli.workers import resumable
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import learned
+from foreseer.methods.learned import learned, rows_on
 from foreseer.plan import Plan
+from foreseer.schedule import Explicit
 
 if TYPE_CHECKING:
     from foreseer.calibration.ceilings import Ceilings
@@ -58,7 +59,8 @@ def portrait(
         _, texts, _, _ = setup.open(model, prompts, load=False)
         if len(texts) < 2:
             raise typer.BadParameter("two prompts or more are needed: one is held out.", param_hint="--prompts")
-        shown = learned(loaded, nfe=nfe).compile(loaded.grid)
+        policy = rows_on(loaded, Explicit(plans[0][1].computed_steps, of=len(loaded.grid))) if plans else None
+        shown = (policy or learned(loaded, nfe=nfe)).compile(loaded.grid)
         plans = [("kernel rows", shown), *plans]
         limits = _measure(loaded, [plan for _, plan in plans], model, prompts, seed, out, setup)
         console.print(_table(limits, plans))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from foreseer.checks import check_kind, check_target, one_target
@@ -9,14 +10,17 @@ from foreseer.errors import ScheduleError
 from foreseer.forecast import Forecaster, Reuse
 from foreseer.forecast.kernel_rows import KernelRows
 from foreseer.kernel import Kernel
-from foreseer.methods.validate import best_ridge, expected_error, formula_error
+from foreseer.methods.validate import ExpectedError, best_ridge, expected_error, formula_error
 from foreseer.plan import Policy
+from foreseer.schedule import Schedule
 from foreseer.schedule.joint import Joint
 from foreseer.schedule.optimal import Optimal
 
 SEARCH_RIDGE = 1e-6
 FEEDBACK_GAIN = 0.5  # measured: see docs/learning.md
-SENSITIVITY_WITH_FEEDBACK = 0.5  # factor on the sensitivity: rows with error feedback leave less error to respond to
+# Factors on the sensitivity in a search: rows with error feedback leave less error to respond to. Kernel rows are
+# searched with the first; a rollout measures with which its steps are best.
+SENSITIVITY_SHARES = (0.25, 0.0, 0.5, 1.0)
 
 
 def learned(
@@ -31,9 +35,9 @@ def learned(
     """Return a policy of kernel rows on searched steps, for any grid within the kernel's noise levels.
 
     The rows have error feedback (:class:`foreseer.forecast.KernelRows`), if the kernel has a final error to feed back.
-    If reuse on its best steps has a smaller expected error, the policy is reuse; under Euler's method this equals
-    sampling at those steps only. The cross-validated expected error on the kernel's grid is therefore never above that
-    of the best step reduction to the same number of levels, which matters for few steps (docs/models/few-steps.md).
+    If reuse on its best steps has a smaller expected error than these rows on any set of steps that was searched for
+    them, the policy is reuse; under Euler's method this equals sampling at those steps only, which matters for few
+    steps (docs/models/few-steps.md).
 
     Args:
         kernel: from :func:`foreseer.calibrate`.
@@ -57,16 +61,29 @@ def learned(
     schedule = schedule_with_feedback(kernel, nfe=nfe, speedup=speedup, max_error=max_error)
     if nfe is not None and nfe > len(kernel.grid):  # for finer grids only: no comparison on the kernel's grid
         return Policy(schedule, rows, kernel.site)
-    steps = schedule.on(kernel.grid)
-    if ridge is None:
-        expected = best_ridge(kernel, steps, feedback_gain=rows.feedback_gain)
-    else:
-        expected = expected_error(kernel, steps, ridge, feedback_gain=rows.feedback_gain)
     reuse = Optimal(kernel, nfe, speedup, max_error, Reuse())
     reuse_steps = reuse.on(kernel.grid)
-    if (len(reuse_steps), formula_error(kernel, reuse_steps, Reuse()).mean) < (len(steps), expected.mean):
-        return Policy(reuse, Reuse(), kernel.site)
-    return Policy(schedule, replace(rows, ridge=expected.ridge), kernel.site)
+    bound = len(reuse_steps), formula_error(kernel, reuse_steps, Reuse()).mean
+    target = {"nfe": nfe, "speedup": speedup, "max_error": max_error}
+    others = (schedule_with_feedback(kernel, **target, share=share) for share in SENSITIVITY_SHARES[1:])
+    for each in itertools.chain([schedule], others):  # both methods by what they expect on steps that suit them
+        if (len(each.on(kernel.grid)), rows_error(kernel, each, ridge).mean) <= bound:
+            chosen = schedule if max_error is None else each  # an error is kept as it is expected
+            return Policy(chosen, replace(rows, ridge=rows_error(kernel, chosen, ridge).ridge), kernel.site)
+    return Policy(reuse, Reuse(), kernel.site)
+
+
+def rows_error(kernel: Kernel, schedule: Schedule, ridge: float | None = None) -> ExpectedError:
+    """Return the expected error on these steps, by default with the best ridge."""
+    steps, gain = schedule.on(kernel.grid), rows_with_feedback(kernel).feedback_gain
+    if ridge is None:
+        return best_ridge(kernel, steps, feedback_gain=gain)
+    return expected_error(kernel, steps, ridge, feedback_gain=gain)
+
+
+def rows_on(kernel: Kernel, schedule: Schedule) -> Policy:
+    """Return the policy of rows with error feedback and the best ridge on these steps."""
+    return Policy(schedule, rows_with_feedback(kernel, rows_error(kernel, schedule).ridge), kernel.site)
 
 
 def rows_with_feedback(kernel: Kernel, ridge: float | None = None) -> KernelRows:
@@ -76,21 +93,26 @@ def rows_with_feedback(kernel: Kernel, ridge: float | None = None) -> KernelRows
 
 
 def schedule_with_feedback(
-    kernel: Kernel, *, nfe: int | None = None, speedup: float | None = None, max_error: float | None = None
+    kernel: Kernel,
+    *,
+    nfe: int | None = None,
+    speedup: float | None = None,
+    max_error: float | None = None,
+    share: float = SENSITIVITY_SHARES[0],
 ) -> Optimal:
     """Return the schedule searched for rows with error feedback; targets as of :class:`Optimal`."""
     rows = rows_with_feedback(kernel)
-    return Optimal(search_kernel(kernel, rows), nfe, speedup, max_error, rows)
+    return Optimal(search_kernel(kernel, rows, share), nfe, speedup, max_error, rows)
 
 
-def search_kernel(kernel: Kernel, rows: Forecaster) -> Kernel:
+def search_kernel(kernel: Kernel, rows: Forecaster, share: float = SENSITIVITY_SHARES[0]) -> Kernel:
     """Return the kernel to search steps on: less sensitive if ``rows`` have error feedback."""
     if not (isinstance(rows, KernelRows) and rows.feedback_gain):
         return kernel
-    return replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity)
+    return replace(kernel, sensitivity=share * kernel.sensitivity)
 
 
-def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:
+def joint_schedule(kernel: Kernel, forward_passes: int, share: float = SENSITIVITY_SHARES[0]) -> Joint:
     """Return the schedule with separate steps per branch, searched for rows with error feedback.
 
     Raises:
@@ -102,7 +124,18 @@ def joint_schedule(kernel: Kernel, forward_passes: int) -> Joint:
             "This network returns several tensors (video and sound), so its branches compute at the same steps: give "
             "nfe instead of forward_passes."
         )
-    return Joint(replace(kernel, sensitivity=SENSITIVITY_WITH_FEEDBACK * kernel.sensitivity), forward_passes)
+    return Joint(replace(kernel, sensitivity=share * kernel.sensitivity), forward_passes)
+
+
+def searches_with_feedback(
+    kernel: Kernel, *, nfe: int | None = None, forward_passes: int | None = None
+) -> list[Optimal] | list[Joint]:
+    """Return a schedule for each set of steps found with one of `SENSITIVITY_SHARES`."""
+    if forward_passes is not None:
+        joint = [joint_schedule(kernel, forward_passes, share) for share in SENSITIVITY_SHARES]
+        return list({repr(rule.branch_steps(kernel.grid)): rule for rule in reversed(joint)}.values())
+    searches = [schedule_with_feedback(kernel, nfe=nfe, share=share) for share in SENSITIVITY_SHARES]
+    return list({rule.on(kernel.grid): rule for rule in reversed(searches)}.values())
 
 
 def _joint(kernel: Kernel, forward_passes: int, ridge: float | None) -> Policy:

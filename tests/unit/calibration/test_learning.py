@@ -17,6 +17,7 @@ from foreseer.calibration.sensitivity import DRIFTS, best_drift, best_sensitivit
 from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
 from foreseer.kernel.kernel import DRIFT, SENSITIVITY
+from foreseer.methods.learned import searches_with_feedback
 from foreseer.methods.train_l2p import train_l2p
 from foreseer.methods.validate import MOST_RIDGE, RIDGES, best_ridge, expected_error, held_out_errors
 from foreseer.schedule.optimal import Search
@@ -270,13 +271,29 @@ def test_calibrate_keeps_the_drift_under_which_plans_err_least(loop, kernel):
 
 def forecast_errors(loop, kernel):
     """Geometric mean of the measured errors, on the prompts and budgets of `calibrate`."""
+    return math.sqrt(math.prod(typical_errors(loop, fs.learned(kernel, nfe=nfe), TRAINING[:4]) for nfe in (3, 5)))
+
+
+def typical_errors(loop, policy, prompts):
+    """Geometric mean of the measured errors of prompts that something was learned on."""
     errors = []
-    for seed, prompt in enumerate(TRAINING[:4]):
+    for seed, prompt in enumerate(prompts):
         truth = sample(loop, prompt, seed, num_inference_steps=STEPS)
-        for nfe in (3, 5):
-            with fs.accelerate(loop, fs.learned(kernel, nfe=nfe)):
-                errors.append(relative(sample(loop, prompt, seed, num_inference_steps=STEPS), truth))
+        with fs.accelerate(loop, policy, strict=True):
+            errors.append(relative(sample(loop, prompt, seed, num_inference_steps=STEPS), truth))
     return np.exp(np.mean(np.log(errors)))
+
+
+def test_a_rollout_keeps_the_steps_with_the_least_measured_error(loop, kernel):
+    supposed, prompts = dataclasses.replace(kernel, sensitivity=40.0), TRAINING[:3]
+    searches = searches_with_feedback(supposed, nfe=5)
+    plans = [fs.rollout(loop, supposed, prompts, schedule=search) for search in searches]
+    errors = {plan.computed_steps: typical_errors(loop, fs.Policy.from_plan(plan), prompts) for plan in plans}
+    assert len(errors) == len(searches) > 1
+    kept = fs.rollout(loop, supposed, prompts, nfe=5)
+    assert errors[kept.computed_steps] == min(errors.values())
+    assert f"{len(searches)} sets of steps rolled out" in kept.provenance["searched"]
+    assert all("searched" not in plan.provenance for plan in plans)
 
 
 def test_a_rollout_plan_lets_kernel_rows_serve_other_grids_and_says_so(loop, kernel):

@@ -12,6 +12,7 @@ import foreseer as fs
 from foreseer.calibration.calibrate import CalibrationError
 from foreseer.calibration.identity import fingerprint
 from foreseer.calibration.references import REFERENCE_FILE
+from foreseer.methods.learned import searches_with_feedback
 from tests.support.loop_pipeline import SmoothDenoiser
 from tests.unit.calibration.conftest import STEPS, TRAINING
 
@@ -50,7 +51,10 @@ def test_it_goes_on_where_it_was_with_the_same_rows(loop, tmp_path, evaluations,
     evaluations.clear()
     resumed = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path / "kept", **options)
     branches = 1 if guidance == 1.0 else 2
-    assert len(evaluations) == branches * (1 + STEPS + 3 * 5)  # the matrix' one step, one reference, three rollouts
+    sets = len(searches_with_feedback(kernel, nfe=5))
+    assert sets == {1.0: 1, 3.0: 2}[guidance]
+    assert (f"{sets} sets of steps rolled out" in whole.provenance.get("searched", "")) == (sets > 1)
+    assert len(evaluations) == branches * (1 + STEPS + 3 * 5 * sets)  # the matrix' one step, one reference, rollouts
     assert np.array_equal(resumed.rows, whole.rows)
     assert set(resumed.branch_rows) == set(whole.branch_rows)
     for name, rows in whole.branch_rows.items():
@@ -58,13 +62,14 @@ def test_it_goes_on_where_it_was_with_the_same_rows(loop, tmp_path, evaluations,
 
 
 def test_a_reference_of_another_run_is_not_taken(loop, kernel, tmp_path, evaluations):
+    sets = len(searches_with_feedback(kernel, nfe=4))
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)
     evaluations.clear()
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path, seed=1)
-    assert len(evaluations) == 1 + STEPS + 4
+    assert len(evaluations) == 1 + STEPS + 4 * sets
     evaluations.clear()
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path, teacher_steps=2 * STEPS)
-    assert len(evaluations) == 1 + 2 * STEPS + 4
+    assert len(evaluations) == 1 + 2 * STEPS + 4 * sets
     assert len(list(tmp_path.glob("reference-*.safetensors"))) == 3
 
 

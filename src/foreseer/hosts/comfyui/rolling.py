@@ -17,8 +17,10 @@ from foreseer.calibration.rollout_moments import RIDGE, Moments, Share
 from foreseer.forecast.joint_rows import JointRows
 from foreseer.hosts.comfyui.patch import KEY, with_wrappers
 from foreseer.kernel import Kernel
-from foreseer.methods.learned import schedule_with_feedback
+from foreseer.methods.learned import searches_with_feedback
+from foreseer.methods.validate import typical_error
 from foreseer.plan import Plan
+from foreseer.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ Sample = Callable[[RolledRun, int], Any]  # runs the sampler with the wrappers, 
 
 
 def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, nfe: int) -> Plan:
-    """Fit a plan as :func:`foreseer.rollout` does.
+    """Fit a plan as :func:`foreseer.rollout` does; of the sets of steps found, the best.
 
     Args:
         kernel: of the references, with the sampler's matrix.
@@ -117,8 +119,14 @@ def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample,
         sample: runs the sampler with the wrappers of its first argument on the conditioning of that index.
         nfe: number of computed steps.
     """
+    found = [_roll_out(kernel, references, sample, rule) for rule in searches_with_feedback(kernel, nfe=nfe)]
+    return min(found, key=lambda one: one[0])[1]
+
+
+def _roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample, rule: Schedule) -> tuple[float, Plan]:
+    """Return the typical error of the final samples, as a mean square, and the plan."""
     assert kernel.sampler is not None
-    computed, total = schedule_with_feedback(kernel, nfe=nfe).on(kernel.grid), len(kernel.grid)
+    computed, total = rule.on(kernel.grid), len(kernel.grid)
     moments = Moments.none(1, kernel.sampler, len(references))
     rows = JointRows(
         moments, np.ones(1), [np.array(computed)], total, ridge=RIDGE, branch_weight=0.0, feedback_gain=1.0
@@ -134,7 +142,7 @@ def roll_out(kernel: Kernel, references: Sequence[ReferenceRun], sample: Sample,
         moments.weigh(rows.forecast, step)
         rows.fit(step, end)
         plan = replace(plan, rows=rows.rows[0].copy())
-    return plan
+    return typical_error(moments.errors(rows.forecast, total)), plan
 
 
 def final_error(
