@@ -7,12 +7,15 @@ The bundled pipeline, 50 steps, guidance 3, on unseen captions and seeds; equal 
 
 import argparse
 import tempfile
+from dataclasses import replace
 
 import torch
 
 import foreseer as fs
 from benchmarks.common import bundled, guided, write
 from benchmarks.learning import CALIBRATION_SEED, STEPS, Bench, captions
+from foreseer.methods.learned import rows_with_feedback
+from foreseer.methods.validate import best_ridge
 from foreseer.schedule import Optimal, Schedule
 
 BUDGETS = (28, 18, 14, 12)
@@ -47,12 +50,12 @@ class EverySecond(Schedule):
 
 def policies(pipe, options, kernel, prompts, budget, folder):
     """By name: rows of the kernel, and of a rollout."""
-    steered = fs.forecast.KernelRows(kernel, feedback_gain=0.5)
-    seconds = EverySecond(kernel, budget)
+    seconds, rows = EverySecond(kernel, budget), rows_with_feedback(kernel)
+    apart = {"branch_steps": seconds.branch_steps(kernel.grid), "feedback_gain": rows.feedback_gain}
+    ridge = best_ridge(kernel, seconds.on(kernel.grid), **apart).ridge
     yield "kernel rows, both branches", fs.learned(kernel, nfe=budget // 2)
-    yield "kernel rows with error feedback, both branches", fs.Policy(Optimal(kernel, nfe=budget // 2), steered)
-    yield "kernel rows with error feedback, uncond at every second step", fs.Policy(seconds, steered)
-    yield "kernel rows with error feedback, planned together", fs.learned(kernel, forward_passes=budget)
+    yield "kernel rows, uncond at every second step", fs.Policy(seconds, replace(rows, ridge=ridge))
+    yield "kernel rows, planned together", fs.learned(kernel, forward_passes=budget)
     for name, target in (
         ("both branches", {"nfe": budget // 2}),
         ("uncond at every second step", {"schedule": seconds}),

@@ -146,18 +146,11 @@ def _few_steps(rows: list[Row]) -> list[list[str]]:
 
 GUIDANCE_LABELS = {
     "kernel rows, both branches": ("kernel", "together"),
-    "kernel rows with error feedback, both branches": ("kernel with error feedback", "together"),
-    "kernel rows with error feedback, planned together": (
-        "kernel with error feedback",
-        "planned together (`forward_passes=`)",
-    ),
-    "kernel rows with error feedback, uncond at every second step": (
-        "kernel with error feedback",
-        "unconditional at every second step",
-    ),
+    "kernel rows, planned together": ("kernel", "planned together (`forward_passes=`)"),
+    "kernel rows, uncond at every second step": ("kernel", "unconditional at every second step"),
     "rollout, both branches": ("rollout", "together"),
-    "rollout, uncond at every second step": ("rollout", "unconditional at every second step"),
     "rollout, planned together": ("rollout", "planned together (`forward_passes=`)"),
+    "rollout, uncond at every second step": ("rollout", "unconditional at every second step"),
 }
 
 
