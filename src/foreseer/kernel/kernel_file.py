@@ -117,7 +117,7 @@ def _kernel_of(arrays: dict[str, np.ndarray], metadata: dict[str, str], name: st
             branches=branches,
             output_squares=arrays.get("output_squares"),
             parts=parts,
-            **{name: float(metadata[name]) for name in ("drift",) if name in metadata},
+            drift=float(metadata.get("drift", kind.drift)),
         )
     except (ForeseerError, ValueError) as error:
         raise KernelFileError(f"{name} does not hold a valid kernel: {reason(error)}.") from error
