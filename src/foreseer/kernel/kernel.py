@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from foreseer.checks import check_kind, check_provenance, frozen
+from foreseer.checks import check_kind, check_number, check_provenance, frozen
 from foreseer.errors import KernelError
 from foreseer.grid import Grid
 from foreseer.kernel.branches import Branches
@@ -92,10 +92,8 @@ class Kernel:
                 )
             object.__setattr__(self, "final_squares", squares)
         object.__setattr__(self, "site", str(read_site(self.site)))
-        if not (np.isfinite(self.sensitivity) and self.sensitivity >= 0):
-            raise KernelError(f"The sensitivity is {self.sensitivity}; expected a finite number of at least 0.")
-        if not (np.isfinite(self.drift) and self.drift >= 0):
-            raise KernelError(f"The drift is {self.drift}; expected a finite number of at least 0.")
+        check_number("sensitivity", self.sensitivity, KernelError)
+        check_number("drift", self.drift, KernelError)
         _check_branches(self.branches, grams)
         if self.output_squares is not None:
             squares = frozen(self.output_squares)

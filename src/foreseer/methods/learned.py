@@ -47,7 +47,7 @@ def learned(
         speedup: T / NFE; or
         max_error: expected relative error of the final sample to keep.
         ridge: ridge of the rows, relative to the features' mean square; by default the one with the least
-            cross-validated error on the steps found on the kernel's grid.
+            cross-validated error on the steps found on the kernel's grid, at least what the kernel's drift asks for.
 
     Raises:
         ScheduleError: not exactly one target was given, or ``forward_passes`` for a kernel without branches.
@@ -63,13 +63,16 @@ def learned(
         return Policy(schedule, rows, kernel.site)
     reuse = Optimal(kernel, nfe, speedup, max_error, Reuse())
     reuse_steps = reuse.on(kernel.grid)
-    bound = len(reuse_steps), formula_error(kernel, reuse_steps, Reuse()).mean
+    reused = len(reuse_steps), formula_error(kernel, reuse_steps, Reuse()).mean
     target = {"nfe": nfe, "speedup": speedup, "max_error": max_error}
     others = (schedule_with_feedback(kernel, **target, share=share) for share in SENSITIVITY_SHARES[1:])
     for each in itertools.chain([schedule], others):  # both methods by what they expect on steps that suit them
-        if (len(each.on(kernel.grid)), rows_error(kernel, each, ridge).mean) <= bound:
-            chosen = schedule if max_error is None else each  # an error is kept as it is expected
-            return Policy(chosen, replace(rows, ridge=rows_error(kernel, chosen, ridge).ridge), kernel.site)
+        expected = rows_error(kernel, each, ridge)
+        if reused < (len(each.on(kernel.grid)), expected.mean):
+            continue
+        if each is schedule or max_error is not None:  # an error is kept as it is expected
+            return Policy(each, replace(rows, ridge=expected.ridge), kernel.site)
+        return Policy(schedule, replace(rows, ridge=rows_error(kernel, schedule, ridge).ridge), kernel.site)
     return Policy(reuse, Reuse(), kernel.site)
 
 

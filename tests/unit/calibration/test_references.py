@@ -61,6 +61,26 @@ def test_it_goes_on_where_it_was_with_the_same_rows(loop, tmp_path, evaluations,
         assert np.array_equal(resumed.branch_rows[name], rows)
 
 
+def test_it_goes_on_in_the_set_of_steps_where_it_was(loop, tmp_path, evaluations):
+    options = {"guidance_scale": 3.0}
+    kernel = fs.calibrate(loop, TRAINING[:3], num_inference_steps=STEPS, **options)
+    whole = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, **options)
+    before = 3 * (STEPS + 5) + 2 * 3  # references, the first set of steps, and two of five steps of the second
+
+    def interrupt(done, total):
+        assert total == 3 * (STEPS + 2 * 5)
+        if done == before:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path, progress=interrupt, **options)
+    evaluations.clear()
+    resumed = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path, **options)
+    assert resumed == whole
+    # The matrix' one step; students whose moments are kept are run again up to where they were, not their references.
+    assert len(evaluations) == 2 * (1 + 3 * 5)
+
+
 def test_a_reference_of_another_run_is_not_taken(loop, kernel, tmp_path, evaluations):
     sets = len(searches_with_feedback(kernel, nfe=4))
     fs.rollout(loop, kernel, TRAINING[:1], nfe=4, checkpoint=tmp_path)

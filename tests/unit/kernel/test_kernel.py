@@ -192,6 +192,10 @@ def test_files_come_back_and_damaged_ones_are_refused(tmp_path):
         ({"final_squares": np.zeros(5)}, "positive"),
         ({"drift": -1.0}, "drift is -1.0; expected a finite number"),
         ({"drift": np.inf}, "drift is inf; expected a finite number"),
+        ({"drift": "much"}, "drift is 'much'; expected a finite number"),
+        ({"drift": np.ones(2)}, "drift is array.*; expected a finite number"),
+        ({"sensitivity": None}, "sensitivity is None; expected a finite number"),
+        ({"sensitivity": []}, r"sensitivity is \[\]; expected a finite number"),
     ],
 )
 def test_moments_that_do_not_belong_together_are_refused(as_users_call, change, words):
