@@ -13,7 +13,7 @@ from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.schedule.continued import Continued, Kept
-from foreseer.schedule.optimal import FINE
+from foreseer.schedule.search import FINE
 
 FARTHEST = math.log(8.0)  # bound on one log ratio: a comparison counts as at most 8 times harder or easier
 PRIOR = 1.0  # weight of the prior (a typical image), in comparisons

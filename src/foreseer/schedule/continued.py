@@ -8,7 +8,7 @@ import numpy as np
 
 from foreseer.forecast.base import Forecaster
 from foreseer.kernel import Kernel
-from foreseer.schedule.optimal import REFINED, Search, spread, stride
+from foreseer.schedule.search import REFINED, Search, spread, stride
 
 KEPT = 2  # prefixes kept per length and last step
 LONGEST_GAP = 3  # between two computed steps, in mean gaps of the remaining run

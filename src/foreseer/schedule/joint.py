@@ -13,7 +13,7 @@ from foreseer.errors import ScheduleError
 from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.schedule.base import Schedule
-from foreseer.schedule.optimal import GAIN, REFINED, root_of, spread, stride, thinned
+from foreseer.schedule.search import GAIN, REFINED, root_of, spread, stride, thinned
 
 # A set of calls: ascending steps, each with a bit mask of the branches that compute (branch b: 2**b).
 Calls = tuple[tuple[int, int], ...]

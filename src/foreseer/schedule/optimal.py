@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +16,7 @@ from foreseer.grid import Grid
 from foreseer.kernel import Kernel
 from foreseer.kernel.expected import final_errors
 from foreseer.schedule.base import Schedule, budget_at, check_computed_steps, remaining_budget
-
-EXHAUSTIVE = 3000  # try every set of steps if there are at most this many
-BEAM = 8  # prefixes kept per length and last step
-FINALISTS = 4  # complete sets that are improved step by step
-LONGEST_GAP = 4  # between two computed steps, in mean gaps
-FINE = 64  # longer grids are searched on every n-th step first
-REFINED = 32  # sets of more steps, spread over a long run, are not moved singly
-GAIN = 1e-3  # least relative gain of a pass over a long run
+from foreseer.schedule.search import Search
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,7 +103,7 @@ class Optimal(Schedule):
         return search.best(high)
 
     def _cost(self, search: Search, steps: tuple[int, ...], grid: Grid) -> float:
-        """Return the expected error; rows with error feedback have less than the search counts with."""
+        """Return the expected error; a search for rows with error feedback counts a share of the sensitivity."""
         rows = self.forecaster
         if not isinstance(rows, KernelRows) or not rows.feedback_gain:
             return search.cost(steps)
@@ -124,176 +116,3 @@ class Optimal(Schedule):
                 f"The kernel has {len(self.kernel.grid)} steps, the run {steps}; call on(grid) with the run's grid."
             )
         return self.on(self.kernel.grid)
-
-
-class Search:
-    """Expected final errors of sets of computed steps, and the search for the least.
-
-    The error at a step depends only on the computed steps before it and is cached, so changing a late step reuses the
-    early part. Errors are vectors in coordinates in which the Gram matrix is the identity.
-    """
-
-    def __init__(self, kernel: Kernel, forecaster: Forecaster) -> None:
-        self._kernel = kernel
-        self._grid = kernel.grid
-        self._final = kernel.final_weights
-        self._forecaster = forecaster
-        # Branches are separate if the forecaster has separate rows for them.
-        separate = isinstance(forecaster, KernelRows) and forecaster.kernel.branches is not None
-        self._branches = kernel.branches if separate else None
-        self._features = root_of(kernel.pooled if self._branches is None else self._branches.pooled)
-        self._root = self._features if self._branches is None else self._branches.guided @ self._features
-        self._ahead = 1
-        self._sums: dict[tuple[int, ...], np.ndarray] = {}
-        self._reached: dict[tuple[tuple[int, ...], int], tuple[np.ndarray, float]] = {}
-
-    def cost(self, steps: tuple[int, ...]) -> float:
-        """Return the expected root mean square error of the final sample, in units of the sample."""
-        error, propagated = self._reach(steps, len(self._grid))
-        return math.sqrt(float(error @ error) + propagated)
-
-    def _reach(self, before: tuple[int, ...], end: int) -> tuple[np.ndarray, float]:
-        """Return the sample's error at ``end`` after steps ``before``, and the squares propagated so far."""
-        key = (before, end)
-        reached = self._reached.get(key)
-        if reached is not None:
-            return reached
-        last = before[-1]
-        if len(before) == 1:
-            error, propagated = np.zeros(self._root.shape[1]), 0.0
-        else:
-            error, propagated = self._reach(before[:-1], last)
-            propagated += self._kernel.propagation(last, end) * float(error @ error)
-        if end > last + 1:
-            error = error + self._skipped(before, end)[end - last - 2]
-        self._reached[key] = error, propagated
-        return error, propagated
-
-    def _skipped(self, before: tuple[int, ...], end: int) -> np.ndarray:
-        """Return the accumulated errors of the forecasts after ``before``: row n covers n + 1 of them."""
-        sums = self._sums.get(before)
-        first = before[-1] + 1
-        if sums is None or sums.shape[0] < end - first:
-            # Rows from the same computed steps are cheap together, and the search will ask for longer gaps.
-            steps = np.arange(
-                first, len(self._grid) if sums is not None else max(end, min(first + self._ahead, len(self._grid)))
-            )
-            forecast = self._forecast(np.array(before), steps)
-            sums = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
-        return sums
-
-    def _forecast(self, before: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        if self._branches is None or not isinstance(self._forecaster, KernelRows):
-            return self._forecaster.segment(before, steps, self._grid) @ self._root[before]
-        rows = self._forecaster.branch_segment(before, steps, self._grid) * self._branches.mixing[:, None, None]
-        columns = np.add.outer(len(self._grid) * np.arange(len(rows)), before).ravel()
-        return np.hstack(list(rows)) @ self._features[columns]
-
-    def best(self, nfe: int) -> tuple[int, ...]:
-        """Return the steps of least cost that were found."""
-        total = len(self._grid)
-        if nfe >= total:
-            return tuple(range(total))
-        if math.comb(total - 1, nfe - 1) <= EXHAUSTIVE:
-            return min(((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1)), key=self.cost)
-        self._ahead = LONGEST_GAP * math.ceil(total / nfe)
-        every = stride(total)
-        if every > 1:
-            coarse = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
-            steps = spread(tuple(every * step for step in coarse.best(coarse_budget(total, nfe))), nfe, total)
-            return steps if nfe > REFINED else self._halved(steps, every)
-        return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
-
-    def _grown(self, nfe: int) -> list[tuple[int, ...]]:
-        """Grow sets step by step, keeping the best few prefixes per length and last step."""
-        total = len(self._grid)
-        prefixes: dict[int, list[tuple[int, ...]]] = {0: [(0,)]}
-        for count in range(1, nfe):
-            longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
-            for last, kept in prefixes.items():
-                for step in range(last + 1, min(total - nfe + count, last + self._ahead) + 1):
-                    longer.setdefault(step, []).extend((self._so_far(steps, step), (*steps, step)) for steps in kept)
-            prefixes = {step: [steps for _, steps in sorted(scored)[:BEAM]] for step, scored in longer.items()}
-            # Prefixes of this length are not grown again: free their sums.
-            self._sums = {before: sums for before, sums in self._sums.items() if len(before) != count}
-        return sorted(itertools.chain(*prefixes.values()), key=self.cost)[:FINALISTS]
-
-    def _so_far(self, before: tuple[int, ...], end: int) -> float:
-        error, propagated = self._reach(before, end)
-        return float(error @ error) + propagated
-
-    def _improved(self, steps: tuple[int, ...]) -> tuple[int, ...]:
-        while True:
-            moved = self._slide(steps)
-            steps = min(self._jumps(moved), key=self.cost, default=moved)
-            if self.cost(steps) >= self.cost(moved):
-                return moved
-
-    def _jumps(self, steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """Yield the sets in which one step is moved to any free place."""
-        free = sorted(set(range(1, len(self._grid))) - set(steps))
-        for moved in steps[1:]:
-            others = [step for step in steps if step != moved]
-            for target in free:
-                yield tuple(sorted([*others, target]))
-
-    def _slide(self, steps: tuple[int, ...], fixed: int = 1) -> tuple[int, ...]:
-        """Move all but the first ``fixed`` steps to the best place between their neighbours."""
-        while True:
-            before = steps
-            for index in range(len(steps) - 1, fixed - 1, -1):
-                end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
-                targets = range(steps[index - 1] + 1, end)
-                steps = min(((*steps[:index], target, *steps[index + 1 :]) for target in targets), key=self.cost)
-            if self.cost(steps) >= self.cost(before):
-                return before
-
-    def _halved(self, steps: tuple[int, ...], every: int, fixed: int = 1) -> tuple[int, ...]:
-        """Move steps by half of ``every``, then a quarter, and so on, while it helps."""
-        while (every := every // 2) > 0:
-            before = math.inf
-            while self.cost(steps) < before * (1 - GAIN):
-                before = self.cost(steps)
-                for index in range(len(steps) - 1, fixed - 1, -1):
-                    end = steps[index + 1] if index + 1 < len(steps) else len(self._grid)
-                    targets = (steps[index] + shift for shift in (0, -every, every))
-                    inside = (target for target in targets if steps[index - 1] < target < end)
-                    steps = min(((*steps[:index], target, *steps[index + 1 :]) for target in inside), key=self.cost)
-        return steps
-
-
-def root_of(pooled: np.ndarray) -> np.ndarray:
-    """Factor ``pooled``: rows whose inner products are ``pooled`` to rounding, in the fewest dimensions."""
-    values, vectors = np.linalg.eigh(pooled)
-    kept = values > len(values) * np.finfo(values.dtype).eps * values[-1]
-    return vectors[:, kept] * np.sqrt(values[kept])
-
-
-def stride(total: int) -> int:
-    """Return n such that a run of ``total`` steps is searched on every n-th step first."""
-    return math.ceil(total / FINE)
-
-
-def coarse_budget(total: int, nfe: int) -> int:
-    """Return the budget of the first search of a long run: at most half its steps, or the run's share."""
-    coarse = math.ceil(total / stride(total))
-    return min(nfe, max(coarse // 2, nfe * coarse // total))
-
-
-def spread(steps: Sequence[int], count: int, total: int) -> tuple[int, ...]:
-    """Return ``count`` steps of a run of ``total`` that are as dense at each place as ``steps``.
-
-    >>> spread((0, 2, 6), 6, 12)
-    (0, 1, 2, 4, 6, 9)
-    """
-    if count == len(steps):
-        return tuple(steps)
-    places = np.interp(np.arange(count) * len(steps) / count, np.arange(len(steps) + 1), [*steps, total])
-    ahead = np.arange(count)
-    ascending = np.maximum.accumulate(np.floor(places).astype(int) - ahead) + ahead
-    return tuple(np.minimum(ascending, total - count + ahead).tolist())
-
-
-def thinned(grid: Grid, every: int) -> Grid:
-    """Return the grid of every n-th step, starting with the first."""
-    return Grid(grid.levels[::every], grid.unit, grid.final_level)

@@ -20,7 +20,7 @@ from foreseer.kernel.kernel import DRIFT, SENSITIVITY
 from foreseer.methods.learned import searches_with_feedback
 from foreseer.methods.train_l2p import train_l2p
 from foreseer.methods.validate import MOST_RIDGE, RIDGES, best_ridge, expected_error, held_out_errors
-from foreseer.schedule.optimal import Search
+from foreseer.schedule.search import Search
 from tests.support.loop_pipeline import LoopPipeline, relative, sample
 from tests.unit.calibration.conftest import STEPS, TRAINING
 
@@ -180,7 +180,7 @@ def test_the_response_that_explains_the_errors_is_found():
     ids=["kernel rows", "TaylorSeer", "Newton"],
 )
 def test_the_search_comes_near_the_best_of_all_sets(kernel, monkeypatch, forecaster, allowed):
-    monkeypatch.setattr("foreseer.schedule.optimal.EXHAUSTIVE", 0)
+    monkeypatch.setattr("foreseer.schedule.search.EXHAUSTIVE", 0)
     small = kernel.on(resampled(kernel.grid, 14))
     search = Search(small, forecaster or fs.forecast.KernelRows(small))
     best = min(search.cost((0, *rest)) for rest in itertools.combinations(range(1, 14), 4))
@@ -196,7 +196,8 @@ def test_few_sets_are_all_tried(kernel):
 
 
 def test_the_cost_of_a_search_is_the_expected_final_error_of_its_plan(kernel):
-    for forecaster in (fs.forecast.KernelRows(kernel), fs.forecast.TaylorSeer(order=2)):
+    corrected = [fs.forecast.KernelRows(kernel, ridge=1e-5, feedback_gain=gain) for gain in (0.0, 0.5, 1.0)]
+    for forecaster in (*corrected, fs.forecast.TaylorSeer(order=2)):
         steps = (0, 1, 4, 9, 15)
         expected = np.sqrt(np.mean(final_errors(kernel, forecaster.rows(steps, kernel.grid)) ** 2))
         assert Search(kernel, forecaster).cost(steps) == pytest.approx(expected, rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 import foreseer as fs
 from foreseer.forecast import KernelRows, Newton
 from foreseer.schedule.continued import Continued
-from foreseer.schedule.optimal import Search
+from foreseer.schedule.search import Search
 from tests.support.toy_gates import KERNEL, STEPS
 
 

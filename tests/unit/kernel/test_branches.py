@@ -15,7 +15,7 @@ from foreseer.kernel.expected import final_errors, step_errors
 from foreseer.kernel.interpolate import resampled
 from foreseer.kernel.kernel_file import KernelFileError
 from foreseer.kernel.level_interpolation import interpolation_weights
-from foreseer.schedule.optimal import Search
+from foreseer.schedule.search import Search
 from tests.unit.kernel.test_kernel import trajectories
 
 NAMES, MIXING = ("cond", "uncond", "skip"), np.array([3.0, -2.5, 0.5])
@@ -98,7 +98,8 @@ def test_expected_errors_with_rows_of_branches_are_those_of_the_recorded_runs():
 
 def test_the_search_costs_what_rows_of_branches_cost():
     kernel = kernel_of(branch_features())
-    for forecaster in (KernelRows(kernel), fs.forecast.TaylorSeer(order=2)):
+    corrected = [KernelRows(kernel, ridge=1e-5, feedback_gain=gain) for gain in (0.0, 0.5, 1.0)]
+    for forecaster in (*corrected, fs.forecast.TaylorSeer(order=2)):
         rows = forecaster.rows(COMPUTED, kernel.grid), forecaster.branch_rows(COMPUTED, kernel.grid)
         expected = np.sqrt(np.mean(final_errors(kernel, *rows) ** 2))
         assert Search(kernel, forecaster).cost(COMPUTED) == pytest.approx(expected, rel=1e-6)

@@ -11,7 +11,7 @@ from foreseer.kernel import Kernel
 from foreseer.schedule import Joint, optimal
 from foreseer.schedule.continued import Continued
 from foreseer.schedule.joint import JointSearch
-from foreseer.schedule.optimal import Search, root_of, spread
+from foreseer.schedule.search import Search, root_of, spread
 from tests.unit.kernel.test_branches import branch_features
 from tests.unit.kernel.test_branches import kernel_of as branched
 from tests.unit.kernel.test_kernel import trajectories
