@@ -136,7 +136,7 @@ def joint_schedule(kernel: Kernel, forward_passes: int, share: float = SENSITIVI
 def searches_with_feedback(
     kernel: Kernel, *, nfe: int | None = None, forward_passes: int | None = None
 ) -> list[Optimal] | list[Joint]:
-    """Return a schedule for each set of steps found with one of `SENSITIVITY_SHARES`, for rows of a rollout."""
+    """Return a schedule for each set of steps found with one of `SENSITIVITY_SHARES`."""
     if forward_passes is not None:
         joint = [joint_schedule(kernel, forward_passes, share) for share in SENSITIVITY_SHARES]
         return list({repr(rule.branch_steps(kernel.grid)): rule for rule in reversed(joint)}.values())
