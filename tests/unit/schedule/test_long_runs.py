@@ -8,7 +8,7 @@ import pytest
 import foreseer as fs
 from foreseer.forecast import KernelRows
 from foreseer.kernel import Kernel
-from foreseer.schedule import Joint, optimal
+from foreseer.schedule import Joint
 from foreseer.schedule.continued import Continued
 from foreseer.schedule.joint import JointSearch
 from foreseer.schedule.search import Search, root_of, spread
@@ -40,7 +40,7 @@ def test_work_is_bounded_however_long_the_run_and_large_the_budget(
         return weights(self, computed, steps, grid)
 
     monkeypatch.setattr(KernelRows, "_weights", counted)
-    monkeypatch.setattr(search, "FINE", 24)
+    monkeypatch.setattr("foreseer.schedule.search.FINE", 24)
     found = Search(kernel.on(fs.Grid.uniform(250)), KernelRows(kernel)).best(nfe)
     assert len(set(found)) == nfe
     assert (found[0], found[-1] < 250) == (0, True)
@@ -53,7 +53,7 @@ def test_work_is_bounded_however_long_the_run_and_large_the_budget(
 def test_a_gate_searches_long_runs_in_bounded_work(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, max_error: float
 ) -> None:
-    monkeypatch.setattr(search, "FINE", 24)
+    monkeypatch.setattr("foreseer.schedule.search.FINE", 24)
     calls = 0
     rows = KernelRows(kernel)
     search = Continued(kernel.on(fs.Grid.uniform(120)), rows)
@@ -82,7 +82,7 @@ def test_it_costs_little_more_than_a_search_of_every_step(kernel: Kernel, monkey
     grid = fs.Grid.uniform(80)
     search = Search(kernel.on(grid), KernelRows(kernel))
     quick = search.best(5)
-    monkeypatch.setattr(search, "FINE", 80)
+    monkeypatch.setattr("foreseer.schedule.search.FINE", 80)
     thorough = Search(kernel.on(grid), KernelRows(kernel)).best(5)
     assert search.cost(quick) <= 1.03 * search.cost(thorough)
     worse = tuple(range(0, 80, 16))
