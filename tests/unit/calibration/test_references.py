@@ -52,7 +52,7 @@ def test_it_goes_on_where_it_was_with_the_same_rows(loop, tmp_path, evaluations,
     resumed = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path / "kept", **options)
     branches = 1 if guidance == 1.0 else 2
     sets = len(searches_with_feedback(kernel, nfe=5))
-    assert sets == {1.0: 1, 3.0: 2}[guidance]
+    assert (sets > 1) == (guidance > 1.0)
     assert (f"{sets} sets of steps rolled out" in whole.provenance.get("searched", "")) == (sets > 1)
     assert len(evaluations) == branches * (1 + STEPS + 3 * 5 * sets)  # the matrix' one step, one reference, rollouts
     assert np.array_equal(resumed.rows, whole.rows)
@@ -65,10 +65,12 @@ def test_it_goes_on_in_the_set_of_steps_where_it_was(loop, tmp_path, evaluations
     options = {"guidance_scale": 3.0}
     kernel = fs.calibrate(loop, TRAINING[:3], num_inference_steps=STEPS, **options)
     whole = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, **options)
+    sets = len(searches_with_feedback(kernel, nfe=5))
+    assert sets > 1
     before = 3 * (STEPS + 5) + 2 * 3  # references, the first set of steps, and two of five steps of the second
 
     def interrupt(done, total):
-        assert total == 3 * (STEPS + 2 * 5)
+        assert total == 3 * (STEPS + sets * 5)
         if done == before:
             raise StoppedError
 
@@ -78,7 +80,7 @@ def test_it_goes_on_in_the_set_of_steps_where_it_was(loop, tmp_path, evaluations
     resumed = fs.rollout(loop, kernel, TRAINING[:3], nfe=5, checkpoint=tmp_path, **options)
     assert resumed == whole
     # The matrix' one step; students whose moments are kept are run again up to where they were, not their references.
-    assert len(evaluations) == 2 * (1 + 3 * 5)
+    assert len(evaluations) == 2 * (1 + (sets - 1) * 3 * 5)
 
 
 def test_a_reference_of_another_run_is_not_taken(loop, kernel, tmp_path, evaluations):

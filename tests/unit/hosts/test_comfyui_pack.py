@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from foreseer.methods.learned import searches_with_feedback
 from tests.unit.hosts.comfyui_standin import SAMPLERS, Guider, Network, Patcher, Sampler, noise, sigmas
 
 PACK = Path(__file__).parents[3] / "comfyui-foreseer"
@@ -190,7 +191,8 @@ def test_a_workflow_from_tuning_to_the_report(nodes: dict[str, Any], tmp_path: P
     )
     profile, summary = tuned.values
     assert profile.kernel.prompts == 4
-    assert model.model.calls == 4 * 8 + (3 + 2) * (4 + 3 + 2)  # three rolled out, one held out and run under both rows
+    rolled_out = sum(len(searches_with_feedback(profile.kernel, nfe=nfe)) * nfe for nfe in (4, 3, 2))
+    assert model.model.calls == 4 * 8 + 3 * rolled_out + 2 * (4 + 3 + 2)  # one is held out, and run under both rows
     assert "speedup 2: " in summary
     assert SENT[-1] == ("7", summary)
     saved = nodes["ForeseerSaveProfile"].execute(profile=profile, name="tiny")

@@ -6,6 +6,7 @@ import pytest
 import foreseer as fs
 from foreseer.errors import CalibrationError, ScaleError
 from foreseer.kernel.kernel_file import encode_kernel
+from foreseer.methods.learned import searches_with_feedback
 from foreseer.plan.file import digest_of
 from foreseer.scale import Here
 from tests.unit.scale.loopback import Loopback
@@ -52,7 +53,8 @@ def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_kernel(local):
 def test_a_worker_that_dies_at_any_unit_changes_no_bit_of_a_rollout(local, rolled):
     undisturbed = Loopback(2)
     assert equal(fs.rollout(LOOP, local, PROMPTS, nfe=3, workers=undisturbed, guidance_scale=3.0), rolled)
-    assert undisturbed.requests == 2 + 1 + 3 + 3 * 3  # identities, the matrix, references, segments
+    sets = len(searches_with_feedback(local, nfe=3))
+    assert undisturbed.requests == 2 + 1 + 3 + sets * 3 * 3  # identities, the matrix, references, segments
     for death in range(1, undisturbed.requests + 1):
         place = Loopback(2, [death], seed=death)
         assert equal(fs.rollout(LOOP, local, PROMPTS, nfe=3, workers=place, guidance_scale=3.0), rolled)
@@ -112,8 +114,9 @@ class BrokenOffError(Exception):
 
 
 def test_a_driver_that_is_broken_off_anywhere_continues_in_another_place(local, rolled, tmp_path):
-    total = 3 * 8 + 3 * 3
-    for number, stop in enumerate((8, 24, 25, 28, 32)):
+    sets = len(searches_with_feedback(local, nfe=3))
+    total = 3 * 8 + sets * 3 * 3
+    for number, stop in enumerate((8, 24, 25, 28, total - 1)):
         folder = tmp_path / str(stop)
 
         def progress(done, whole, stop=stop):
@@ -130,7 +133,7 @@ def test_a_driver_that_is_broken_off_anywhere_continues_in_another_place(local, 
         model = LOOP if number % 2 else loop()
         assert equal(fs.rollout(model, local, PROMPTS, workers=elsewhere, **options), rolled)
         assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
-        assert len(list(folder.glob("*.unit"))) == 3 + 9
+        assert len(list(folder.glob("*.unit"))) == 3 + sets * 9
 
 
 def test_a_calibration_continues_in_another_place(local, tmp_path):
