@@ -169,7 +169,7 @@ class Kernel:
         lengths = np.abs(self.output_effects)
         return np.append(np.cumsum(lengths[::-1])[::-1], 0.0) / max(float(lengths.sum()), np.finfo(np.float64).tiny)
 
-    def propagation(self, step: int, until: int) -> float:
+    def propagation(self, step: int, until: int | np.ndarray) -> np.ndarray:
         r"""Return the factor from the squared error at ``step`` to the squared final error via the network.
 
         $a^2 \tau_s^4 (\tau_s - \tau_{until})$, with $\tau$ the remaining share of the run and a the kernel's
@@ -178,7 +178,7 @@ class Kernel:
         derived.)
         """
         left = self.remaining
-        return float(self.sensitivity**2 * left[step] ** 4 * (left[step] - left[until]))
+        return np.asarray(self.sensitivity**2 * left[step] ** 4 * (left[step] - left[until]))
 
     @property
     def is_balanced(self) -> bool:

@@ -89,7 +89,7 @@ class Continued(Search):
         after = [step - last for step in self._beam(begun, coarse)[len(begun) - 1 :]]
         steps = (*begun[:-1], *(last + step for step in spread(after, missing + 1, self.total - last)))
         best = steps if nfe > REFINED else self._halved(steps, self._every, len(begun))
-        self._sums.clear()  # large on a long run
+        self._errors.clear()  # large on a long run
         return best
 
     def _beam(self, begun: tuple[int, ...], missing: int) -> tuple[int, ...]:
@@ -102,20 +102,9 @@ class Continued(Search):
             farthest = (self.total - 1) // every * every - (missing - count - 1) * every
             longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
             for end, kept in prefixes.items():
-                ends = range((end // every + 1) * every, min(farthest, end + reach) + 1, every)
-                for steps in kept if ends else ():
-                    for step, square in zip(ends, self._squares(steps, ends), strict=True):
+                ends = np.arange((end // every + 1) * every, min(farthest, end + reach) + 1, every)
+                for steps in kept if ends.size else ():
+                    for step, square in zip(ends.tolist(), self._squares(steps, ends).tolist(), strict=True):
                         longer.setdefault(step, []).append((square, (*steps, step)))
             prefixes = {step: [steps for _, steps in sorted(scored)[:KEPT]] for step, scored in longer.items()}
         return min((steps for kept in prefixes.values() for steps in kept), key=self.cost)
-
-    def _squares(self, before: tuple[int, ...], ends: range) -> list[float]:
-        """Return the squared expected error of the sample at each of ``ends``, after the last step."""
-        last = before[-1]
-        error, propagated = self._reach(before[:-1], last) if len(before) > 1 else (np.zeros(1), 0.0)
-        errors = np.broadcast_to(error, (len(ends), self._root.shape[1])).copy()
-        skipped = np.array(ends) - last - 1
-        if skipped[-1] > 0:
-            errors[skipped > 0] += self._skipped(before, ends[-1])[skipped[skipped > 0] - 1]
-        factors = [self._kernel.propagation(last, end) for end in ends]
-        return (np.einsum("nk,nk->n", errors, errors) + propagated + float(error @ error) * np.array(factors)).tolist()

@@ -42,62 +42,61 @@ class Search:
         self._root = self._features if self._branches is None else self._branches.guided @ self._features
         self._feedback_gain = forecaster.feedback_gain if isinstance(forecaster, KernelRows) else 0.0
         self._ahead = 1
-        self._feedback: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
-        self._sums: dict[tuple[int, ...], np.ndarray] = {}
-        self._reached: dict[tuple[tuple[int, ...], int], tuple[np.ndarray, float]] = {}
+        self._errors: dict[tuple[int, ...], np.ndarray] = {}
+        self._reached: dict[tuple[int, ...], tuple[np.ndarray, float]] = {}
 
     def cost(self, steps: tuple[int, ...]) -> float:
         """Return the expected root mean square error of the final sample, in units of the sample."""
-        error, propagated = self._reach(steps, len(self._grid))
-        return math.sqrt(float(error @ error) + propagated)
+        return math.sqrt(self._squares(steps, np.array([len(self._grid)]))[0])
 
-    def _reach(self, before: tuple[int, ...], end: int) -> tuple[np.ndarray, float]:
-        """Return the sample's error at ``end`` after steps ``before``, and the squares propagated so far."""
-        key = (before, end)
-        reached = self._reached.get(key)
-        if reached is not None:
-            return reached
-        last = before[-1]
-        if len(before) == 1:
-            error, propagated = np.zeros(self._root.shape[1]), 0.0
-        else:
-            error, propagated = self._reach(before[:-1], last)
-            propagated += self._kernel.propagation(last, end) * float(error @ error)
-        if end > last + 1:
-            error = error + self._skipped(before, end)[end - last - 2]
-            if self._feedback_gain:
-                features, weights = self._feedback_of(before)
-                error = error - (weights @ error) @ features
-        self._reached[key] = error, propagated
-        return error, propagated
+    def _squares(self, before: tuple[int, ...], ends: np.ndarray) -> np.ndarray:
+        """Return the squared expected error of the final sample if it were as at ``ends``, after steps ``before``."""
+        error, propagated = self._reach(before)
+        errors = self._errors_after(before, ends[-1])[ends - before[-1] - 1]
+        factors = self._kernel.propagation(before[-1], ends)
+        return np.einsum("nk,nk->n", errors, errors) + propagated + factors * float(error @ error)
 
-    def _skipped(self, before: tuple[int, ...], end: int) -> np.ndarray:
-        """Return the accumulated errors of the forecasts after ``before``: row n covers n + 1 of them."""
-        sums = self._sums.get(before)
+    def _reach(self, before: tuple[int, ...]) -> tuple[np.ndarray, float]:
+        """Return the sample's error at the last of the steps, and the squares propagated before it."""
+        reached = self._reached.get(before)
+        if reached is None:
+            if len(before) == 1:
+                reached = np.zeros(self._root.shape[1]), 0.0
+            else:
+                *earlier, last = before
+                error, propagated = self._reach(tuple(earlier))
+                propagated += float(self._kernel.propagation(earlier[-1], last)) * float(error @ error)
+                reached = self._errors_after(tuple(earlier), last)[last - earlier[-1] - 1], propagated
+            self._reached[before] = reached
+        return reached
+
+    def _errors_after(self, before: tuple[int, ...], end: int) -> np.ndarray:
+        """Return the sample's errors after steps ``before`` at each step from the next one to ``end``, or further."""
+        errors = self._errors.get(before)
         first = before[-1] + 1
-        if sums is None or sums.shape[0] < end - first:
+        if errors is None or errors.shape[0] <= end - first:
             # Rows from the same computed steps are cheap together, and the search will ask for longer gaps.
-            steps = np.arange(
-                first, len(self._grid) if sums is not None else max(end, min(first + self._ahead, len(self._grid)))
-            )
-            forecast = self._forecast(np.array(before), steps)
-            sums = self._sums[before] = np.cumsum(self._final[steps, None] * (self._root[steps] - forecast), axis=0)
-        return sums
+            total = len(self._grid)
+            steps = np.arange(first, total if errors is not None else max(end, min(first + self._ahead, total)))
+            errors = np.tile(self._reach(before)[0], (steps.size + 1, 1))
+            if steps.size:
+                missed = self._root[steps] - self._forecast(np.array(before), steps)
+                errors[1:] += np.cumsum(self._final[steps, None] * missed, axis=0)
+                if self._feedback_gain:
+                    errors[1:] -= self._feedback_gain * self._spanned(np.array(before), errors[1:])
+            self._errors[before] = errors
+        return errors
 
-    def _feedback_of(self, before: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features computed so far, and what weighs them to correct an error of the sample.
+    def _spanned(self, before: np.ndarray, errors: np.ndarray) -> np.ndarray:
+        """Return the part of the errors that the features computed so far span, to the rows' ridge.
 
         As :class:`foreseer.forecast.joint_rows.JointRows` corrects it.
         """
-        found = self._feedback.get(before)
-        if found is None:
-            assert isinstance(self._forecaster, KernelRows)
-            features = self._features[self._columns(np.array(before))]
-            system = features @ features.T
-            strength = self._forecaster.ridge * float(system.trace()) / len(system)
-            found = features, self._feedback_gain * ridge_solve(system, features, strength)
-            self._feedback[before] = found
-        return found
+        assert isinstance(self._forecaster, KernelRows)
+        features = self._features[self._columns(before)]
+        system = features @ features.T
+        strength = self._forecaster.ridge * float(system.trace()) / len(system)
+        return ridge_solve(system, features @ errors.T, strength).T @ features
 
     def _columns(self, before: np.ndarray) -> np.ndarray:
         """Return the indices of the features of all branches at steps ``before``."""
@@ -117,13 +116,19 @@ class Search:
             return tuple(range(total))
         if math.comb(total - 1, nfe - 1) <= EXHAUSTIVE:
             return min(((0, *rest) for rest in itertools.combinations(range(1, total), nfe - 1)), key=self.cost)
-        self._ahead = LONGEST_GAP * math.ceil(total / nfe)
         every = stride(total)
         if every > 1:
             coarse = Search(self._kernel.on(thinned(self._grid, every)), self._forecaster)
-            steps = spread(tuple(every * step for step in coarse.best(coarse_budget(total, nfe))), nfe, total)
+            found = coarse._slid(coarse_budget(total, nfe))[0]
+            steps = spread(tuple(every * step for step in found), nfe, total)
+            self._ahead = LONGEST_GAP * math.ceil(total / nfe)
             return steps if nfe > REFINED else self._halved(steps, every)
-        return min((self._improved(steps) for steps in self._grown(nfe)), key=self.cost)
+        return min((self._improved(steps) for steps in self._slid(nfe)), key=self.cost)
+
+    def _slid(self, nfe: int) -> list[tuple[int, ...]]:
+        """Return a few good sets, the best first, none of whose steps gains by moving between its neighbours."""
+        self._ahead = LONGEST_GAP * math.ceil(len(self._grid) / nfe)
+        return sorted(map(self._slide, self._grown(nfe)), key=self.cost)
 
     def _grown(self, nfe: int) -> list[tuple[int, ...]]:
         """Grow sets step by step, keeping the best few prefixes per length and last step."""
@@ -132,17 +137,14 @@ class Search:
         for count in range(1, nfe):
             longer: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
             for last, kept in prefixes.items():
-                for step in range(last + 1, min(total - nfe + count, last + self._ahead) + 1):
-                    longer.setdefault(step, []).extend((self._so_far(steps, step), (*steps, step)) for steps in kept)
+                ends = np.arange(last + 1, min(total - nfe + count, last + self._ahead) + 1)
+                for steps in kept if ends.size else ():
+                    for step, square in zip(ends.tolist(), self._squares(steps, ends).tolist(), strict=True):
+                        longer.setdefault(step, []).append((square, (*steps, step)))
             prefixes = {step: [steps for _, steps in sorted(scored)[:BEAM]] for step, scored in longer.items()}
-            # Prefixes of this length are not grown again: free their sums.
-            self._sums = {before: sums for before, sums in self._sums.items() if len(before) != count}
-            self._feedback = {before: found for before, found in self._feedback.items() if len(before) != count}
+            # Prefixes of this length are not grown again: free their errors.
+            self._errors = {before: errors for before, errors in self._errors.items() if len(before) != count}
         return sorted(itertools.chain(*prefixes.values()), key=self.cost)[:FINALISTS]
-
-    def _so_far(self, before: tuple[int, ...], end: int) -> float:
-        error, propagated = self._reach(before, end)
-        return float(error @ error) + propagated
 
     def _improved(self, steps: tuple[int, ...]) -> tuple[int, ...]:
         while True:

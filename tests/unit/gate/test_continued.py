@@ -7,7 +7,6 @@ import pytest
 import foreseer as fs
 from foreseer.forecast import KernelRows, Newton
 from foreseer.schedule.continued import Continued
-from foreseer.schedule.search import Search
 from tests.support.toy_gates import KERNEL, STEPS
 
 
@@ -23,13 +22,6 @@ def test_what_it_finds_is_near_the_best_of_all_sets(search, begun):
     every = [(*begun, *more) for more in itertools.combinations(rest, 5 - len(begun))]
     assert found in every
     assert search.cost(found) <= 1.1 * min(map(search.cost, every))
-
-
-def test_costs_of_many_ends_are_those_of_the_search_one_by_one(search):
-    plain = Search(KERNEL, search._forecaster)
-    for begun in ((0,), (0, 2, 5)):
-        ends = range(begun[-1] + 1, STEPS)
-        assert search._squares(begun, ends) == pytest.approx([plain._so_far(begun, end) for end in ends], rel=1e-9)
 
 
 def test_a_set_serves_its_own_longer_beginnings_in_its_run(search):
