@@ -21,7 +21,7 @@ from foreseer.calibration.planned_run import FindPlannedRun
 from foreseer.calibration.row_directions import RowDirections, row_directions
 from foreseer.checks import check_count, check_kind, check_number
 from foreseer.errors import CalibrationError
-from foreseer.methods.validate import clearly_less, measured_error, typical_error, typical_share
+from foreseer.methods.validate import clearly_less, measured_error, typical_error
 from foreseer.plan import Plan
 from foreseer.plan.file import digest_of
 from foreseer.scale import FolderStore, MemoryStore, Place, Store, Task, Unit, model_of, place_of, run_units
@@ -137,7 +137,6 @@ class _Refinement:
         store: where results are kept.
         work: counts forward passes.
         measured: held-out errors, and products of features by branch, of each plan measured so far.
-        begun: for each plan that an iteration began with, errors of the held-out prompts and of the fitted ones.
     """
 
     pool: Pool
@@ -152,7 +151,6 @@ class _Refinement:
     store: Store
     work: Work
     measured: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = field(default_factory=dict)
-    begun: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -226,14 +224,11 @@ class _Refinement:
             else:
                 plan, descent = self._iteration(plan, descent)
         errors, _ = self.measure(plan)
-        # The plan before refinement was fitted least to the prompts that it is measured on.
-        share = typical_share(self.begun[0][0], errors, self.begun[0][1]) if self.begun else 1.0
-        expected = measured_error(errors, share)
         refined = (
             f"{descent.iterations} iterations on {len(self.fitted)} prompts, {len(self.judges)} held out, {teacher}; "
             f"typical held-out error {before:.4f} before, {descent.error**0.5:.4f} after; stopped: {descent.stopped}"
         )
-        made = {"refined": refined, "expected_error": str(expected), **self.setting.runs.origin}
+        made = {"refined": refined, "expected_error": str(measured_error(errors)), **self.setting.runs.origin}
         return replace(plan, provenance={**plan.provenance, **made})
 
     def measure(self, plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -264,9 +259,7 @@ class _Refinement:
         results = self.on_all("derivatives", task, self.fitted, more, self.passes(directions))
         rows = [np.frombuffer(result) for result in results]
         self.work.reach(before + int(sum(row[0] for row in rows)))
-        each = [_moments(row[1:], size) for row in rows]
-        self.begun.append((self.measure(plan)[0], np.sqrt([one.square for one in each])))
-        moments = reduce(add, (one.relative() for one in each), ErrorMoments.none(size))
+        moments = reduce(add, (_moments(row[1:], size).relative() for row in rows), ErrorMoments.none(size))
 
         def held_out_error(step: np.ndarray) -> float:
             return typical_error(self.measure(directions.change(step))[0]) ** 2

@@ -29,6 +29,7 @@ from foreseer.schedule.optimal import Optimal
 
 LEAST_STEPS = 8  # with fewer steps the plans to measure with coincide
 DRIFTS = (0.0, 0.1, 0.3, 1.0, 3.0)
+MEASURING = 3.6  # passes for one prompt: this many runs with every step computed; a reference, and runs under each plan
 CANDIDATES = (0.0, *np.geomspace(0.25, 128.0, 109).tolist())
 
 

@@ -16,8 +16,10 @@ from foreseer.calibration.job_checks import check_prompts, check_ready, default_
 from foreseer.calibration.mix_channels import UnknownAxisError, mix_channels
 from foreseer.calibration.refine import TRIES, refine
 from foreseer.calibration.rollout import rollout
+from foreseer.calibration.sensitivity import MEASURING
 from foreseer.checks import check_count, check_flags, check_kind
 from foreseer.errors import CalibrationError
+from foreseer.methods.learned import SENSITIVITY_SHARES
 from foreseer.methods.profile import Profile
 from foreseer.plan import Plan
 from foreseer.scale import Place, place_of
@@ -115,15 +117,15 @@ def stage_costs(
     """
     held_out = max(1, prompts // 4)
     fitted = prompts - held_out
-    costs = {"calibrate": (fitted + SENSITIVITY_PROMPTS) * steps}
+    costs = {"calibrate": fitted * steps + round(SENSITIVITY_PROMPTS * MEASURING * steps)}
     chosen = _in_order(budgets, steps)
     for nfe in chosen:
-        costs[f"roll out {nfe}"] = fitted * (steps + nfe)
+        costs[f"roll out {nfe}"] = fitted * (steps + len(SENSITIVITY_SHARES) * nfe)
         if iterations:
             per_prompt = nfe * (nfe + 1) * (nfe - 1) // 6 + nfe
             costs[f"refine {nfe}"] = prompts * steps + iterations * (fitted * per_prompt + held_out * nfe * (1 + TRIES))
         if mix:
-            costs[f"mix channels {nfe}"] = prompts * (steps + nfe)
+            costs[f"mix channels {nfe}"] = prompts * (steps + nfe) + 2 * held_out * nfe
     if chosen:
         costs["draw"] = steps + sum(chosen)
     return costs

@@ -120,7 +120,7 @@ def summarise(errors: Float64[np.ndarray, " P"], ridge: float = math.nan) -> Exp
     return ExpectedError(mean, spread, float(errors.max()), ridge)
 
 
-def measured_error(errors: Float64[np.ndarray, " P"], share: float = 1.0) -> ExpectedError:
+def measured_error(errors: Float64[np.ndarray, " P"]) -> ExpectedError:
     """Geometric mean of errors measured in runs of held-out prompts, its standard error, and the largest.
 
     Some runs leave their reference for good; with a handful of prompts, a root mean square says little more than
@@ -128,12 +128,11 @@ def measured_error(errors: Float64[np.ndarray, " P"], share: float = 1.0) -> Exp
 
     Args:
         errors: one for each held-out prompt.
-        share: error of prompts in general over that of the held-out ones, see :func:`typical_share`.
 
     >>> str(measured_error(np.array([0.01, 0.02, 0.04])))
     '0.0200 +- 0.0080 (worst prompt 0.0400)'
     """
-    mean = share * typical_error(errors)
+    mean = typical_error(errors)
     logarithms = np.log(np.maximum(errors, np.finfo(np.float64).tiny))
     spread = mean * float(np.std(logarithms, ddof=1)) / math.sqrt(errors.size) if errors.size > 1 else math.nan
     return ExpectedError(mean, spread, float(errors.max()), math.nan)
@@ -157,32 +156,6 @@ def clearly_less(after: Float64[np.ndarray, " P"], before: Float64[np.ndarray, "
     fall = np.log(np.maximum(before, least)) - np.log(np.maximum(after, least))
     chance = float(np.std(fall, ddof=1)) / math.sqrt(fall.size) if fall.size > 1 else 0.0
     return float(np.mean(fall)) > chance
-
-
-def typical_share(
-    before: Float64[np.ndarray, " P"], after: Float64[np.ndarray, " P"], others: Float64[np.ndarray, " Q"]
-) -> float:
-    r"""Error of prompts in general over that of the held-out ones.
-
-    $\exp(b (\overline{\log e} - \overline{\log e_h}))$, a regression estimate: a handful of held-out prompts may be
-    harder, or easier, than others, and show it under another plan, which is measured on all prompts. The slope b, 0 to
-    1, is how far both plans agree on them.
-
-    Args:
-        before: errors of the held-out prompts under another plan, best one that is hardly fitted to the other prompts.
-        after: their errors under the plan in question; below three prompts the share is 1.
-        others: errors of the other prompts under the other plan.
-
-    >>> round(typical_share(np.array([0.2, 0.3, 0.4]), np.array([0.1, 0.15, 0.2]), np.array([0.1, 0.2])), 3)
-    0.752
-    """
-    if before.size < 3 or not np.isfinite(np.concatenate([before, after, others])).all():
-        return 1.0
-    least = np.finfo(np.float64).tiny
-    first, second, rest = (np.log(np.maximum(errors, least)) for errors in (before, after, others))
-    spread = first - first.mean()
-    slope = float(spread @ second / max(spread @ spread, least))
-    return math.exp(min(max(slope, 0.0), 1.0) * (np.concatenate([first, rest]).mean() - first.mean()))
 
 
 def best_ridge(

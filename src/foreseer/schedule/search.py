@@ -50,7 +50,7 @@ class Search:
         return math.sqrt(self._squares(steps, np.array([len(self._grid)]))[0])
 
     def _squares(self, before: tuple[int, ...], ends: np.ndarray) -> np.ndarray:
-        """Return the squared expected error of the final sample if it were as at ``ends``, after steps ``before``."""
+        """Return the squared expected error of the sample at each of ``ends``, after steps ``before``."""
         error, propagated = self._reach(before)
         errors = self._errors_after(before, ends[-1])[ends - before[-1] - 1]
         factors = self._kernel.propagation(before[-1], ends)
@@ -71,7 +71,7 @@ class Search:
         return reached
 
     def _errors_after(self, before: tuple[int, ...], end: int) -> np.ndarray:
-        """Return the sample's errors after steps ``before`` at each step from the next one to ``end``, or further."""
+        """Return the sample's errors from the step after ``before`` to ``end`` or further, a row each."""
         errors = self._errors.get(before)
         first = before[-1] + 1
         if errors is None or errors.shape[0] <= end - first:
