@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,9 +42,9 @@ class Source:
 
 @dataclass
 class _Held:
-    """What a worker holds of one job: students at their beginning, and students by roll."""
+    """What a worker holds of jobs with the same references: students at their beginning, and students by roll."""
 
-    token: str
+    identity: Mapping[str, str]
     references: dict[str | None, Student] = field(default_factory=dict)
     rolls: dict[str, dict[str | None, Student]] = field(default_factory=dict)
 
@@ -60,7 +59,6 @@ class StudentSetting:
         teacher_steps: of the references' runs.
         first_step: of the students' runs on the scheduler's grid.
         shape: of a sample.
-        token: of this job alone; a worker drops the students of any other.
     """
 
     runs: PromptRuns
@@ -68,7 +66,6 @@ class StudentSetting:
     teacher_steps: int
     first_step: int
     shape: tuple[int, ...]
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
     def identity(self) -> dict[str, str]:
@@ -110,8 +107,8 @@ class StudentSetting:
 
     def _held(self, worker: Worker) -> _Held:
         held = worker.memory.get(STUDENTS)
-        if held is None or held.token != self.token:
-            held = worker.memory[STUDENTS] = _Held(self.token)
+        if held is None or held.identity != self.identity:
+            held = worker.memory[STUDENTS] = _Held(self.identity)
         return held
 
 

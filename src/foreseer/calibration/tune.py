@@ -119,13 +119,15 @@ def stage_costs(
     fitted = prompts - held_out
     costs = {"calibrate": fitted * steps + round(SENSITIVITY_PROMPTS * MEASURING * steps)}
     chosen = _in_order(budgets, steps)
-    for nfe in chosen:
-        costs[f"roll out {nfe}"] = fitted * (steps + len(SENSITIVITY_SHARES) * nfe)
+    for place, nfe in enumerate(chosen):
+        reference = 0 if place else steps  # the first budget's references serve all
+        costs[f"roll out {nfe}"] = fitted * (reference + len(SENSITIVITY_SHARES) * nfe)
         if iterations:
             per_prompt = nfe * (nfe + 1) * (nfe - 1) // 6 + nfe
-            costs[f"refine {nfe}"] = prompts * steps + iterations * (fitted * per_prompt + held_out * nfe * (1 + TRIES))
+            fits = fitted * per_prompt + held_out * nfe * (1 + TRIES)
+            costs[f"refine {nfe}"] = prompts * reference + iterations * fits
         if mix:
-            costs[f"mix channels {nfe}"] = prompts * (steps + nfe) + 2 * held_out * nfe
+            costs[f"mix channels {nfe}"] = held_out * reference + (prompts + 2 * held_out) * nfe
     if chosen:
         costs["draw"] = steps + sum(chosen)
     return costs

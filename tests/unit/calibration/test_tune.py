@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import foreseer as fs
+from foreseer.calibration import students
+from foreseer.calibration.references import References
 from foreseer.errors import CalibrationError
 from tests.support.loop_pipeline import relative
 from tests.unit.calibration.conftest import TRAINING
@@ -40,6 +42,18 @@ def test_nothing_is_fitted_on_held_out_prompts(loop, monkeypatch):
         monkeypatch.setattr(module, name, recording(name))
     tune(loop, mix=False)
     assert fitted == {"calibrate": TRAINING[:6], "rollout": TRAINING[:6], "refine": TRAINING}
+
+
+def test_all_budgets_follow_the_same_references(loop, monkeypatch):
+    runs, run = [], References._run
+    monkeypatch.setattr(References, "_run", lambda *given: runs.append(given[3]) or run(*given))
+    tuned = tune(loop, budgets=[4, 3], iterations=0)
+    assert runs == list(range(8))  # the seeds of six prompts that rows are fitted on, and of two held out
+    monkeypatch.setattr(students._Held, "references", property(lambda held: {}, lambda held, found: None))
+    alone = tune(loop, budgets=[4, 3], iterations=0)
+    assert len(runs) > 3 * 8
+    for together, apart in zip(tuned.plans, alone.plans, strict=True):
+        assert np.array_equal(together.rows, apart.rows)
 
 
 def test_a_tuned_plan_is_near_the_reference_on_prompts_never_seen(loop, profile, tmp_path):
