@@ -133,22 +133,34 @@ def joint_schedule(kernel: Kernel, forward_passes: int, share: float = SENSITIVI
     return Joint(replace(kernel, sensitivity=share * kernel.sensitivity), forward_passes)
 
 
+def schedule_of_branches(kernel: Kernel, forward_passes: int, share: float, feedback_gain: float) -> Optimal | Joint:
+    """Return steps for each branch; where all have the same ones, those of the search that knows the rows better."""
+    joint = joint_schedule(kernel, forward_passes, share)
+    if joint.branch_steps(kernel.grid):
+        return joint
+    return schedule_with_feedback(kernel, nfe=len(joint.on(kernel.grid)), share=share, feedback_gain=feedback_gain)
+
+
 def searches_with_feedback(
     kernel: Kernel, *, nfe: int | None = None, forward_passes: int | None = None
-) -> list[Optimal] | list[Joint]:
+) -> list[Optimal | Joint]:
     """Return a schedule for each set of steps found with one of `SENSITIVITY_SHARES`."""
-    if forward_passes is not None:
-        joint = [joint_schedule(kernel, forward_passes, share) for share in SENSITIVITY_SHARES]
-        return list({repr(rule.branch_steps(kernel.grid)): rule for rule in reversed(joint)}.values())
-    whole = {"nfe": nfe, "feedback_gain": 1.0}  # a rollout corrects all that it can
-    searches = [schedule_with_feedback(kernel, **whole, share=share) for share in SENSITIVITY_SHARES]
-    return list({rule.on(kernel.grid): rule for rule in reversed(searches)}.values())
+    gain, grid = 1.0, kernel.grid  # a rollout corrects all that it can
+    rules = [
+        schedule_with_feedback(kernel, nfe=nfe, share=share, feedback_gain=gain)
+        if forward_passes is None
+        else schedule_of_branches(kernel, forward_passes, share, gain)
+        for share in SENSITIVITY_SHARES
+    ]
+    return list({(rule.on(grid), repr(rule.branch_steps(grid))): rule for rule in reversed(rules)}.values())
 
 
 def _joint(kernel: Kernel, forward_passes: int, ridge: float | None) -> Policy:
-    schedule = joint_schedule(kernel, forward_passes)
+    rows = KernelRows(kernel, ridge=SEARCH_RIDGE if ridge is None else ridge, feedback_gain=FEEDBACK_GAIN)
+    if forward_passes > len(kernel.grid):  # perhaps for finer grids only: no search on the kernel's grid
+        return Policy(joint_schedule(kernel, forward_passes), rows, kernel.site)
+    schedule = schedule_of_branches(kernel, forward_passes, SENSITIVITY_SHARES[0], FEEDBACK_GAIN)
     if ridge is None:
-        fits = forward_passes <= len(kernel.grid)
-        options = {"branch_steps": schedule.branch_steps(kernel.grid), "feedback_gain": FEEDBACK_GAIN} if fits else {}
-        ridge = best_ridge(kernel, schedule.on(kernel.grid), **options).ridge if fits else SEARCH_RIDGE
-    return Policy(schedule, KernelRows(kernel, ridge=ridge, feedback_gain=FEEDBACK_GAIN), kernel.site)
+        options = {"branch_steps": schedule.branch_steps(kernel.grid), "feedback_gain": FEEDBACK_GAIN}
+        rows = replace(rows, ridge=best_ridge(kernel, schedule.on(kernel.grid), **options).ridge)
+    return Policy(schedule, rows, kernel.site)

@@ -9,6 +9,7 @@ import foreseer as fs
 from foreseer.errors import ForecastError, ScheduleError
 from foreseer.forecast import KernelRows
 from foreseer.kernel.expected import final_errors
+from foreseer.methods.learned import schedule_with_feedback, searches_with_feedback
 from foreseer.schedule import Joint, Optimal
 from foreseer.schedule.joint import JointSearch
 from tests.unit.kernel.test_branches import MIXING, NAMES, STEPS, branch_features, guided, kernel_of, stacked
@@ -161,3 +162,20 @@ def test_feedback_without_branches_corrects_the_predicted_part_of_the_error_so_f
     kernel = dataclasses.replace(kernel, final_squares=np.ones(1))
     errors = [final_errors(kernel, weights)[0] for weights in (plain, rows)]
     assert errors[1] < errors[0]
+
+
+def test_branches_that_compute_together_have_the_steps_of_the_search_that_knows_their_rows(monkeypatch):
+    kernel = kernel_of(branch_features())
+    together = {share: ((0, 7), (3 + index, 7)) for index, share in enumerate((0.25, 0.0, 0.5, 1.0))}
+    whole = kernel.sensitivity
+    monkeypatch.setattr(JointSearch, "best", lambda search, passes: together[search._kernel.sensitivity / whole])
+    rules = searches_with_feedback(kernel, forward_passes=6)
+    assert all(isinstance(rule, Optimal) and not rule.branch_steps(kernel.grid) for rule in rules)
+    sets = {rule.on(kernel.grid) for rule in rules}
+    expected = {schedule_with_feedback(kernel, nfe=2, share=s, feedback_gain=1.0).on(kernel.grid) for s in together}
+    assert (len(rules), sets) == (len(expected), expected)
+    policy = fs.learned(kernel, forward_passes=6)
+    assert policy.schedule.on(kernel.grid) == schedule_with_feedback(kernel, nfe=2).on(kernel.grid)
+    monkeypatch.setattr(JointSearch, "best", lambda search, passes: ((0, 7), (4, 1), (6, 7)))
+    rules = searches_with_feedback(kernel, forward_passes=7)
+    assert [type(rule) for rule in rules] == [Joint]
