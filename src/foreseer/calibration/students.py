@@ -42,7 +42,7 @@ class Source:
 
 @dataclass
 class _Held:
-    """What a worker holds of jobs with the same references: students at their beginning, and students by roll."""
+    """Students of jobs with the same references, on a worker: at their beginning, and by roll."""
 
     identity: Mapping[str, str]
     references: dict[str | None, Student] = field(default_factory=dict)

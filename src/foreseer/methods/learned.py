@@ -134,7 +134,7 @@ def joint_schedule(kernel: Kernel, forward_passes: int, share: float = SENSITIVI
 
 
 def schedule_of_branches(kernel: Kernel, forward_passes: int, share: float, feedback_gain: float) -> Optimal | Joint:
-    """Return steps for each branch; where all have the same ones, those of the search that knows the rows better."""
+    """Return steps for each branch; where all have the same ones, those of :func:`schedule_with_feedback`."""
     joint = joint_schedule(kernel, forward_passes, share)
     if joint.branch_steps(kernel.grid):
         return joint

@@ -164,7 +164,7 @@ def test_feedback_without_branches_corrects_the_predicted_part_of_the_error_so_f
     assert errors[1] < errors[0]
 
 
-def test_branches_that_compute_together_have_the_steps_of_the_search_that_knows_their_rows(monkeypatch):
+def test_branches_that_compute_together_have_the_steps_searched_with_feedback(monkeypatch):
     kernel = kernel_of(branch_features())
     together = {share: ((0, 7), (3 + index, 7)) for index, share in enumerate((0.25, 0.0, 0.5, 1.0))}
     whole = kernel.sensitivity
