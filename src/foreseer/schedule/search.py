@@ -52,7 +52,7 @@ class Search:
     def _squares(self, before: tuple[int, ...], ends: np.ndarray) -> np.ndarray:
         """Return the squared expected error of the sample at each of ``ends``, after steps ``before``."""
         error, propagated = self._reach(before)
-        errors = self._errors_after(before, ends[-1])[ends - before[-1] - 1]
+        errors = self._errors_after(before, int(ends[-1]))[ends - before[-1] - 1]
         factors = self._kernel.propagation(before[-1], ends)
         return np.einsum("nk,nk->n", errors, errors) + propagated + factors * float(error @ error)
 
