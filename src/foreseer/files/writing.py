@@ -23,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 DAY = 86400.0  # seconds
+ATTEMPTS = 100  # another writer may delete a new file before it is locked, several times in a row on a busy machine
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -85,7 +86,7 @@ def write_figure(path: Path, figure: Any) -> None:
 @contextlib.contextmanager
 def _created(path: Path) -> Iterator[BufferedWriter]:
     """Create a file that is locked while open; the operating system frees the lock of a killed writer."""
-    for _ in range(3):
+    for _ in range(ATTEMPTS):
         file = open(path, "xb")  # noqa: SIM115
         with file:
             with contextlib.suppress(OSError):  # a file system without locks
