@@ -29,7 +29,7 @@ from foreseer.schedule.optimal import Optimal
 
 LEAST_STEPS = 8  # with fewer steps the plans to measure with coincide
 DRIFTS = (0.0, 0.1, 0.3, 1.0, 3.0)
-MEASURING = 3.6  # passes for one prompt: this many runs with every step computed; a reference, and runs under each plan
+MEASURING = 3.6  # forward passes per prompt, of its reference and its runs under each plan, in multiples of the steps
 CANDIDATES = (0.0, *np.geomspace(0.25, 128.0, 109).tolist())
 
 

@@ -117,10 +117,10 @@ def stage_costs(
     """
     held_out = max(1, prompts // 4)
     fitted = prompts - held_out
-    costs = {"calibrate": fitted * steps + round(SENSITIVITY_PROMPTS * MEASURING * steps)}
+    costs = {"calibrate": fitted * steps + round(min(fitted, SENSITIVITY_PROMPTS) * MEASURING * steps)}
     chosen = _in_order(budgets, steps)
-    for place, nfe in enumerate(chosen):
-        reference = 0 if place else steps  # the first budget's references serve all
+    for index, nfe in enumerate(chosen):
+        reference = 0 if index else steps  # the first budget's references serve all
         costs[f"roll out {nfe}"] = fitted * (reference + len(SENSITIVITY_SHARES) * nfe)
         if iterations:
             per_prompt = nfe * (nfe + 1) * (nfe - 1) // 6 + nfe
